@@ -1,0 +1,258 @@
+//! Field paths and field errors: the vocabulary of validation.
+//!
+//! Source: upstream's `apimachinery/pkg/util/validation/field`. The text of an error is
+//! `<path>: <kind>: <value>: <detail>`, the value as Go's JSON-like printing gives it.
+
+use std::fmt;
+
+use serde_json::Value;
+
+use crate::status::StatusCause;
+
+/// A path such as `spec.containers[0].image` or `metadata.labels[app]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Path(String);
+
+impl Path {
+    /// The path of one top-level field; dots in it are kept.
+    pub fn new(name: &str) -> Path {
+        Path(name.to_owned())
+    }
+
+    /// No field: an error about the whole object.
+    pub fn root() -> Path {
+        Path(String::new())
+    }
+
+    /// `self.name`.
+    #[must_use]
+    pub fn child(&self, name: &str) -> Path {
+        if self.0.is_empty() { Path(name.to_owned()) } else { Path(format!("{}.{name}", self.0)) }
+    }
+
+    /// `self[i]`.
+    #[must_use]
+    pub fn index(&self, i: usize) -> Path {
+        Path(format!("{}[{i}]", self.0))
+    }
+
+    /// `self[key]`.
+    #[must_use]
+    pub fn key(&self, key: &str) -> Path {
+        Path(format!("{}[{key}]", self.0))
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() { f.write_str("<nil>") } else { f.write_str(&self.0) }
+    }
+}
+
+/// What is wrong with a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `Required value`
+    Required,
+    /// `Invalid value`
+    Invalid,
+    /// `Unsupported value`
+    NotSupported,
+    /// `Duplicate value`
+    Duplicate,
+    /// `Forbidden`
+    Forbidden,
+    /// `Not found`
+    NotFound,
+    /// `Too long`
+    TooLong,
+    /// `Too many`
+    TooMany,
+    /// `Internal error`
+    Internal,
+    /// `Invalid value` of the wrong type
+    TypeInvalid,
+}
+
+impl Kind {
+    fn text(self) -> &'static str {
+        match self {
+            Kind::Required => "Required value",
+            Kind::Invalid | Kind::TypeInvalid => "Invalid value",
+            Kind::NotSupported => "Unsupported value",
+            Kind::Duplicate => "Duplicate value",
+            Kind::Forbidden => "Forbidden",
+            Kind::NotFound => "Not found",
+            Kind::TooLong => "Too long",
+            Kind::TooMany => "Too many",
+            Kind::Internal => "Internal error",
+        }
+    }
+
+    fn reason(self) -> &'static str {
+        match self {
+            Kind::Required => "FieldValueRequired",
+            Kind::Invalid => "FieldValueInvalid",
+            Kind::NotSupported => "FieldValueNotSupported",
+            Kind::Duplicate => "FieldValueDuplicate",
+            Kind::Forbidden => "FieldValueForbidden",
+            Kind::NotFound => "FieldValueNotFound",
+            Kind::TooLong => "FieldValueTooLong",
+            Kind::TooMany => "FieldValueTooMany",
+            Kind::Internal => "InternalError",
+            Kind::TypeInvalid => "FieldValueTypeInvalid",
+        }
+    }
+}
+
+/// One field error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    /// Where.
+    pub path: Path,
+    /// What.
+    pub kind: Kind,
+    /// `<value>: <detail>` or the part of it that the kind shows.
+    body: String,
+}
+
+impl Error {
+    fn new(path: &Path, kind: Kind, body: String) -> Error {
+        Error { path: path.clone(), kind, body }
+    }
+
+    /// The message without the path, as `StatusCause.message` has it.
+    pub fn message(&self) -> String {
+        let body = &self.body;
+        if body.is_empty() { self.kind.text().to_owned() } else { format!("{}: {body}", self.kind.text()) }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.message())
+    }
+}
+
+/// A value as upstream prints it in an error: strings quoted as Go's `%q`, numbers and booleans plain, `null` for absence,
+/// and everything else as JSON.
+pub fn show(value: &Value) -> String {
+    match value {
+        Value::String(s) => crate::text::go_quote(s),
+        other => other.to_string(),
+    }
+}
+
+/// The errors of one object, in the order of discovery.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ErrorList(Vec<Error>);
+
+impl ErrorList {
+    /// No errors.
+    pub fn new() -> ErrorList {
+        ErrorList::default()
+    }
+
+    /// Whether there is nothing to report.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The number of errors.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The errors in order.
+    pub fn iter(&self) -> std::slice::Iter<'_, Error> {
+        self.0.iter()
+    }
+
+    /// Adds all of `other`.
+    pub fn extend(&mut self, other: ErrorList) {
+        self.0.extend(other.0);
+    }
+
+    /// Adds one error made by another list or by hand.
+    pub fn push(&mut self, error: Error) {
+        self.0.push(error);
+    }
+
+    /// `Required value[: detail]`
+    pub fn required(&mut self, path: &Path, detail: &str) {
+        self.0.push(Error::new(path, Kind::Required, detail.to_owned()));
+    }
+
+    /// `Invalid value: <value>: <detail>`
+    pub fn invalid(&mut self, path: &Path, value: impl Into<Value>, detail: &str) {
+        let v = show(&value.into());
+        let body = if detail.is_empty() { v } else { format!("{v}: {detail}") };
+        self.0.push(Error::new(path, Kind::Invalid, body));
+    }
+
+    /// `Unsupported value: <value>: supported values: "a", "b"` in the order given.
+    pub fn not_supported(&mut self, path: &Path, value: impl Into<Value>, supported: &[&str]) {
+        let v = show(&value.into());
+        let body = if supported.is_empty() {
+            v
+        } else {
+            let list: Vec<String> = supported.iter().map(|s| crate::text::go_quote(s)).collect();
+            format!("{v}: supported values: {}", list.join(", "))
+        };
+        self.0.push(Error::new(path, Kind::NotSupported, body));
+    }
+
+    /// `Duplicate value: <value>`
+    pub fn duplicate(&mut self, path: &Path, value: impl Into<Value>) {
+        self.0.push(Error::new(path, Kind::Duplicate, show(&value.into())));
+    }
+
+    /// `Forbidden: <detail>`
+    pub fn forbidden(&mut self, path: &Path, detail: &str) {
+        self.0.push(Error::new(path, Kind::Forbidden, detail.to_owned()));
+    }
+
+    /// `Not found: <value>`
+    pub fn not_found(&mut self, path: &Path, value: impl Into<Value>) {
+        self.0.push(Error::new(path, Kind::NotFound, show(&value.into())));
+    }
+
+    /// `Too long: may not be more than N bytes` (the value is not repeated).
+    pub fn too_long(&mut self, path: &Path, max: usize) {
+        let unit = if max == 1 { "byte" } else { "bytes" };
+        self.0.push(Error::new(path, Kind::TooLong, format!("may not be more than {max} {unit}")));
+    }
+
+    /// `Too many: <actual>: must have at most <max> items`
+    pub fn too_many(&mut self, path: &Path, actual: usize, max: usize) {
+        let unit = if max == 1 { "item" } else { "items" };
+        self.0.push(Error::new(path, Kind::TooMany, format!("{actual}: must have at most {max} {unit}")));
+    }
+
+    /// `Internal error: <detail>`
+    pub fn internal(&mut self, path: &Path, detail: &str) {
+        self.0.push(Error::new(path, Kind::Internal, detail.to_owned()));
+    }
+
+    /// One message: the only error as it is, several as `[a, b]`; repeated messages are shown once.
+    pub fn aggregate(&self) -> String {
+        let mut seen = std::collections::HashSet::new();
+        let all: Vec<String> = self.0.iter().map(ToString::to_string).filter(|m| seen.insert(m.clone())).collect();
+        match all.as_slice() {
+            [one] => one.clone(),
+            many => format!("[{}]", many.join(", ")),
+        }
+    }
+
+    /// The causes of a Status, one per error.
+    pub fn causes(&self) -> Vec<StatusCause> {
+        self.0
+            .iter()
+            .map(|e| StatusCause {
+                reason: e.kind.reason().into(),
+                message: e.message(),
+                field: e.path.to_string(),
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,2 @@
+//! The generic API server.
+

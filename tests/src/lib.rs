@@ -1,0 +1,1 @@
+//! Tests that cross crates: doors, lists, interop, end to end and benchmarks.
