@@ -38,6 +38,13 @@ pub struct Context<'a> {
 /// metadata alone is validated; metadata itself is always handled by the generic server.
 #[async_trait]
 pub trait Strategy: Send + Sync + 'static {
+    /// What is wrong with `metadata.name`; `prefix` for `metadata.generateName`, which may end in a dash. `None` for the
+    /// usual rule, an RFC 1123 subdomain.
+    fn validate_name(&self, name: &str, prefix: bool) -> Option<Vec<String>> {
+        let _ = (name, prefix);
+        None
+    }
+
     /// Fills in defaults as upstream's `SetDefaults_*` do. Idempotent. Schema defaults (`+default` markers) were applied.
     fn default(&self, object: &mut Value) {
         let _ = object;
