@@ -27,7 +27,11 @@ impl Path {
     /// `self.name`.
     #[must_use]
     pub fn child(&self, name: &str) -> Path {
-        if self.0.is_empty() { Path(name.to_owned()) } else { Path(format!("{}.{name}", self.0)) }
+        if self.0.is_empty() {
+            Path(name.to_owned())
+        } else {
+            Path(format!("{}.{name}", self.0))
+        }
     }
 
     /// `self[i]`.
@@ -45,7 +49,11 @@ impl Path {
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() { f.write_str("<nil>") } else { f.write_str(&self.0) }
+        if self.0.is_empty() {
+            f.write_str("<nil>")
+        } else {
+            f.write_str(&self.0)
+        }
     }
 }
 
@@ -118,13 +126,21 @@ pub struct Error {
 
 impl Error {
     fn new(path: &Path, kind: Kind, body: String) -> Error {
-        Error { path: path.clone(), kind, body }
+        Error {
+            path: path.clone(),
+            kind,
+            body,
+        }
     }
 
     /// The message without the path, as `StatusCause.message` has it.
     pub fn message(&self) -> String {
         let body = &self.body;
-        if body.is_empty() { self.kind.text().to_owned() } else { format!("{}: {body}", self.kind.text()) }
+        if body.is_empty() {
+            self.kind.text().to_owned()
+        } else {
+            format!("{}: {body}", self.kind.text())
+        }
     }
 }
 
@@ -180,13 +196,18 @@ impl ErrorList {
 
     /// `Required value[: detail]`
     pub fn required(&mut self, path: &Path, detail: &str) {
-        self.0.push(Error::new(path, Kind::Required, detail.to_owned()));
+        self.0
+            .push(Error::new(path, Kind::Required, detail.to_owned()));
     }
 
     /// `Invalid value: <value>: <detail>`
     pub fn invalid(&mut self, path: &Path, value: impl Into<Value>, detail: &str) {
         let v = show(&value.into());
-        let body = if detail.is_empty() { v } else { format!("{v}: {detail}") };
+        let body = if detail.is_empty() {
+            v
+        } else {
+            format!("{v}: {detail}")
+        };
         self.0.push(Error::new(path, Kind::Invalid, body));
     }
 
@@ -227,40 +248,57 @@ impl ErrorList {
 
     /// `Duplicate value: <value>`
     pub fn duplicate(&mut self, path: &Path, value: impl Into<Value>) {
-        self.0.push(Error::new(path, Kind::Duplicate, show(&value.into())));
+        self.0
+            .push(Error::new(path, Kind::Duplicate, show(&value.into())));
     }
 
     /// `Forbidden: <detail>`
     pub fn forbidden(&mut self, path: &Path, detail: &str) {
-        self.0.push(Error::new(path, Kind::Forbidden, detail.to_owned()));
+        self.0
+            .push(Error::new(path, Kind::Forbidden, detail.to_owned()));
     }
 
     /// `Not found: <value>`
     pub fn not_found(&mut self, path: &Path, value: impl Into<Value>) {
-        self.0.push(Error::new(path, Kind::NotFound, show(&value.into())));
+        self.0
+            .push(Error::new(path, Kind::NotFound, show(&value.into())));
     }
 
     /// `Too long: may not be more than N bytes` (the value is not repeated).
     pub fn too_long(&mut self, path: &Path, max: usize) {
         let unit = if max == 1 { "byte" } else { "bytes" };
-        self.0.push(Error::new(path, Kind::TooLong, format!("may not be more than {max} {unit}")));
+        self.0.push(Error::new(
+            path,
+            Kind::TooLong,
+            format!("may not be more than {max} {unit}"),
+        ));
     }
 
     /// `Too many: <actual>: must have at most <max> items`
     pub fn too_many(&mut self, path: &Path, actual: usize, max: usize) {
         let unit = if max == 1 { "item" } else { "items" };
-        self.0.push(Error::new(path, Kind::TooMany, format!("{actual}: must have at most {max} {unit}")));
+        self.0.push(Error::new(
+            path,
+            Kind::TooMany,
+            format!("{actual}: must have at most {max} {unit}"),
+        ));
     }
 
     /// `Internal error: <detail>`
     pub fn internal(&mut self, path: &Path, detail: &str) {
-        self.0.push(Error::new(path, Kind::Internal, detail.to_owned()));
+        self.0
+            .push(Error::new(path, Kind::Internal, detail.to_owned()));
     }
 
     /// One message: the only error as it is, several as `[a, b]`; repeated messages are shown once.
     pub fn aggregate(&self) -> String {
         let mut seen = std::collections::HashSet::new();
-        let all: Vec<String> = self.0.iter().map(ToString::to_string).filter(|m| seen.insert(m.clone())).collect();
+        let all: Vec<String> = self
+            .0
+            .iter()
+            .map(ToString::to_string)
+            .filter(|m| seen.insert(m.clone()))
+            .collect();
         match all.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),

@@ -3,6 +3,8 @@
 
 pub mod field;
 pub mod reader;
+pub mod resources;
+pub mod schema;
 pub mod status;
 pub mod text;
 

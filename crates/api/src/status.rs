@@ -64,7 +64,11 @@ pub struct StatusDetails {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub causes: Vec<StatusCause>,
     /// When to try again.
-    #[serde(rename = "retryAfterSeconds", default, skip_serializing_if = "is_zero_i32")]
+    #[serde(
+        rename = "retryAfterSeconds",
+        default,
+        skip_serializing_if = "is_zero_i32"
+    )]
     pub retry_after_seconds: i32,
 }
 
@@ -100,7 +104,11 @@ impl std::error::Error for Status {}
 
 /// `resource` or `resource.group`, as upstream's messages name a resource.
 pub fn qualified(group: &str, resource: &str) -> String {
-    if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") }
+    if group.is_empty() {
+        resource.to_owned()
+    } else {
+        format!("{resource}.{group}")
+    }
 }
 
 impl Status {
@@ -130,26 +138,41 @@ impl Status {
 
     /// 404 `pods "x" not found`.
     pub fn not_found(group: &str, resource: &str, name: &str) -> Status {
-        Status::failure(404, "NotFound", format!("{} {name:?} not found", qualified(group, resource)))
-            .about(group, resource, name)
+        Status::failure(
+            404,
+            "NotFound",
+            format!("{} {name:?} not found", qualified(group, resource)),
+        )
+        .about(group, resource, name)
     }
 
     /// 404 for a path that nothing serves.
     pub fn no_such_path() -> Status {
-        let mut s = Status::failure(404, "NotFound", "the server could not find the requested resource");
+        let mut s = Status::failure(
+            404,
+            "NotFound",
+            "the server could not find the requested resource",
+        );
         s.details = Some(Box::default());
         s
     }
 
     /// 409 `pods "x" already exists`.
     pub fn already_exists(group: &str, resource: &str, name: &str) -> Status {
-        Status::failure(409, "AlreadyExists", format!("{} {name:?} already exists", qualified(group, resource)))
-            .about(group, resource, name)
+        Status::failure(
+            409,
+            "AlreadyExists",
+            format!("{} {name:?} already exists", qualified(group, resource)),
+        )
+        .about(group, resource, name)
     }
 
     /// 409 `Operation cannot be fulfilled on pods "x": …`.
     pub fn conflict(group: &str, resource: &str, name: &str, why: &str) -> Status {
-        let m = format!("Operation cannot be fulfilled on {} {name:?}: {why}", qualified(group, resource));
+        let m = format!(
+            "Operation cannot be fulfilled on {} {name:?}: {why}",
+            qualified(group, resource)
+        );
         Status::failure(409, "Conflict", m).about(group, resource, name)
     }
 
@@ -204,9 +227,16 @@ impl Status {
 
     /// 500 `Internal error occurred: …`, with the error as its only cause.
     pub fn internal(message: impl fmt::Display) -> Status {
-        let mut s = Status::failure(500, "InternalError", format!("Internal error occurred: {message}"));
+        let mut s = Status::failure(
+            500,
+            "InternalError",
+            format!("Internal error occurred: {message}"),
+        );
         s.details = Some(Box::new(StatusDetails {
-            causes: vec![StatusCause { message: message.to_string(), ..StatusCause::default() }],
+            causes: vec![StatusCause {
+                message: message.to_string(),
+                ..StatusCause::default()
+            }],
             ..StatusDetails::default()
         }));
         s
@@ -215,7 +245,10 @@ impl Status {
     /// 429 with `Retry-After`.
     pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: i32) -> Status {
         let mut s = Status::failure(429, "TooManyRequests", message);
-        s.details = Some(Box::new(StatusDetails { retry_after_seconds, ..StatusDetails::default() }));
+        s.details = Some(Box::new(StatusDetails {
+            retry_after_seconds,
+            ..StatusDetails::default()
+        }));
         s
     }
 
