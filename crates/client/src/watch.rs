@@ -1,0 +1,160 @@
+//! Watch streams: frames into events.
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use crate::codec::{self, Codec};
+use crate::error::{Error, Result};
+use crate::transport::Body;
+
+/// A frame beyond this is refused.
+const FRAME_LIMIT: usize = 64 << 20;
+
+/// What a watch says.
+#[derive(Debug)]
+pub enum WatchEvent<V> {
+    /// The object is new to this watch.
+    Added(V),
+    /// The object changed.
+    Modified(V),
+    /// The object is gone, or no longer selected; its last state.
+    Deleted(V),
+    /// Nothing changed up to this version.
+    Bookmark {
+        /// The version to resume from.
+        resource_version: String,
+        /// Whether this ends the initial events of a WatchList.
+        initial_events_end: bool,
+    },
+}
+
+/// The frames of a watch response.
+pub struct WatchStream {
+    body: Body,
+    buffer: BytesMut,
+    protobuf: bool,
+    /// No newline before this offset.
+    scanned: usize,
+    codec: Codec,
+}
+
+#[derive(Deserialize)]
+struct JsonFrame<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+#[derive(Default, Deserialize)]
+struct BookmarkMeta {
+    #[serde(default, rename = "resourceVersion")]
+    resource_version: String,
+    #[serde(default)]
+    annotations: std::collections::BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct BookmarkView {
+    #[serde(default)]
+    metadata: BookmarkMeta,
+}
+
+impl WatchStream {
+    /// Of a response to a watch request.
+    pub fn new(response: http::Response<Body>, codec: Codec) -> WatchStream {
+        let protobuf = response
+            .headers()
+            .get(http::header::CONTENT_TYPE)
+            .and_then(|v| v.to_str().ok())
+            .is_some_and(|v| v.starts_with(codec::PROTOBUF));
+        WatchStream {
+            body: response.into_body(),
+            buffer: BytesMut::new(),
+            protobuf,
+            scanned: 0,
+            codec,
+        }
+    }
+
+    /// The next event; `None` when the server ended the watch. A failure Status sent inside the stream is an error.
+    pub async fn next<V: DeserializeOwned>(&mut self) -> Result<Option<WatchEvent<V>>> {
+        loop {
+            if let Some(frame) = self.frame()? {
+                return self.decode(&frame).map(Some);
+            }
+            match self.body.chunk().await? {
+                None => return Ok(None),
+                Some(chunk) => {
+                    if self.buffer.len() + chunk.len() > FRAME_LIMIT {
+                        return Err(Error::TooLarge(FRAME_LIMIT));
+                    }
+                    self.buffer.extend_from_slice(&chunk);
+                }
+            }
+        }
+    }
+
+    fn frame(&mut self) -> Result<Option<Bytes>> {
+        if self.protobuf {
+            let Some((head, _)) = self.buffer.split_first_chunk::<4>() else {
+                return Ok(None);
+            };
+            let length = u32::from_be_bytes(*head) as usize;
+            if length > FRAME_LIMIT {
+                return Err(Error::TooLarge(FRAME_LIMIT));
+            }
+            if self.buffer.len() < 4 + length {
+                return Ok(None);
+            }
+            self.buffer.advance(4);
+            return Ok(Some(self.buffer.split_to(length).freeze()));
+        }
+        loop {
+            let rest = self.buffer.get(self.scanned..).unwrap_or_default();
+            let Some(end) = rest.iter().position(|b| *b == b'\n') else {
+                self.scanned = self.buffer.len();
+                return Ok(None);
+            };
+            let line = self.buffer.split_to(self.scanned + end + 1).freeze();
+            self.scanned = 0;
+            if !line.trim_ascii().is_empty() {
+                return Ok(Some(line));
+            }
+        }
+    }
+
+    fn decode<V: DeserializeOwned>(&self, frame: &[u8]) -> Result<WatchEvent<V>> {
+        let fail = |message: String| Error::Decode {
+            what: "watch event".into(),
+            message,
+        };
+        let (kind, object) = if self.protobuf {
+            wire::envelope::watch_event(frame).map_err(|e| fail(e.to_string()))?
+        } else {
+            let f: JsonFrame<'_> =
+                serde_json::from_slice(frame).map_err(|e| fail(e.to_string()))?;
+            (f.kind, f.object.get().as_bytes())
+        };
+        match kind {
+            "ADDED" => Ok(WatchEvent::Added(self.codec.decode(object)?)),
+            "MODIFIED" => Ok(WatchEvent::Modified(self.codec.decode(object)?)),
+            "DELETED" => Ok(WatchEvent::Deleted(self.codec.decode(object)?)),
+            "BOOKMARK" => {
+                let b: BookmarkView = self.codec.decode(object)?;
+                Ok(WatchEvent::Bookmark {
+                    resource_version: b.metadata.resource_version,
+                    initial_events_end: b
+                        .metadata
+                        .annotations
+                        .get("k8s.io/initial-events-end")
+                        .is_some_and(|v| v == "true"),
+                })
+            }
+            "ERROR" => Err(Error::Api(Box::new(self.codec.decode(object)?))),
+            other => Err(fail(format!("unknown type {other:?}"))),
+        }
+    }
+}
