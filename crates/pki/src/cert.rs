@@ -373,3 +373,9 @@ pub fn facts_der(der: &[u8]) -> Result<Facts, Error> {
 pub fn days_left(pem: &str) -> Result<i64, Error> {
     Ok((facts(pem)?.not_after - unix_now()).div_euclid(DAY.as_secs() as i64))
 }
+
+/// The subject of a certificate, as DER; `None` if it is damaged.
+pub fn subject_der(der: &[u8]) -> Option<Vec<u8>> {
+    let (_, c) = X509Certificate::from_der(der).ok()?;
+    Some(c.subject().as_raw().to_vec())
+}

@@ -1,0 +1,260 @@
+//! The forms of flag values, and the messages Go gives for bad ones.
+
+/// The form of a flag's value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Type {
+    /// Any text.
+    Text,
+    /// `true` when bare.
+    Bool,
+    /// `--version`, `--version=raw`.
+    Version,
+    /// 64 bits.
+    Int,
+    /// 32 bits.
+    Int32,
+    /// A number.
+    Float,
+    /// `1m30s`.
+    Duration,
+    /// An address, or nothing.
+    Ip,
+    /// `ip:port`, `ip`, `port`.
+    IpPort,
+    /// `from-to`.
+    PortRange,
+    /// Comma-separated (CSV), repeatable.
+    Strings,
+    /// Repeatable, commas are kept.
+    StringArray,
+    /// `a=b,c=d`, repeatable.
+    Map,
+    /// `a=true,b=false`, repeatable.
+    BoolMap,
+    /// Numbers, comma-separated, repeatable.
+    Int32s,
+}
+
+fn int_error(text: &str) -> String {
+    format!("strconv.ParseInt: parsing {text:?}: invalid syntax")
+}
+
+pub(super) fn parse_bool(v: &str) -> Option<bool> {
+    match v {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+impl Type {
+    /// The type by upstream's name; an unknown one is text.
+    pub(super) fn named(flag: &str, name: &str) -> Type {
+        match name {
+            "bool" => Type::Bool,
+            "version[=true]" => Type::Version,
+            "int" | "Level" => Type::Int,
+            "int32" => Type::Int32,
+            "float" | "float32" => Type::Float,
+            "duration" => Type::Duration,
+            "ip" => Type::Ip,
+            "ipport" => Type::IpPort,
+            "portRange" => Type::PortRange,
+            "strings" | "pattern=N,..." | "[]v1.Taint" => Type::Strings,
+            // `cert,key:name,name` keeps its comma.
+            "stringArray" | "namedCertKey" | "reserved-memory" => Type::StringArray,
+            // Maps of feature gates keep a component's prefix: `kube:A=true`.
+            "colonSeparatedMultimapStringString" if flag != "feature-gates" => Type::Map,
+            "mapStringString" | "stringToString" => Type::Map,
+            "mapStringBool" | "colonSeparatedMultimapStringString" => Type::BoolMap,
+            "int32Slice" => Type::Int32s,
+            _ => Type::Text,
+        }
+    }
+
+    /// As help shows it; empty for booleans.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Type::Bool => "",
+            Type::Text => "string",
+            Type::Version => "version[=true]",
+            Type::Int => "int",
+            Type::Int32 => "int32",
+            Type::Float => "float",
+            Type::Duration => "duration",
+            Type::Ip => "ip",
+            Type::IpPort => "ipport",
+            Type::PortRange => "portRange",
+            Type::Strings => "strings",
+            Type::StringArray => "stringArray",
+            Type::Map => "mapStringString",
+            Type::BoolMap => "mapStringBool",
+            Type::Int32s => "int32Slice",
+        }
+    }
+
+    /// The value of the flag without `=value`, where it needs none.
+    pub(super) fn bare(self) -> Option<String> {
+        matches!(self, Type::Bool | Type::Version).then(|| "true".to_owned())
+    }
+
+    /// Whether several uses add up.
+    pub(super) fn is_many(self) -> bool {
+        matches!(
+            self,
+            Type::Strings | Type::StringArray | Type::Map | Type::BoolMap | Type::Int32s
+        )
+    }
+
+    pub(super) fn zero(self) -> Vec<String> {
+        let one = match self {
+            Type::Bool | Type::Version => "false",
+            Type::Int | Type::Int32 | Type::Float => "0",
+            Type::Duration => "0s",
+            Type::Text | Type::Ip | Type::IpPort | Type::PortRange => "",
+            _ => return Vec::new(),
+        };
+        vec![one.to_owned()]
+    }
+
+    /// Checks a text and splits it into its items (one, except for lists and maps).
+    pub(super) fn items(self, text: &str) -> Result<Vec<String>, String> {
+        let one = || Ok(vec![text.trim().to_owned()]);
+        match self {
+            Type::Text => Ok(vec![text.to_owned()]),
+            Type::StringArray => Ok(vec![text.to_owned()]),
+            Type::Bool => match parse_bool(text) {
+                Some(b) => Ok(vec![b.to_string()]),
+                None => Err(format!(
+                    "strconv.ParseBool: parsing {text:?}: invalid syntax"
+                )),
+            },
+            Type::Version => match text {
+                "raw" => one(),
+                _ => Type::Bool.items(text),
+            },
+            Type::Int => text
+                .parse::<i64>()
+                .map_err(|_| int_error(text))
+                .and_then(|_| one()),
+            Type::Int32 => text
+                .parse::<i32>()
+                .map_err(|_| int_error(text))
+                .and_then(|_| one()),
+            Type::Float => match text.parse::<f64>() {
+                Ok(_) => one(),
+                Err(_) => Err(format!(
+                    "strconv.ParseFloat: parsing {text:?}: invalid syntax"
+                )),
+            },
+            Type::Duration => crate::duration::parse_nanos(text.trim()).and_then(|_| one()),
+            Type::Ip => match text.trim() {
+                "" => one(),
+                t if t.parse::<std::net::IpAddr>().is_ok() => one(),
+                _ => Err(format!("failed to parse IP: {text:?}")),
+            },
+            Type::IpPort => {
+                let t = text.trim();
+                let ok = t.is_empty()
+                    || t.parse::<std::net::IpAddr>().is_ok()
+                    || t.parse::<std::net::SocketAddr>().is_ok()
+                    || t.parse::<u16>().is_ok();
+                if ok {
+                    one()
+                } else {
+                    Err(format!("{text:?} is not a valid IP or IP:port"))
+                }
+            }
+            Type::PortRange => {
+                let t = text.trim();
+                let port = |p: &str| p.trim().parse::<u16>().ok();
+                let ok = t.is_empty()
+                    || match t.split_once('-') {
+                        Some((a, b)) => port(a).zip(port(b)).is_some_and(|(a, b)| a <= b),
+                        None => match t.split_once('+') {
+                            Some((a, b)) => port(a).zip(port(b)).is_some(),
+                            None => port(t).is_some(),
+                        },
+                    };
+                if ok {
+                    one()
+                } else {
+                    Err(format!("unable to parse port range: {text}"))
+                }
+            }
+            Type::Strings => csv(text),
+            Type::Int32s => {
+                let items: Vec<String> = text.split(',').map(|s| s.trim().to_owned()).collect();
+                match items.iter().find(|i| i.parse::<i32>().is_err()) {
+                    Some(bad) => Err(int_error(bad)),
+                    None => Ok(items),
+                }
+            }
+            Type::Map | Type::BoolMap => {
+                let items: Vec<String> = text
+                    .split(',')
+                    .map(|s| s.trim().to_owned())
+                    .filter(|s| !s.is_empty())
+                    .collect();
+                for item in &items {
+                    match item.split_once('=') {
+                        None if self == Type::BoolMap => {
+                            return Err(format!("missing bool value for {item}"));
+                        }
+                        // A key alone switches on in --runtime-config.
+                        None => {}
+                        Some((k, v)) if self == Type::BoolMap && parse_bool(v.trim()).is_none() => {
+                            return Err(format!(
+                                "invalid value of {k}={v}, err: strconv.ParseBool: parsing {v:?}: invalid syntax"
+                            ));
+                        }
+                        Some(_) => {}
+                    }
+                }
+                Ok(items)
+            }
+        }
+    }
+}
+
+/// One line of CSV as Go's reader takes it: fields may be in double quotes, a doubled quote stands for one.
+fn csv(text: &str) -> Result<Vec<String>, String> {
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut out = Vec::new();
+    let mut field = String::new();
+    let mut chars = text.chars().peekable();
+    let mut quoted = false;
+    let mut begun = false;
+    while let Some(c) = chars.next() {
+        match c {
+            '"' if quoted => {
+                if chars.peek() == Some(&'"') {
+                    chars.next();
+                    field.push('"');
+                } else {
+                    quoted = false;
+                }
+            }
+            '"' if !begun => {
+                quoted = true;
+                begun = true;
+            }
+            '"' => return Err("parse error on line 1: bare \" in non-quoted field".to_owned()),
+            ',' if !quoted => {
+                out.push(std::mem::take(&mut field));
+                begun = false;
+            }
+            c => {
+                begun = true;
+                field.push(c);
+            }
+        }
+    }
+    if quoted {
+        return Err("parse error on line 1: extraneous or missing \" in quoted-field".to_owned());
+    }
+    out.push(field);
+    Ok(out)
+}

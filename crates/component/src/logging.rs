@@ -1,0 +1,355 @@
+//! Logs through `tracing`, printed as klog prints: text with a header, or JSON lines; to standard error.
+//!
+//! `-v` maps onto tracing's levels: errors, warnings and info always, debug from 4, trace from 6. An event may carry a
+//! field `v`, which then decides by itself and is not printed. Libraries other than our own are heard from `info` up only
+//! (from 4), whatever `-v` says: their debug output can hold headers and bodies (CVE-2020-8565).
+//!
+//! Times are UTC.
+
+use std::fmt::{self, Write};
+
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{Layer, Registry};
+
+/// What `-v`, `--vmodule` and `--logging-format` say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// 0 to 10.
+    pub verbosity: u8,
+    /// `pattern=N`: the verbosity of files whose name without `.rs` matches (`*` and `?`).
+    pub vmodule: Vec<String>,
+    /// JSON lines instead of text.
+    pub json: bool,
+}
+
+/// Crates whose every level may be heard; by prefix of the target.
+const OWN: &[&str] = &[
+    "admission",
+    "api",
+    "apiserver",
+    "auth",
+    "client",
+    "cluster_dns",
+    "component",
+    "controllers",
+    "extensions",
+    "keelson",
+    "kube_apiserver",
+    "kube_controller_manager",
+    "kube_proxy",
+    "kube_scheduler",
+    "kubelet",
+    "patch",
+    "pki",
+    "proxy",
+    "registry",
+    "scheduler",
+    "storage",
+    "testkit",
+    "wire",
+];
+
+fn own(target: &str) -> bool {
+    let name = target.split("::").next().unwrap_or(target);
+    OWN.contains(&name)
+}
+
+struct Verbosity {
+    base: u8,
+    modules: Vec<(String, u8)>,
+}
+
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    match (pattern.split_first(), text.split_first()) {
+        (None, None) => true,
+        (Some((b'*', rest)), _) => {
+            glob(rest, text) || text.split_first().is_some_and(|(_, t)| glob(pattern, t))
+        }
+        (Some((b'?', rest)), Some((_, t))) => glob(rest, t),
+        (Some((p, rest)), Some((c, t))) => p == c && glob(rest, t),
+        _ => false,
+    }
+}
+
+fn needed(level: &Level) -> u8 {
+    match *level {
+        Level::TRACE => 6,
+        Level::DEBUG => 4,
+        _ => 0,
+    }
+}
+
+impl Verbosity {
+    fn of(&self, meta: &Metadata<'_>) -> u8 {
+        if self.modules.is_empty() {
+            return self.base;
+        }
+        let file = meta.file().unwrap_or_default();
+        let stem = file
+            .rsplit('/')
+            .next()
+            .unwrap_or(file)
+            .trim_end_matches(".rs");
+        self.modules
+            .iter()
+            .find(|(p, _)| glob(p.as_bytes(), stem.as_bytes()))
+            .map_or(self.base, |(_, v)| *v)
+    }
+
+    fn allows(&self, meta: &Metadata<'_>) -> bool {
+        let v = self.of(meta);
+        if !own(meta.target()) {
+            return *meta.level() <= Level::WARN || (*meta.level() == Level::INFO && v >= 4);
+        }
+        meta.fields().field("v").is_some() || needed(meta.level()) <= v
+    }
+}
+
+struct V(Option<u64>);
+
+impl Visit for V {
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        if field.name() == "v" {
+            self.0 = Some(value);
+        }
+    }
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        if field.name() == "v" {
+            self.0 = u64::try_from(value).ok();
+        }
+    }
+    fn record_debug(&mut self, _: &Field, _: &dyn fmt::Debug) {}
+}
+
+impl<S: Subscriber> Filter<S> for Verbosity {
+    fn enabled(&self, meta: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        self.allows(meta)
+    }
+
+    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+        if event.metadata().fields().field("v").is_none() {
+            return true;
+        }
+        let mut v = V(None);
+        event.record(&mut v);
+        v.0.is_none_or(|v| v <= u64::from(self.of(event.metadata())))
+    }
+}
+
+#[derive(Default)]
+struct Fields {
+    message: String,
+    pairs: Vec<(&'static str, serde_json::Value, bool)>,
+}
+
+impl Fields {
+    fn put(&mut self, field: &Field, value: serde_json::Value, quoted: bool) {
+        match (field.name(), value) {
+            ("message", serde_json::Value::String(s)) => self.message = s,
+            ("v", _) => {}
+            (name, value) => self.pairs.push((name, value, quoted)),
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, value.into(), true);
+    }
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field, value.into(), false);
+    }
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, value.into(), false);
+    }
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, value.into(), false);
+    }
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.put(field, value.into(), false);
+    }
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        self.put(field, value.to_string().into(), true);
+    }
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.put(field, format!("{value:?}").into(), true);
+    }
+}
+
+struct Klog {
+    json: bool,
+    pid: u32,
+}
+
+impl<S, N> FormatEvent<S, N> for Klog
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut out: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let line = if self.json {
+            json_line(event.metadata(), fields, jiff::Timestamp::now())
+        } else {
+            text_line(event.metadata(), &fields, jiff::Timestamp::now(), self.pid)
+        };
+        out.write_str(&line)
+    }
+}
+
+fn place(meta: &Metadata<'_>) -> String {
+    let file = meta.file().unwrap_or("?");
+    format!(
+        "{}:{}",
+        file.rsplit('/').next().unwrap_or(file),
+        meta.line().unwrap_or(0)
+    )
+}
+
+fn text_line(meta: &Metadata<'_>, fields: &Fields, now: jiff::Timestamp, pid: u32) -> String {
+    let letter = match *meta.level() {
+        Level::ERROR => 'E',
+        Level::WARN => 'W',
+        _ => 'I',
+    };
+    let t = jiff::tz::Offset::UTC.to_datetime(now);
+    let mut line = format!(
+        "{letter}{:02}{:02} {:02}:{:02}:{:02}.{:06} {pid:>7} {}] {}",
+        t.month(),
+        t.day(),
+        t.hour(),
+        t.minute(),
+        t.second(),
+        t.subsec_nanosecond() / 1000,
+        place(meta),
+        serde_json::Value::from(fields.message.as_str()),
+    );
+    for (k, v, quoted) in &fields.pairs {
+        let _ = match v {
+            serde_json::Value::String(s) if !*quoted => write!(line, " {k}={s}"),
+            v => write!(line, " {k}={v}"),
+        };
+    }
+    line.push('\n');
+    line
+}
+
+fn json_line(meta: &Metadata<'_>, fields: Fields, now: jiff::Timestamp) -> String {
+    let mut doc = serde_json::Map::new();
+    doc.insert("ts".into(), (now.as_microsecond() as f64 / 1000.0).into());
+    doc.insert("caller".into(), place(meta).into());
+    doc.insert("msg".into(), fields.message.into());
+    if *meta.level() > Level::ERROR {
+        doc.insert("v".into(), needed(meta.level()).into());
+    }
+    if *meta.level() == Level::WARN {
+        doc.insert("severity".into(), "warning".into());
+    }
+    for (k, v, _) in fields.pairs {
+        doc.insert(k.to_owned(), v);
+    }
+    format!("{}\n", serde_json::Value::Object(doc))
+}
+
+/// Starts logging for this process; a second call changes nothing. Only for `bin/` and tests.
+pub fn init(options: &Options) {
+    let modules = options
+        .vmodule
+        .iter()
+        .filter_map(|m| {
+            m.split_once('=')
+                .and_then(|(p, v)| v.parse().ok().map(|v| (p.to_owned(), v)))
+        })
+        .collect();
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .event_format(Klog {
+            json: options.json,
+            pid: std::process::id(),
+        })
+        .with_filter(Verbosity {
+            base: options.verbosity,
+            modules,
+        });
+    let _ = tracing::subscriber::set_global_default(Registry::default().with(layer));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+    impl io::Write for Sink {
+        fn write(&mut self, b: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(b);
+            Ok(b.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn capture(v: u8, json: bool, f: impl FnOnce()) -> String {
+        let sink = Sink::default();
+        let s = sink.clone();
+        let layer = tracing_subscriber::fmt::layer()
+            .with_writer(move || s.clone())
+            .event_format(Klog { json, pid: 7 })
+            .with_filter(Verbosity {
+                base: v,
+                modules: vec![("logg*".into(), v)],
+            });
+        tracing::subscriber::with_default(Registry::default().with(layer), f);
+        let out = sink.0.lock().unwrap().clone();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn text_and_json() {
+        let out = capture(0, false, || tracing::warn!(pod = "a/b", n = 3, "Slow"));
+        assert!(
+            out.starts_with('W') && out.contains("       7 logging.rs:"),
+            "{out}"
+        );
+        assert!(out.ends_with("] \"Slow\" pod=\"a/b\" n=3\n"), "{out}");
+        let out = capture(0, true, || tracing::info!(pod = "a/b", "Slow"));
+        let doc: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(
+            (doc["msg"].as_str(), doc["pod"].as_str(), doc["v"].as_u64()),
+            (Some("Slow"), Some("a/b"), Some(0))
+        );
+    }
+
+    #[test]
+    fn verbosity() {
+        let run = |v| {
+            capture(v, false, || {
+                tracing::debug!("d");
+                tracing::trace!("t");
+                tracing::info!(v = 8, "eight");
+                tracing::debug!(target: "hyper::proto", "Authorization: Bearer x");
+            })
+        };
+        assert_eq!(run(3), "");
+        assert!(run(4).contains("\"d\"") && !run(4).contains("\"t\""));
+        let all = run(10);
+        assert!(all.contains("\"t\"") && all.contains("\"eight\""));
+        // CVE-2020-8565
+        assert!(!all.contains("Bearer"), "{all}");
+    }
+}
