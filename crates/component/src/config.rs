@@ -75,7 +75,9 @@ pub fn parse<T: DeserializeOwned>(
         path: path.to_owned(),
         message,
     };
-    let mut doc: Value = serde_yaml::from_str(text).map_err(|e| failed(e.to_string()))?;
+    // serde_yaml's own tree refuses repeated keys; serde_json's would let the last one win.
+    let tree: serde_yaml::Value = serde_yaml::from_str(text).map_err(|e| failed(e.to_string()))?;
+    let mut doc: Value = serde_json::to_value(tree).map_err(|e| failed(e.to_string()))?;
     let mut take = |key: &str| match doc.as_object_mut().and_then(|o| o.remove(key)) {
         Some(Value::String(s)) => s,
         _ => String::new(),
