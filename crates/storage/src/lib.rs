@@ -10,6 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
+pub mod embedded;
+
 /// A point in the history of the store. `0` in a request means "the newest".
 pub type Revision = i64;
 
@@ -164,7 +166,13 @@ pub trait Store: Send + Sync + 'static {
     async fn list(&self, prefix: &[u8], options: ListOptions) -> Result<Listed, Error>;
 
     /// Writes a value if the expectation holds. `lease` 0 for none.
-    async fn put(&self, key: &[u8], value: Bytes, expect: Expect, lease: i64) -> Result<Written, Error>;
+    async fn put(
+        &self,
+        key: &[u8],
+        value: Bytes,
+        expect: Expect,
+        lease: i64,
+    ) -> Result<Written, Error>;
 
     /// Removes a key if the expectation holds. Deleting what is absent under `Any` is `Mismatch` with no current.
     async fn delete(&self, key: &[u8], expect: Expect) -> Result<Written, Error>;
