@@ -1,0 +1,28 @@
+//! Progress: one line per step, with the time it took and the time since the start.
+
+use std::time::Instant;
+
+#[derive(Clone, Copy)]
+pub struct Steps {
+    start: Instant,
+}
+
+impl Steps {
+    pub fn new() -> Self {
+        Steps { start: Instant::now() }
+    }
+
+    /// Says that something is done that began at `since`.
+    pub fn done(&self, what: &str, since: Instant) {
+        println!("  {:>6.2}s  {what} ({:.2}s)", self.start.elapsed().as_secs_f64(), since.elapsed().as_secs_f64());
+    }
+
+    /// Says something that took no time worth naming.
+    pub fn note(&self, what: &str) {
+        println!("  {:>6.2}s  {what}", self.start.elapsed().as_secs_f64());
+    }
+
+    pub fn seconds(&self) -> f64 {
+        self.start.elapsed().as_secs_f64()
+    }
+}
