@@ -10,14 +10,18 @@ pub struct Args {
 
 impl Args {
     pub fn new(words: Vec<String>) -> Self {
-        Args { words: words.into() }
+        Args {
+            words: words.into(),
+        }
     }
 
     /// An option before the command's name.
     pub fn leading_option(&mut self, name: &str) -> Result<Option<String>> {
         let flag = format!("--{name}");
         match self.words.front() {
-            Some(word) if *word == flag || word.starts_with(&format!("{flag}=")) => self.option(name),
+            Some(word) if *word == flag || word.starts_with(&format!("{flag}=")) => {
+                self.option(name)
+            }
             _ => Ok(None),
         }
     }
@@ -66,7 +70,9 @@ impl Args {
     pub fn end(&self) -> Result<()> {
         match self.words.front() {
             None => Ok(()),
-            Some(word) => bail!("\"{word}\" is not understood here; `keelson help` lists commands and flags"),
+            Some(word) => {
+                bail!("\"{word}\" is not understood here; `keelson help` lists commands and flags")
+            }
         }
     }
 }
@@ -80,10 +86,14 @@ pub fn duration(text: &str) -> Result<std::time::Duration> {
         return Err(bad());
     }
     while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
+        let end = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .ok_or_else(bad)?;
         let (number, tail) = rest.split_at(end);
         let number: f64 = number.parse().map_err(|_| bad())?;
-        let unit_end = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
+        let unit_end = tail
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(unit_end);
         total += number
             * match unit {

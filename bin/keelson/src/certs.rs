@@ -8,7 +8,9 @@ use std::path::Path;
 /// The first address of the service range: the `kubernetes` service.
 fn kubernetes_service_address() -> String {
     let network = SERVICE_RANGE.split('/').next().unwrap_or(SERVICE_RANGE);
-    network.rsplit_once('.').map_or_else(String::new, |(head, _)| format!("{head}.1"))
+    network
+        .rsplit_once('.')
+        .map_or_else(String::new, |(head, _)| format!("{head}.1"))
 }
 
 /// Makes or renews everything. Whether anything is new.
@@ -18,13 +20,20 @@ pub fn ensure(cluster: &Cluster) -> Result<bool> {
     let wanted = pki::layout::Cluster {
         name: cluster.name.clone(),
         server: cluster.api_url()?,
-        apiserver_sans: vec![kubernetes_service_address(), address.clone(), first.name.clone()],
+        apiserver_sans: vec![
+            kubernetes_service_address(),
+            address.clone(),
+            first.name.clone(),
+        ],
         dns_domain: "cluster.local".into(),
         etcd_sans: vec![address],
         nodes: cluster
             .nodes
             .iter()
-            .map(|n| pki::layout::Node { name: n.name.clone(), sans: vec![cluster.node_address(n).to_string()] })
+            .map(|n| pki::layout::Node {
+                name: n.name.clone(),
+                sans: vec![cluster.node_address(n).to_string()],
+            })
             .collect(),
     };
     let master = cluster.master_dir();
@@ -41,16 +50,31 @@ fn give(cluster: &Cluster, node: &Node) -> Result<()> {
     let own = cluster.kube_dir(&node.name);
     let name = &node.name;
     copy(&master.join("pki/ca.crt"), &own.join("pki/ca.crt"))?;
-    copy(&master.join(format!("kubelet-{name}.conf")), &own.join("kubelet.conf"))?;
-    copy(&master.join(format!("pki/kubelet-{name}.crt")), &own.join("pki/kubelet.crt"))?;
-    copy(&master.join(format!("pki/kubelet-{name}.key")), &own.join("pki/kubelet.key"))?;
-    copy(&master.join("kube-proxy.conf"), &own.join("kube-proxy.conf"))?;
+    copy(
+        &master.join(format!("kubelet-{name}.conf")),
+        &own.join("kubelet.conf"),
+    )?;
+    copy(
+        &master.join(format!("pki/kubelet-{name}.crt")),
+        &own.join("pki/kubelet.crt"),
+    )?;
+    copy(
+        &master.join(format!("pki/kubelet-{name}.key")),
+        &own.join("pki/kubelet.key"),
+    )?;
+    copy(
+        &master.join("kube-proxy.conf"),
+        &own.join("kube-proxy.conf"),
+    )?;
     std::fs::create_dir_all(own.join("manifests"))?;
     if !cluster.is_first(node) {
         return Ok(());
     }
     for conf in ["admin", "super-admin", "controller-manager", "scheduler"] {
-        copy(&master.join(format!("{conf}.conf")), &own.join(format!("{conf}.conf")))?;
+        copy(
+            &master.join(format!("{conf}.conf")),
+            &own.join(format!("{conf}.conf")),
+        )?;
     }
     for dir in ["pki", "pki/etcd"] {
         for entry in std::fs::read_dir(master.join(dir))?.flatten() {

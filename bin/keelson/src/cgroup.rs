@@ -18,10 +18,13 @@ pub struct Hierarchies {
 impl Hierarchies {
     /// From this machine's mount table.
     pub fn detect() -> Result<Self> {
-        let mounts = std::fs::read_to_string("/proc/self/mounts").context("read /proc/self/mounts")?;
+        let mounts =
+            std::fs::read_to_string("/proc/self/mounts").context("read /proc/self/mounts")?;
         let found = Self::parse(&mounts);
         if found.roots.is_empty() {
-            anyhow::bail!("no control groups are mounted at {MOUNT}; on Debian systemd mounts them at boot");
+            anyhow::bail!(
+                "no control groups are mounted at {MOUNT}; on Debian systemd mounts them at boot"
+            );
         }
         Ok(found)
     }
@@ -31,7 +34,10 @@ impl Hierarchies {
         let mut v2 = None;
         for line in mounts.lines() {
             let mut fields = line.split(' ');
-            let (Some(_), Some(place), Some(kind)) = (fields.next(), fields.next(), fields.next()) else { continue };
+            let (Some(_), Some(place), Some(kind)) = (fields.next(), fields.next(), fields.next())
+            else {
+                continue;
+            };
             match kind {
                 "cgroup" if place.starts_with(MOUNT) => v1.push(PathBuf::from(place)),
                 "cgroup2" if place == MOUNT => v2 = Some(PathBuf::from(place)),
@@ -39,13 +45,15 @@ impl Hierarchies {
             }
         }
         match v2 {
-            Some(root) => Hierarchies { roots: vec![root], unified: true },
-            None => Hierarchies { roots: v1, unified: false },
+            Some(root) => Hierarchies {
+                roots: vec![root],
+                unified: true,
+            },
+            None => Hierarchies {
+                roots: v1,
+                unified: false,
+            },
         }
-    }
-
-    pub fn is_unified(&self) -> bool {
-        self.unified
     }
 
     /// Makes a group in every hierarchy and returns its directories. `path` is relative to the top.
@@ -60,7 +68,8 @@ impl Hierarchies {
                 let parent = dir.clone();
                 dir.push(part);
                 if !dir.is_dir() {
-                    std::fs::create_dir(&dir).with_context(|| format!("make the control group {}", dir.display()))?;
+                    std::fs::create_dir(&dir)
+                        .with_context(|| format!("make the control group {}", dir.display()))?;
                 }
                 // A cpuset group holds no process until it has processors and memory nodes.
                 for file in ["cpuset.cpus", "cpuset.mems"] {
@@ -88,7 +97,11 @@ impl Hierarchies {
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
         let me = std::process::id() as i32;
         loop {
-            let pids: Vec<i32> = self.processes(path).into_iter().filter(|p| *p != me && *p > 0).collect();
+            let pids: Vec<i32> = self
+                .processes(path)
+                .into_iter()
+                .filter(|p| *p != me && *p > 0)
+                .collect();
             if pids.is_empty() {
                 return Ok(());
             }
@@ -98,7 +111,9 @@ impl Hierarchies {
                 }
             }
             if std::time::Instant::now() > deadline {
-                anyhow::bail!("processes {pids:?} do not end; they may hang in the kernel (look at /proc/PID/stack)");
+                anyhow::bail!(
+                    "processes {pids:?} do not end; they may hang in the kernel (look at /proc/PID/stack)"
+                );
             }
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
@@ -125,7 +140,9 @@ fn enable_controllers(dir: &Path) {
 }
 
 fn inherit(parent: &Path, child: &Path) {
-    let Ok(current) = std::fs::read_to_string(child) else { return };
+    let Ok(current) = std::fs::read_to_string(child) else {
+        return;
+    };
     if current.trim().is_empty()
         && let Ok(value) = std::fs::read_to_string(parent)
         && !value.trim().is_empty()
@@ -135,8 +152,14 @@ fn inherit(parent: &Path, child: &Path) {
 }
 
 fn children(dir: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
-    entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+        .map(|e| e.path())
+        .collect()
 }
 
 fn collect(dir: &Path, pids: &mut Vec<i32>) {
@@ -161,8 +184,13 @@ fn remove_tree(dir: &Path) -> Result<()> {
             Ok(()) => return Ok(()),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             // Processes that have been killed are still being taken down.
-            Err(_) if std::time::Instant::now() < deadline => std::thread::sleep(std::time::Duration::from_millis(5)),
-            Err(e) => return Err(e).with_context(|| format!("remove the control group {}", dir.display())),
+            Err(_) if std::time::Instant::now() < deadline => {
+                std::thread::sleep(std::time::Duration::from_millis(5))
+            }
+            Err(e) => {
+                return Err(e)
+                    .with_context(|| format!("remove the control group {}", dir.display()));
+            }
         }
     }
 }
@@ -176,10 +204,10 @@ mod tests {
         let hybrid = "cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\ncgroup /sys/fs/cgroup/pids cgroup rw,pids 0 0\n\
                       cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
         let found = Hierarchies::parse(hybrid);
-        assert!(!found.is_unified());
+        assert!(!found.unified);
         assert_eq!(found.roots.len(), 2);
         let found = Hierarchies::parse("cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n");
-        assert!(found.is_unified());
+        assert!(found.unified);
         assert_eq!(found.roots, [PathBuf::from("/sys/fs/cgroup")]);
     }
 }

@@ -82,14 +82,27 @@ pub fn state_dir(option: Option<PathBuf>) -> Result<PathBuf> {
         .or_else(|| std::env::var_os("KEELSON_STATE_DIR").map(PathBuf::from))
         .unwrap_or_else(|| PathBuf::from("/var/lib/keelson"));
     let dir = std::path::absolute(dir)?;
-    for hidden in ["/run", "/var/run", "/var/log", "/etc/kubernetes", "/etc/cni", "/var/lib/kubelet", "/proc", "/sys"] {
+    for hidden in [
+        "/run",
+        "/var/run",
+        "/var/log",
+        "/etc/kubernetes",
+        "/etc/cni",
+        "/var/lib/kubelet",
+        "/proc",
+        "/sys",
+    ] {
         if dir.starts_with(hidden) {
-            bail!("the state directory cannot be in {hidden}, because nodes have one of their own; choose another --state-dir");
+            bail!(
+                "the state directory cannot be in {hidden}, because nodes have one of their own; choose another --state-dir"
+            );
         }
     }
     // The longest socket path beneath must fit into a unix address (108 bytes).
     if dir.as_os_str().len() > 50 {
-        bail!("the state directory's path is longer than 50 bytes, too long for the sockets in it; choose a shorter --state-dir");
+        bail!(
+            "the state directory's path is longer than 50 bytes, too long for the sockets in it; choose a shorter --state-dir"
+        );
     }
     Ok(dir)
 }
@@ -97,7 +110,10 @@ pub fn state_dir(option: Option<PathBuf>) -> Result<PathBuf> {
 impl Cluster {
     /// A cluster without nodes, with every default.
     pub fn new(dir: PathBuf) -> Self {
-        let bin_dir = std::env::current_exe().ok().and_then(|p| p.parent().map(Path::to_path_buf)).unwrap_or_default();
+        let bin_dir = std::env::current_exe()
+            .ok()
+            .and_then(|p| p.parent().map(Path::to_path_buf))
+            .unwrap_or_default();
         Cluster {
             name: "keelson".into(),
             bin_dir,
@@ -119,8 +135,12 @@ impl Cluster {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(e).with_context(|| format!("read {}", path.display())),
         };
-        let mut cluster: Cluster = serde_json::from_slice(&bytes)
-            .with_context(|| format!("{} is damaged; `keelson down` removes the cluster", path.display()))?;
+        let mut cluster: Cluster = serde_json::from_slice(&bytes).with_context(|| {
+            format!(
+                "{} is damaged; `keelson down` removes the cluster",
+                path.display()
+            )
+        })?;
         cluster.dir = dir.to_path_buf();
         Ok(Some(cluster))
     }
@@ -129,32 +149,49 @@ impl Cluster {
     pub fn open(dir: &Path) -> Result<Self> {
         match Self::find(dir)? {
             Some(cluster) => Ok(cluster),
-            None => bail!("there is no cluster in {}; `keelson up` starts one", dir.display()),
+            None => bail!(
+                "there is no cluster in {}; `keelson up` starts one",
+                dir.display()
+            ),
         }
     }
 
     pub fn save(&self) -> Result<()> {
-        write_file(&self.dir.join("cluster.json"), &serde_json::to_vec_pretty(self)?, 0o644)
+        write_file(
+            &self.dir.join("cluster.json"),
+            &serde_json::to_vec_pretty(self)?,
+            0o644,
+        )
     }
 
     /// Adds a node under this name.
     pub fn add_node(&mut self, name: Option<String>) -> Result<Node> {
         let number = self.next_number;
         if number > 200 {
-            bail!("this cluster has had 200 nodes, and their addresses are used up; start anew with `keelson down` and `keelson up`");
+            bail!(
+                "this cluster has had 200 nodes, and their addresses are used up; start anew with `keelson down` and `keelson up`"
+            );
         }
         let name = name.unwrap_or_else(|| format!("node-{number}"));
         let well_formed = name.len() <= 13
             && name.starts_with(|c: char| c.is_ascii_lowercase())
             && name.ends_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-            && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+            && name
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
         if !well_formed {
-            bail!("\"{name}\" cannot name a node: use at most 13 lower-case letters, digits and dashes, a letter first");
+            bail!(
+                "\"{name}\" cannot name a node: use at most 13 lower-case letters, digits and dashes, a letter first"
+            );
         }
         if self.nodes.iter().any(|n| n.name == name) {
             bail!("there is a node \"{name}\" already");
         }
-        let node = Node { name, number, state: NodeState::Running };
+        let node = Node {
+            name,
+            number,
+            state: NodeState::Running,
+        };
         self.nodes.push(node.clone());
         self.next_number += 1;
         Ok(node)
@@ -163,13 +200,18 @@ impl Cluster {
     pub fn node(&self, name: &str) -> Result<&Node> {
         self.nodes.iter().find(|n| n.name == name).with_context(|| {
             let names: Vec<&str> = self.nodes.iter().map(|n| n.name.as_str()).collect();
-            format!("there is no node \"{name}\"; the nodes are {}", names.join(", "))
+            format!(
+                "there is no node \"{name}\"; the nodes are {}",
+                names.join(", ")
+            )
         })
     }
 
     /// The node whose namespaces the control plane runs in.
     pub fn first_node(&self) -> Result<&Node> {
-        self.nodes.first().context("the cluster has no nodes; `keelson up --nodes 1` adds one")
+        self.nodes
+            .first()
+            .context("the cluster has no nodes; `keelson up --nodes 1` adds one")
     }
 
     pub fn is_first(&self, node: &Node) -> bool {
@@ -197,7 +239,10 @@ impl Cluster {
     }
 
     pub fn api_url(&self) -> Result<String> {
-        Ok(format!("https://{}:{API_PORT}", self.node_address(self.first_node()?)))
+        Ok(format!(
+            "https://{}:{API_PORT}",
+            self.node_address(self.first_node()?)
+        ))
     }
 
     /// The interface in the root namespace.
@@ -271,7 +316,11 @@ pub fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     temporary.push(".new");
     let write = || -> std::io::Result<()> {
         let _ = std::fs::remove_file(&temporary);
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&temporary)?;
         std::io::Write::write_all(&mut file, content)?;
         std::fs::rename(&temporary, path)
     };
@@ -295,7 +344,11 @@ mod tests {
         assert_eq!(cluster.pod_range(&three), "10.244.3.0/24");
         assert!(cluster.add_node(Some("node-1".into())).is_err());
         assert!(cluster.add_node(Some("Node".into())).is_err());
-        assert!(cluster.add_node(Some("a-much-too-long-name".into())).is_err());
+        assert!(
+            cluster
+                .add_node(Some("a-much-too-long-name".into()))
+                .is_err()
+        );
     }
 
     #[test]

@@ -14,8 +14,6 @@ pub struct Abilities {
     pub snapshotter: &'static str,
     /// Where the CNI plugins are.
     pub cni_dir: PathBuf,
-    /// cgroup v2.
-    pub unified_cgroups: bool,
 }
 
 /// The image that holds a pod's namespaces open.
@@ -25,11 +23,31 @@ pub const PAUSE_IMAGE: &str = "keelson.local/pause:1";
 pub fn write(cluster: &Cluster, node: &Node, abilities: &Abilities) -> Result<()> {
     let kube = cluster.kube_dir(&node.name);
     let dir = cluster.node_dir(&node.name);
-    write_file(&kube.join("containerd.toml"), containerd(abilities).as_bytes(), 0o644)?;
-    write_file(&dir.join("cni/net.d/10-keelson.conflist"), &cni(cluster, node)?, 0o644)?;
-    write_file(&kube.join("resolv.conf"), b"# Nodes of this cluster have no name server.\n", 0o644)?;
-    write_file(&kube.join("kubelet.yaml"), &kubelet(cluster, node, abilities)?, 0o644)?;
-    write_file(&kube.join("kube-proxy.yaml"), &kube_proxy(cluster, node, abilities)?, 0o644)
+    write_file(
+        &kube.join("containerd.toml"),
+        containerd(abilities).as_bytes(),
+        0o644,
+    )?;
+    write_file(
+        &dir.join("cni/net.d/10-keelson.conflist"),
+        &cni(cluster, node)?,
+        0o644,
+    )?;
+    write_file(
+        &kube.join("resolv.conf"),
+        b"# Nodes of this cluster have no name server.\n",
+        0o644,
+    )?;
+    write_file(
+        &kube.join("kubelet.yaml"),
+        &kubelet(cluster, node, abilities)?,
+        0o644,
+    )?;
+    write_file(
+        &kube.join("kube-proxy.yaml"),
+        &kube_proxy(cluster, node, abilities)?,
+        0o644,
+    )
 }
 
 fn containerd(abilities: &Abilities) -> String {

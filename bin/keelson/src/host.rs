@@ -34,7 +34,9 @@ pub fn is_namespace(path: &Path) -> bool {
 pub fn is_mounted(path: &Path) -> bool {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let wanted = path.to_string_lossy();
-    mounts.lines().any(|l| l.split(' ').nth(4) == Some(wanted.as_ref()))
+    mounts
+        .lines()
+        .any(|l| l.split(' ').nth(4) == Some(wanted.as_ref()))
 }
 
 /// A file of `STATE/ns`; kinds are `net`, `mnt` and `uts`.
@@ -98,7 +100,8 @@ pub fn ensure(cluster: &Cluster, node: &Node) -> Result<bool> {
     // What was in /run belongs to processes that are gone.
     let run_dir = dir.join("run");
     if run_dir.exists() {
-        std::fs::remove_dir_all(&run_dir).with_context(|| format!("remove {}", run_dir.display()))?;
+        std::fs::remove_dir_all(&run_dir)
+            .with_context(|| format!("remove {}", run_dir.display()))?;
     }
     let mut script = String::from("mount --make-rshared /\nhostname \"$1\"\n");
     for (own, place) in OWN {
@@ -130,7 +133,11 @@ pub fn ensure(cluster: &Cluster, node: &Node) -> Result<bool> {
 
 /// The words that run what follows them inside a node.
 pub fn enter_words(cluster: &Cluster, node: &str) -> Vec<String> {
-    let file = |kind: &str| namespace_file(cluster, node, kind).to_string_lossy().into_owned();
+    let file = |kind: &str| {
+        namespace_file(cluster, node, kind)
+            .to_string_lossy()
+            .into_owned()
+    };
     vec![
         "nsenter".into(),
         format!("--net={}", file("net")),
@@ -144,7 +151,10 @@ pub fn enter_words(cluster: &Cluster, node: &str) -> Vec<String> {
 pub fn command(cluster: &Cluster, node: &str, program: &str) -> Command {
     let words = enter_words(cluster, node);
     let mut command = Command::new("nsenter");
-    command.args(words.iter().skip(1)).arg(program).current_dir("/");
+    command
+        .args(words.iter().skip(1))
+        .arg(program)
+        .current_dir("/");
     command
 }
 

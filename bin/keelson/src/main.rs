@@ -72,7 +72,9 @@ fn main() -> ExitCode {
 
 fn run_command(words: Vec<String>) -> anyhow::Result<ExitCode> {
     let mut args = args::Args::new(words);
-    let state_dir = args.leading_option("state-dir")?.map(std::path::PathBuf::from);
+    let state_dir = args
+        .leading_option("state-dir")?
+        .map(std::path::PathBuf::from);
     let state_dir = cluster::state_dir(state_dir)?;
     let Some(command) = args.next_word() else {
         print!("{USAGE}");

@@ -27,7 +27,8 @@ fn ip_batch(cluster: &Cluster, host: Option<&str>, lines: &str) -> Result<()> {
             c
         }
     };
-    run::with_input(&mut command, lines).with_context(|| format!("set up the network of {}", host.unwrap_or("this machine")))?;
+    run::with_input(&mut command, lines)
+        .with_context(|| format!("set up the network of {}", host.unwrap_or("this machine")))?;
     Ok(())
 }
 
@@ -37,7 +38,12 @@ fn has_link(cluster: &Cluster, host: Option<&str>, link: &str) -> bool {
         Some(host) => {
             let mut net = std::ffi::OsString::from("--net=");
             net.push(host::namespace_file(cluster, host, "net"));
-            run::output(Command::new("nsenter").arg(net).args(["--", "ip", "link", "show", "dev", link])).is_ok()
+            run::output(
+                Command::new("nsenter")
+                    .arg(net)
+                    .args(["--", "ip", "link", "show", "dev", link]),
+            )
+            .is_ok()
         }
     }
 }
@@ -98,7 +104,11 @@ pub fn ensure_node(cluster: &Cluster, node: &Node) -> Result<()> {
     net.push(&file);
     let settings = "echo 1 >/proc/sys/net/ipv4/ip_forward; echo 0 >/proc/sys/net/ipv4/conf/all/rp_filter; \
                     echo 0 >/proc/sys/net/ipv4/conf/eth0/rp_filter";
-    run::output(Command::new("nsenter").arg(net).args(["--", "sh", "-ec", settings]))?;
+    run::output(
+        Command::new("nsenter")
+            .arg(net)
+            .args(["--", "sh", "-ec", settings]),
+    )?;
     Ok(())
 }
 
@@ -110,7 +120,11 @@ pub fn connect_pods(cluster: &Cluster) -> Result<()> {
         }
         let mut lines = String::new();
         for other in cluster.nodes.iter().filter(|o| o.name != node.name) {
-            lines.push_str(&format!("route replace {} via {}\n", cluster.pod_range(other), cluster.node_address(other)));
+            lines.push_str(&format!(
+                "route replace {} via {}\n",
+                cluster.pod_range(other),
+                cluster.node_address(other)
+            ));
         }
         if !lines.is_empty() {
             ip_batch(cluster, Some(&node.name), &lines)?;
@@ -123,14 +137,26 @@ pub fn connect_pods(cluster: &Cluster) -> Result<()> {
 pub fn disconnect_pods(cluster: &Cluster, gone: &Node) -> Result<()> {
     for node in cluster.nodes.iter().filter(|n| n.name != gone.name) {
         // A route that is not there is what is wanted.
-        let _ = ip_batch(cluster, Some(&node.name), &format!("route del {}\n", cluster.pod_range(gone)));
+        let _ = ip_batch(
+            cluster,
+            Some(&node.name),
+            &format!("route del {}\n", cluster.pod_range(gone)),
+        );
     }
     Ok(())
 }
 
 /// Pulls a node's cable, or puts it back.
 pub fn set_cable(cluster: &Cluster, node: &Node, connected: bool) -> Result<()> {
-    ip_batch(cluster, Some(SWITCH), &format!("link set {} {}\n", node.name, if connected { "up" } else { "down" }))
+    ip_batch(
+        cluster,
+        Some(SWITCH),
+        &format!(
+            "link set {} {}\n",
+            node.name,
+            if connected { "up" } else { "down" }
+        ),
+    )
 }
 
 /// Removes a node's cable and network namespace.
@@ -150,7 +176,18 @@ pub fn remove_switch(cluster: &Cluster) -> Result<()> {
 
 /// Addresses of the machine that overlap with the nodes' subnet on another interface: its routes, as lines.
 pub fn foreign_routes(cluster: &Cluster) -> Vec<String> {
-    let routes = run::output(Command::new("ip").args(["-4", "route", "show", "root", &cluster.subnet_text()])).unwrap_or_default();
+    let routes = run::output(Command::new("ip").args([
+        "-4",
+        "route",
+        "show",
+        "root",
+        &cluster.subnet_text(),
+    ]))
+    .unwrap_or_default();
     let own = format!(" dev {} ", cluster.root_interface());
-    routes.lines().filter(|l| !l.contains(&own)).map(str::to_string).collect()
+    routes
+        .lines()
+        .filter(|l| !l.contains(&own))
+        .map(str::to_string)
+        .collect()
 }

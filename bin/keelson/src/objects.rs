@@ -20,7 +20,11 @@ fn binding(name: &str, role: &str, subject: &Value) -> Value {
 /// kubeadm's binding for administrators; the certificate that the apiserver shows to kubelets is of that group too.
 pub async fn ensure_rbac(api: &Api) -> Result<()> {
     let group = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "kubeadm:cluster-admins"});
-    api.ensure(RBAC, &binding("kubeadm:cluster-admins", "cluster-admin", &group)).await
+    api.ensure(
+        RBAC,
+        &binding("kubeadm:cluster-admins", "cluster-admin", &group),
+    )
+    .await
 }
 
 /// Makes a node's object before its kubelet registers it, so that its pods have the addresses that the routes lead to.
@@ -48,7 +52,8 @@ pub async fn ensure_node(api: &Api, cluster: &Cluster, node: &Node) -> Result<()
 pub fn is_ready(node: &Value) -> bool {
     let conditions = node.pointer("/status/conditions").and_then(Value::as_array);
     conditions.into_iter().flatten().any(|c| {
-        c.get("type").and_then(Value::as_str) == Some("Ready") && c.get("status").and_then(Value::as_str) == Some("True")
+        c.get("type").and_then(Value::as_str) == Some("Ready")
+            && c.get("status").and_then(Value::as_str) == Some("True")
     })
 }
 

@@ -1,6 +1,5 @@
 //! What the machine must have. Everything that is missing is named at once, each with the way to get it on Debian.
 
-use crate::cgroup::Hierarchies;
 use crate::cluster::{Cluster, Store};
 use crate::configs::Abilities;
 use crate::{net, run};
@@ -26,7 +25,7 @@ const PROGRAMS: [(&str, &str); 11] = [
 const CNI_PLACES: [&str; 3] = ["/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"];
 
 /// Checks the machine and tells what it can do.
-pub fn check(cluster: &Cluster, hierarchies: &Hierarchies) -> Result<Abilities> {
+pub fn check(cluster: &Cluster) -> Result<Abilities> {
     if !rustix::process::geteuid().is_root() {
         bail!("making network namespaces and containers needs root; run it again with sudo");
     }
@@ -42,19 +41,32 @@ pub fn check(cluster: &Cluster, hierarchies: &Hierarchies) -> Result<Abilities> 
         missing.push("the program etcd (for --store etcd)".into());
         packages.push("etcd-server");
     }
-    let has_plugins = |dir: &&str| ["ptp", "host-local", "portmap", "loopback"].iter().all(|p| PathBuf::from(dir).join(p).exists());
+    let has_plugins = |dir: &&&str| {
+        ["ptp", "host-local", "portmap", "loopback"]
+            .iter()
+            .all(|p| PathBuf::from(dir).join(p).exists())
+    };
     let cni_dir = CNI_PLACES.iter().find(has_plugins).map(PathBuf::from);
     if cni_dir.is_none() {
         missing.push("the CNI plugins ptp, host-local, portmap and loopback".into());
         packages.push("containernetworking-plugins");
     }
-    let mut problems = missing.iter().map(|m| format!("missing: {m}")).collect::<Vec<_>>();
+    let mut problems = missing
+        .iter()
+        .map(|m| format!("missing: {m}"))
+        .collect::<Vec<_>>();
     if !packages.is_empty() {
         packages.sort_unstable();
         packages.dedup();
         problems.push(format!("on Debian: apt-get install {}", packages.join(" ")));
     }
-    for daemon in ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"] {
+    for daemon in [
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-scheduler",
+        "kubelet",
+        "kube-proxy",
+    ] {
         if !cluster.binary(daemon).is_file() {
             problems.push(format!(
                 "missing: {}; `make build` builds the daemons, --bin-dir says where they are",
@@ -72,13 +84,19 @@ pub fn check(cluster: &Cluster, hierarchies: &Hierarchies) -> Result<Abilities> 
         ));
     }
     if !problems.is_empty() {
-        bail!("this machine is not ready for a cluster:\n  - {}", problems.join("\n  - "));
+        bail!(
+            "this machine is not ready for a cluster:\n  - {}",
+            problems.join("\n  - ")
+        );
     }
     Ok(Abilities {
         lower_oom_score: may_lower_oom_score(),
-        snapshotter: if overlay_works(cluster) { "overlayfs" } else { "native" },
+        snapshotter: if overlay_works(cluster) {
+            "overlayfs"
+        } else {
+            "native"
+        },
         cni_dir: cni_dir.unwrap_or_default(),
-        unified_cgroups: hierarchies.is_unified(),
     })
 }
 
@@ -88,13 +106,15 @@ fn kernel_problems() -> Vec<String> {
     let mut problems = Vec::new();
     let in_a_namespace = |what: &str, hint: &str, script: &str| {
         let tried = run::output(Command::new("unshare").args(["--net", "--", "sh", "-ec", script]));
-        tried.err().map(|e| format!("the kernel lacks {what} ({hint}): {e:#}"))
+        tried
+            .err()
+            .map(|e| format!("the kernel lacks {what} ({hint}): {e:#}"))
     };
     if run::find_program("ip").is_some() {
         problems.extend(in_a_namespace(
             "bridges or cables",
             "CONFIG_BRIDGE, CONFIG_VETH; modprobe bridge veth",
-            "ip link add b type bridge; ip link add v type veth peer name w",
+            "ip link add br0 type bridge; ip link add v0 type veth peer name v1",
         ));
     }
     if run::find_program("nft").is_some() {
@@ -109,14 +129,24 @@ fn kernel_problems() -> Vec<String> {
 
 fn may_lower_oom_score() -> bool {
     // A child inherits what the attempt changes, so it is made in one.
-    run::output(Command::new("sh").args(["-ec", "echo $(($(cat /proc/self/oom_score_adj) - 1)) >/proc/self/oom_score_adj"])).is_ok()
+    run::output(Command::new("sh").args([
+        "-ec",
+        "echo $(($(cat /proc/self/oom_score_adj) - 1)) >/proc/self/oom_score_adj",
+    ]))
+    .is_ok()
 }
 
 fn overlay_works(cluster: &Cluster) -> bool {
     let dir = cluster.dir.join("overlay-trial");
     let script = "cd \"$1\"; mkdir l u w m; mount -t overlay -o lowerdir=l,upperdir=u,workdir=w overlay m; echo x >m/x; umount m";
     let made = std::fs::create_dir_all(&dir).is_ok();
-    let works = made && run::output(Command::new("unshare").args(["--mount", "--", "sh", "-ec", script, "sh"]).arg(&dir)).is_ok();
+    let works = made
+        && run::output(
+            Command::new("unshare")
+                .args(["--mount", "--", "sh", "-ec", script, "sh"])
+                .arg(&dir),
+        )
+        .is_ok();
     let _ = std::fs::remove_dir_all(&dir);
     works
 }

@@ -28,15 +28,20 @@ impl Process {
 
     /// Sends a signal, only to this very process. Whether it was there.
     pub fn signal(&self, signal: rustix::process::Signal) -> bool {
-        let Some(pid) = rustix::process::Pid::from_raw(self.pid) else { return false };
+        let Some(pid) = rustix::process::Pid::from_raw(self.pid) else {
+            return false;
+        };
         // The descriptor pins the process: the check after opening it holds until the signal is sent.
-        let Ok(fd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else { return false };
+        let Ok(fd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else {
+            return false;
+        };
         self.is_alive() && rustix::process::pidfd_send_signal(&fd, signal).is_ok()
     }
 
     /// A descriptor that becomes readable when the process ends.
     pub fn descriptor(&self) -> Result<std::os::fd::OwnedFd> {
-        let pid = rustix::process::Pid::from_raw(self.pid).ok_or_else(|| anyhow::anyhow!("not a pid: {}", self.pid))?;
+        let pid = rustix::process::Pid::from_raw(self.pid)
+            .ok_or_else(|| anyhow::anyhow!("not a pid: {}", self.pid))?;
         let fd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::NONBLOCK)?;
         if !self.is_alive() {
             anyhow::bail!("process {} has ended", self.pid);
@@ -46,15 +51,23 @@ impl Process {
 
     /// Bytes of memory it holds (resident).
     pub fn resident_bytes(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
         let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
-        line.and_then(|l| l.split_whitespace().next()).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) * 1024
+        line.and_then(|l| l.split_whitespace().next())
+            .and_then(|n| n.parse::<u64>().ok())
+            .unwrap_or(0)
+            * 1024
     }
 
     /// Seconds since it started.
     pub fn age_seconds(&self) -> u64 {
         let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
-        let uptime: f64 = uptime.split_whitespace().next().and_then(|s| s.parse().ok()).unwrap_or(0.0);
+        let uptime: f64 = uptime
+            .split_whitespace()
+            .next()
+            .and_then(|s| s.parse().ok())
+            .unwrap_or(0.0);
         let ticks = rustix::param::clock_ticks_per_second().max(1);
         (uptime as u64).saturating_sub(self.started / ticks)
     }
@@ -85,7 +98,10 @@ mod tests {
     fn a_process_is_itself_and_no_other() {
         let me = Process::of(std::process::id() as i32).unwrap();
         assert!(me.is_alive());
-        let other = Process { pid: me.pid, started: me.started + 1 };
+        let other = Process {
+            pid: me.pid,
+            started: me.started + 1,
+        };
         assert!(!other.is_alive());
         assert!(!other.signal(rustix::process::Signal::KILL));
     }

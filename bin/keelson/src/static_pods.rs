@@ -5,7 +5,8 @@ use crate::cluster::{Cluster, Store, write_file};
 use anyhow::Result;
 
 const APISERVER: &str = include_str!("../../../deploy/static-pods/kube-apiserver.yaml");
-const CONTROLLER_MANAGER: &str = include_str!("../../../deploy/static-pods/kube-controller-manager.yaml");
+const CONTROLLER_MANAGER: &str =
+    include_str!("../../../deploy/static-pods/kube-controller-manager.yaml");
 const SCHEDULER: &str = include_str!("../../../deploy/static-pods/kube-scheduler.yaml");
 const ETCD: &str = include_str!("../../../deploy/static-pods/etcd.yaml");
 
@@ -16,7 +17,10 @@ fn manifests(cluster: &Cluster) -> Result<Vec<(&'static str, String)>> {
     let fill = |text: &str| {
         text.replace("10.89.0.11", &address)
             .replace("=node-1", &format!("={}", node.name))
-            .replace("cluster-name=keelson", &format!("cluster-name={}", cluster.name))
+            .replace(
+                "cluster-name=keelson",
+                &format!("cluster-name={}", cluster.name),
+            )
     };
     let apiserver = fill(APISERVER);
     let etcd_only = |line: &str| line.trim_start().starts_with("- --etcd-");
@@ -42,7 +46,9 @@ fn manifests(cluster: &Cluster) -> Result<Vec<(&'static str, String)>> {
 
 /// Puts the manifests in place.
 pub fn write(cluster: &Cluster) -> Result<()> {
-    let dir = cluster.kube_dir(&cluster.first_node()?.name).join("manifests");
+    let dir = cluster
+        .kube_dir(&cluster.first_node()?.name)
+        .join("manifests");
     // A kubelet must never see a half-written manifest, nor a temporary file beside it: files are made elsewhere.
     let staging = dir.with_file_name("manifests-new");
     for (name, text) in manifests(cluster)? {
@@ -63,8 +69,15 @@ mod tests {
 
     fn arguments(manifest: &str) -> Vec<String> {
         let pod: serde_json::Value = serde_yaml::from_str(manifest).unwrap();
-        let command = pod["spec"]["containers"][0]["command"].as_array().unwrap().clone();
-        let mut words: Vec<String> = command.iter().skip(1).map(|w| w.as_str().unwrap().to_string()).collect();
+        let command = pod["spec"]["containers"][0]["command"]
+            .as_array()
+            .unwrap()
+            .clone();
+        let mut words: Vec<String> = command
+            .iter()
+            .skip(1)
+            .map(|w| w.as_str().unwrap().to_string())
+            .collect();
         words.sort();
         words
     }

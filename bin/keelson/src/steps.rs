@@ -9,12 +9,18 @@ pub struct Steps {
 
 impl Steps {
     pub fn new() -> Self {
-        Steps { start: Instant::now() }
+        Steps {
+            start: Instant::now(),
+        }
     }
 
     /// Says that something is done that began at `since`.
     pub fn done(&self, what: &str, since: Instant) {
-        println!("  {:>6.2}s  {what} ({:.2}s)", self.start.elapsed().as_secs_f64(), since.elapsed().as_secs_f64());
+        println!(
+            "  {:>6.2}s  {what} ({:.2}s)",
+            self.start.elapsed().as_secs_f64(),
+            since.elapsed().as_secs_f64()
+        );
     }
 
     /// Says something that took no time worth naming.

@@ -56,15 +56,25 @@ pub struct Running {
 
 /// Reads every file of a directory that holds JSON of this type; unreadable ones are left out.
 pub fn read_all<T: serde::de::DeserializeOwned>(dir: &Path) -> Vec<T> {
-    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
-    let mut paths: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "json")).collect();
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    let mut paths: Vec<PathBuf> = entries
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| p.extension().is_some_and(|e| e == "json"))
+        .collect();
     paths.sort();
-    paths.iter().filter_map(|p| serde_json::from_slice(&std::fs::read(p).ok()?).ok()).collect()
+    paths
+        .iter()
+        .filter_map(|p| serde_json::from_slice(&std::fs::read(p).ok()?).ok())
+        .collect()
 }
 
 /// The supervisor's process, if it runs.
 pub fn supervisor_process(cluster: &Cluster) -> Option<Process> {
-    let process: Process = serde_json::from_slice(&std::fs::read(cluster.dir.join("supervisor.json")).ok()?).ok()?;
+    let process: Process =
+        serde_json::from_slice(&std::fs::read(cluster.dir.join("supervisor.json")).ok()?).ok()?;
     process.is_alive().then_some(process)
 }
 
@@ -75,7 +85,10 @@ pub fn ensure_running(cluster: &Cluster, hierarchies: &Hierarchies) -> Result<()
     }
     let groups = hierarchies.create(&Path::new(&cluster.name).join("supervisor"))?;
     std::fs::create_dir_all(cluster.logs_dir())?;
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(cluster.logs_dir().join("supervisor.log"))?;
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(cluster.logs_dir().join("supervisor.log"))?;
     let me = std::env::current_exe().context("find the keelson program")?;
     let mut child = into_groups(&groups)
         .args(["setsid", "--fork"])
@@ -94,7 +107,11 @@ pub fn ensure_running(cluster: &Cluster, hierarchies: &Hierarchies) -> Result<()
     loop {
         match request(cluster, "ping") {
             Ok(()) => return Ok(()),
-            Err(e) if Instant::now() > deadline => return Err(e.context("the supervisor does not answer; see `keelson logs supervisor`")),
+            Err(e) if Instant::now() > deadline => {
+                return Err(
+                    e.context("the supervisor does not answer; see `keelson logs supervisor`")
+                );
+            }
             Err(_) => std::thread::sleep(Duration::from_millis(5)),
         }
     }
@@ -138,9 +155,18 @@ pub fn main(dir: PathBuf, args: Args) -> Result<ExitCode> {
     }
     let hierarchies = Hierarchies::detect()?;
     let me = Process::of(std::process::id() as i32).context("read /proc/self")?;
-    write_file(&dir.join("supervisor.json"), &serde_json::to_vec(&me)?, 0o644)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve(Arc::new(Shared { cluster, hierarchies })))?;
+    write_file(
+        &dir.join("supervisor.json"),
+        &serde_json::to_vec(&me)?,
+        0o644,
+    )?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(serve(Arc::new(Shared {
+        cluster,
+        hierarchies,
+    })))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -165,7 +191,10 @@ async fn serve(shared: Arc<Shared>) -> Result<()> {
         let (read, mut write) = stream.into_split();
         let mut line = String::new();
         let mut reader = tokio::io::BufReader::new(tokio::io::AsyncReadExt::take(read, 4096));
-        if !matches!(tokio::time::timeout(Duration::from_secs(5), reader.read_line(&mut line)).await, Ok(Ok(_))) {
+        if !matches!(
+            tokio::time::timeout(Duration::from_secs(5), reader.read_line(&mut line)).await,
+            Ok(Ok(_))
+        ) {
             continue;
         }
         let answer = match line.trim().split_once(' ').unwrap_or((line.trim(), "")) {
@@ -189,9 +218,15 @@ async fn serve(shared: Arc<Shared>) -> Result<()> {
 
 /// Makes the workers match the files in `units/`.
 async fn reload(shared: &Arc<Shared>, workers: &mut HashMap<String, Worker>) {
-    let wanted: HashMap<String, Unit> =
-        read_all::<Unit>(&shared.cluster.units_dir()).into_iter().map(|u| (u.name.clone(), u)).collect();
-    let leaving: Vec<String> = workers.iter().filter(|(name, w)| wanted.get(*name) != Some(&w.unit)).map(|(n, _)| n.clone()).collect();
+    let wanted: HashMap<String, Unit> = read_all::<Unit>(&shared.cluster.units_dir())
+        .into_iter()
+        .map(|u| (u.name.clone(), u))
+        .collect();
+    let leaving: Vec<String> = workers
+        .iter()
+        .filter(|(name, w)| wanted.get(*name) != Some(&w.unit))
+        .map(|(n, _)| n.clone())
+        .collect();
     let mut ending = Vec::new();
     for name in leaving {
         if let Some(worker) = workers.remove(&name) {
@@ -206,7 +241,12 @@ async fn reload(shared: &Arc<Shared>, workers: &mut HashMap<String, Worker>) {
     for running in read_all::<Running>(&shared.cluster.run_dir()) {
         if !wanted.contains_key(&running.unit.name) && running.process.is_alive() {
             end(&running.process).await;
-            let _ = std::fs::remove_file(shared.cluster.run_dir().join(format!("{}.json", running.unit.name)));
+            let _ = std::fs::remove_file(
+                shared
+                    .cluster
+                    .run_dir()
+                    .join(format!("{}.json", running.unit.name)),
+            );
         }
     }
     for (name, unit) in wanted {
@@ -214,7 +254,12 @@ async fn reload(shared: &Arc<Shared>, workers: &mut HashMap<String, Worker>) {
             let (wanted, receiver) = watch::channel(true);
             let kick = Arc::new(Notify::new());
             let task = tokio::spawn(keep(shared.clone(), unit.clone(), receiver, kick.clone()));
-            Worker { unit, wanted, kick, task }
+            Worker {
+                unit,
+                wanted,
+                kick,
+                task,
+            }
         });
     }
 }
@@ -222,7 +267,10 @@ async fn reload(shared: &Arc<Shared>, workers: &mut HashMap<String, Worker>) {
 /// SIGTERM, and SIGKILL after five seconds; returns when the process has ended.
 async fn end(process: &Process) {
     process.signal(rustix::process::Signal::TERM);
-    if tokio::time::timeout(Duration::from_secs(5), ended(process)).await.is_err() {
+    if tokio::time::timeout(Duration::from_secs(5), ended(process))
+        .await
+        .is_err()
+    {
         process.signal(rustix::process::Signal::KILL);
         ended(process).await;
     }
@@ -231,17 +279,30 @@ async fn end(process: &Process) {
 /// Returns when a process, child or not, has ended.
 async fn ended(process: &Process) {
     let Ok(fd) = process.descriptor() else { return };
-    if let Ok(fd) = tokio::io::unix::AsyncFd::new(fd) {
-        let _ = fd.readable().await;
+    #[expect(
+        deprecated,
+        reason = "the descriptor is owned and stays open, which is what its unsafe successor asks for"
+    )]
+    let watched = tokio::io::unix::AsyncFd::new(fd);
+    if let Ok(watched) = watched {
+        let _ = watched.readable().await;
     }
 }
 
 /// Keeps one daemon running until it is no longer wanted.
-async fn keep(shared: Arc<Shared>, unit: Unit, mut wanted: watch::Receiver<bool>, kick: Arc<Notify>) {
+async fn keep(
+    shared: Arc<Shared>,
+    unit: Unit,
+    mut wanted: watch::Receiver<bool>,
+    kick: Arc<Notify>,
+) {
     let record = shared.cluster.run_dir().join(format!("{}.json", unit.name));
     let mut restarts = 0;
     let mut delay = FIRST_DELAY;
-    if let Some(running) = std::fs::read(&record).ok().and_then(|b| serde_json::from_slice::<Running>(&b).ok()) {
+    if let Some(running) = std::fs::read(&record)
+        .ok()
+        .and_then(|b| serde_json::from_slice::<Running>(&b).ok())
+    {
         restarts = running.restarts;
         if running.process.is_alive() {
             if running.unit == unit {
@@ -259,7 +320,10 @@ async fn keep(shared: Arc<Shared>, unit: Unit, mut wanted: watch::Receiver<bool>
     loop {
         for socket in &unit.after {
             while tokio::net::UnixStream::connect(socket).await.is_err() {
-                if tokio::time::timeout(Duration::from_millis(10), wanted.wait_for(|w| !w)).await.is_ok() {
+                if tokio::time::timeout(Duration::from_millis(10), until_unwanted(&mut wanted))
+                    .await
+                    .is_ok()
+                {
                     return;
                 }
             }
@@ -267,13 +331,25 @@ async fn keep(shared: Arc<Shared>, unit: Unit, mut wanted: watch::Receiver<bool>
         let begun = Instant::now();
         match start(&shared, &unit) {
             Ok((mut child, process)) => {
-                let running = Running { unit: unit.clone(), process: process.clone(), restarts };
-                if let Err(error) = serde_json::to_vec(&running).map_err(Into::into).and_then(|b| write_file(&record, &b, 0o644)) {
+                let running = Running {
+                    unit: unit.clone(),
+                    process: process.clone(),
+                    restarts,
+                };
+                if let Err(error) = serde_json::to_vec(&running)
+                    .map_err(Into::into)
+                    .and_then(|b| write_file(&record, &b, 0o644))
+                {
                     eprintln!("{}: {error:#}", unit.name);
                 }
                 let unwanted = watch_over(&process, &mut wanted, &kick).await;
                 match child.wait().await {
-                    Ok(status) => eprintln!("{}: process {} ended after {:.1} s: {status}", unit.name, process.pid, begun.elapsed().as_secs_f64()),
+                    Ok(status) => eprintln!(
+                        "{}: process {} ended after {:.1} s: {status}",
+                        unit.name,
+                        process.pid,
+                        begun.elapsed().as_secs_f64()
+                    ),
                     Err(error) => eprintln!("{}: {error}", unit.name),
                 }
                 if unwanted {
@@ -287,7 +363,10 @@ async fn keep(shared: Arc<Shared>, unit: Unit, mut wanted: watch::Receiver<bool>
         if begun.elapsed() > GOOD_RUN {
             delay = FIRST_DELAY;
         }
-        if tokio::time::timeout(delay, wanted.wait_for(|w| !w)).await.is_ok() {
+        if tokio::time::timeout(delay, until_unwanted(&mut wanted))
+            .await
+            .is_ok()
+        {
             return;
         }
         delay = (delay * 2).min(LONGEST_DELAY);
@@ -296,31 +375,39 @@ async fn keep(shared: Arc<Shared>, unit: Unit, mut wanted: watch::Receiver<bool>
 
 /// Waits until a daemon ends, or ends it when it is no longer wanted (then true) or is to be restarted.
 async fn watch_over(process: &Process, wanted: &mut watch::Receiver<bool>, kick: &Notify) -> bool {
-    tokio::select! {
-        () = ended(process) => false,
-        // A closed channel means the same: this unit has been taken from the list.
-        _ = wanted.wait_for(|w| !w) => {
-            end(process).await;
-            true
-        }
-        () = kick.notified() => {
-            end(process).await;
-            false
-        }
-    }
+    let unwanted = tokio::select! {
+        () = ended(process) => return false,
+        () = until_unwanted(wanted) => true,
+        () = kick.notified() => false,
+    };
+    end(process).await;
+    unwanted
+}
+
+/// Returns when the unit has been taken from the list; a closed channel means the same.
+async fn until_unwanted(wanted: &mut watch::Receiver<bool>) {
+    let _ = wanted.wait_for(|w| !w).await;
 }
 
 fn start(shared: &Shared, unit: &Unit) -> Result<(tokio::process::Child, Process)> {
     let cluster = &shared.cluster;
-    let groups = shared.hierarchies.create(&Path::new(&cluster.name).join(&unit.node).join(&unit.daemon))?;
-    let path = cluster.logs_dir().join(&unit.node).join(format!("{}.log", unit.daemon));
+    let groups = shared
+        .hierarchies
+        .create(&Path::new(&cluster.name).join(&unit.node).join(&unit.daemon))?;
+    let path = cluster
+        .logs_dir()
+        .join(&unit.node)
+        .join(format!("{}.log", unit.daemon));
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent)?;
     }
     if std::fs::metadata(&path).is_ok_and(|m| m.len() > LARGEST_LOG) {
         std::fs::rename(&path, path.with_extension("log.old"))?;
     }
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(&path)?;
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&path)?;
     let mut command = into_groups(&groups);
     command
         .args(host::enter_words(cluster, &unit.node))
@@ -337,8 +424,11 @@ fn start(shared: &Shared, unit: &Unit) -> Result<(tokio::process::Child, Process
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let mut command = tokio::process::Command::from(command);
     command.kill_on_drop(false);
-    let child = command.spawn().with_context(|| format!("start {}", unit.argv.first().map_or("", String::as_str)))?;
+    let child = command
+        .spawn()
+        .with_context(|| format!("start {}", unit.argv.first().map_or("", String::as_str)))?;
     let pid = child.id().context("it ended at once")? as i32;
-    let process = Process::of(pid).with_context(|| format!("it ended at once; see {}", path.display()))?;
+    let process =
+        Process::of(pid).with_context(|| format!("it ended at once; see {}", path.display()))?;
     Ok((child, process))
 }

@@ -1,13 +1,20 @@
 //! The daemons of a cluster: on which node each runs, and its command line.
 
-use crate::cluster::{API_PORT, Cluster, ControlPlane, Node, NodeState, POD_RANGE, SERVICE_RANGE, Store, write_file};
+use crate::cluster::{
+    API_PORT, Cluster, ControlPlane, Node, NodeState, POD_RANGE, SERVICE_RANGE, Store, write_file,
+};
 use crate::run;
 use crate::supervise::Unit;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 
 /// The daemons of the control plane, in the order in which `status` shows them.
-pub const CONTROL_PLANE: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
+pub const CONTROL_PLANE: [&str; 4] = [
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+];
 /// The daemons of every node.
 pub const NODE: [&str; 3] = ["containerd", "kubelet", "kube-proxy"];
 
@@ -37,7 +44,13 @@ fn revision(cluster: &Cluster, node: &Node, daemon: &str) -> String {
     for file in files {
         context.update(&std::fs::read(kube.join(file)).unwrap_or_default());
     }
-    context.finish().as_ref().iter().take(8).map(|b| format!("{b:02x}")).collect()
+    context
+        .finish()
+        .as_ref()
+        .iter()
+        .take(8)
+        .map(|b| format!("{b:02x}"))
+        .collect()
 }
 
 fn unit(cluster: &Cluster, node: &Node, daemon: &str, argv: Vec<String>) -> Unit {
@@ -168,11 +181,20 @@ fn with_program(program: String, args: Vec<String>) -> Vec<String> {
 pub fn wanted(cluster: &Cluster, phase: Phase) -> Result<Vec<Unit>> {
     let mut units = Vec::new();
     let socket = |node: &Node| vec![cluster.containerd_socket(&node.name)];
-    for node in cluster.nodes.iter().filter(|n| n.state != NodeState::Stopped) {
+    for node in cluster
+        .nodes
+        .iter()
+        .filter(|n| n.state != NodeState::Stopped)
+    {
         let static_pods = cluster.control_plane == ControlPlane::StaticPods;
         if cluster.is_first(node) && !static_pods {
             if cluster.store == Store::Etcd {
-                units.push(unit(cluster, node, "etcd", with_program(system("etcd")?, etcd_args(cluster)?)));
+                units.push(unit(
+                    cluster,
+                    node,
+                    "etcd",
+                    with_program(system("etcd")?, etcd_args(cluster)?),
+                ));
             }
             let daemons = [
                 ("kube-apiserver", apiserver_args(cluster)?),
@@ -180,14 +202,23 @@ pub fn wanted(cluster: &Cluster, phase: Phase) -> Result<Vec<Unit>> {
                 ("kube-scheduler", scheduler_args()),
             ];
             for (daemon, args) in daemons {
-                units.push(unit(cluster, node, daemon, with_program(own(cluster, daemon), args)));
+                units.push(unit(
+                    cluster,
+                    node,
+                    daemon,
+                    with_program(own(cluster, daemon), args),
+                ));
             }
         }
         units.push(unit(
             cluster,
             node,
             "containerd",
-            vec![system("containerd")?, "--config".into(), "/etc/kubernetes/containerd.toml".into()],
+            vec![
+                system("containerd")?,
+                "--config".into(),
+                "/etc/kubernetes/containerd.toml".into(),
+            ],
         ));
         // In static pods the control plane is started by its node's kubelet.
         if phase >= Phase::All || (static_pods && cluster.is_first(node)) {
@@ -211,7 +242,10 @@ pub fn wanted(cluster: &Cluster, phase: Phase) -> Result<Vec<Unit>> {
                 cluster,
                 node,
                 "kube-proxy",
-                vec![own(cluster, "kube-proxy"), "--config=/etc/kubernetes/kube-proxy.yaml".into()],
+                vec![
+                    own(cluster, "kube-proxy"),
+                    "--config=/etc/kubernetes/kube-proxy.yaml".into(),
+                ],
             ));
         }
     }
@@ -222,7 +256,10 @@ pub fn wanted(cluster: &Cluster, phase: Phase) -> Result<Vec<Unit>> {
 pub fn write(cluster: &Cluster, units: &[Unit]) -> Result<()> {
     let dir = cluster.units_dir();
     std::fs::create_dir_all(&dir)?;
-    let names: Vec<PathBuf> = units.iter().map(|u| dir.join(format!("{}.json", u.name))).collect();
+    let names: Vec<PathBuf> = units
+        .iter()
+        .map(|u| dir.join(format!("{}.json", u.name)))
+        .collect();
     for entry in std::fs::read_dir(&dir)?.flatten() {
         let path: PathBuf = entry.path();
         if path.extension() == Some(Path::new("json").as_os_str()) && !names.contains(&path) {

@@ -10,7 +10,9 @@ use std::process::ExitCode;
 
 pub fn main(dir: PathBuf, mut args: Args) -> Result<ExitCode> {
     let cluster = Cluster::open(&dir)?;
-    let name = args.next_word().context("say which node: keelson exec NODE COMMAND...")?;
+    let name = args
+        .next_word()
+        .context("say which node: keelson exec NODE COMMAND...")?;
     let node = cluster.node(&name)?;
     let mut words = args.rest();
     if words.first().is_some_and(|w| w == "--") {
@@ -24,6 +26,8 @@ pub fn main(dir: PathBuf, mut args: Args) -> Result<ExitCode> {
     }
     let (program, arguments) = words.split_first().context("no command")?;
     let mut command = host::command(&cluster, &node.name, program);
-    command.args(arguments).env("KUBECONFIG", cluster.admin_kubeconfig());
+    command
+        .args(arguments)
+        .env("KUBECONFIG", cluster.admin_kubeconfig());
     Err(command.exec()).context("run nsenter")
 }

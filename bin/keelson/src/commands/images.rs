@@ -17,13 +17,20 @@ pub fn main(dir: PathBuf, mut args: Args) -> Result<ExitCode> {
             if let Some(bin_dir) = bin_dir {
                 cluster.bin_dir = std::path::absolute(bin_dir)?;
             }
-            for archive in [images::build_samples(&cluster)?, images::build_daemons(&cluster)?] {
+            for archive in [
+                images::build_samples(&cluster)?,
+                images::build_daemons(&cluster)?,
+            ] {
                 println!("{}", archive.display());
             }
         }
         Some("list") => {
             let cluster = Cluster::open(&dir)?;
-            for node in cluster.nodes.iter().filter(|n| n.state != NodeState::Stopped) {
+            for node in cluster
+                .nodes
+                .iter()
+                .filter(|n| n.state != NodeState::Stopped)
+            {
                 for image in images::list(&cluster, &node.name)? {
                     println!("{:<14} {image}", node.name);
                 }

@@ -10,6 +10,11 @@ use std::process::{Command, ExitCode};
 
 pub fn main(dir: PathBuf, mut args: Args) -> Result<ExitCode> {
     let cluster = Cluster::open(&dir)?;
-    let program = run::find_program("kubectl").context("kubectl is not installed; `make setup` gets it")?;
-    Err(Command::new(program).env("KUBECONFIG", cluster.admin_kubeconfig()).args(args.rest()).exec()).context("run kubectl")
+    let program =
+        run::find_program("kubectl").context("kubectl is not installed; `make setup` gets it")?;
+    Err(Command::new(program)
+        .env("KUBECONFIG", cluster.admin_kubeconfig())
+        .args(args.rest())
+        .exec())
+    .context("run kubectl")
 }

@@ -31,7 +31,9 @@ pub fn main(dir: PathBuf, mut args: Args) -> Result<ExitCode> {
     let holds_control_plane = cluster.is_first(&node);
     match what.as_str() {
         "stop" | "cut" | "remove" if holds_control_plane => {
-            bail!("{name} holds the control plane; choose another node, or end the cluster with `keelson down`")
+            bail!(
+                "{name} holds the control plane; choose another node, or end the cluster with `keelson down`"
+            )
         }
         "stop" => {
             set_state(&mut cluster, &name, NodeState::Stopped)?;
@@ -63,10 +65,18 @@ pub fn main(dir: PathBuf, mut args: Args) -> Result<ExitCode> {
             set_state(&mut cluster, &name, NodeState::Stopped)?;
             stop(&cluster, &node)?;
             net::disconnect_pods(&cluster, &node)?;
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let answer = runtime.block_on(async { Api::new(&cluster)?.delete(&format!("/api/v1/nodes/{name}")).await })?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            let answer = runtime.block_on(async {
+                Api::new(&cluster)?
+                    .delete(&format!("/api/v1/nodes/{name}"))
+                    .await
+            })?;
             if answer.status != 404 {
-                answer.ok().with_context(|| format!("delete the node {name}"))?;
+                answer
+                    .ok()
+                    .with_context(|| format!("delete the node {name}"))?;
             }
             cluster.nodes.retain(|n| n.name != name);
             cluster.save()?;
@@ -109,7 +119,11 @@ fn forget(cluster: &Cluster, name: &str) -> Result<()> {
         }
     }
     let master = cluster.master_dir();
-    for file in [format!("kubelet-{name}.conf"), format!("pki/kubelet-{name}.crt"), format!("pki/kubelet-{name}.key")] {
+    for file in [
+        format!("kubelet-{name}.conf"),
+        format!("pki/kubelet-{name}.crt"),
+        format!("pki/kubelet-{name}.key"),
+    ] {
         let _ = std::fs::remove_file(master.join(file));
     }
     Ok(())

@@ -16,22 +16,38 @@ pub fn main(dir: PathBuf, args: Args) -> Result<ExitCode> {
     let cluster = Cluster::open(&dir)?;
     let mut healthy = true;
     match supervise::supervisor_process(&cluster) {
-        Some(p) => println!("cluster {}, supervisor {} (process {})", cluster.name, age(p.age_seconds()), p.pid),
+        Some(p) => println!(
+            "cluster {}, supervisor {} (process {})",
+            cluster.name,
+            age(p.age_seconds()),
+            p.pid
+        ),
         None => {
             healthy = false;
-            println!("cluster {}: its supervisor does not run, so nothing is restarted; `keelson up` repairs that", cluster.name);
+            println!(
+                "cluster {}: its supervisor does not run, so nothing is restarted; `keelson up` repairs that",
+                cluster.name
+            );
         }
     }
-    let running: HashMap<String, Running> =
-        supervise::read_all::<Running>(&cluster.run_dir()).into_iter().map(|r| (r.unit.name.clone(), r)).collect();
+    let running: HashMap<String, Running> = supervise::read_all::<Running>(&cluster.run_dir())
+        .into_iter()
+        .map(|r| (r.unit.name.clone(), r))
+        .collect();
     let mut wanted: Vec<Unit> = supervise::read_all(&cluster.units_dir());
     let order = |u: &Unit| {
         let node = cluster.nodes.iter().position(|n| n.name == u.node);
-        let daemon = units::CONTROL_PLANE.iter().chain(&units::NODE).position(|d| *d == u.daemon);
+        let daemon = units::CONTROL_PLANE
+            .iter()
+            .chain(&units::NODE)
+            .position(|d| *d == u.daemon);
         (node, daemon)
     };
     wanted.sort_by_key(order);
-    println!("\n{:<14}{:<26}{:<10}{:>8}{:>10}{:>10}{:>10}", "NODE", "DAEMON", "STATE", "PID", "AGE", "RESTARTS", "MEMORY");
+    println!(
+        "\n{:<14}{:<26}{:<10}{:>8}{:>10}{:>10}{:>10}",
+        "NODE", "DAEMON", "STATE", "PID", "AGE", "RESTARTS", "MEMORY"
+    );
     for unit in &wanted {
         match running.get(&unit.name) {
             Some(r) if r.process.is_alive() => println!(
@@ -47,22 +63,38 @@ pub fn main(dir: PathBuf, args: Args) -> Result<ExitCode> {
             other => {
                 healthy = false;
                 let restarts = other.map_or(0, |r| r.restarts);
-                println!("{:<14}{:<26}{:<10}{:>8}{:>10}{:>10}{:>10}", unit.node, unit.daemon, "ended", "-", "-", restarts, "-");
+                println!(
+                    "{:<14}{:<26}{:<10}{:>8}{:>10}{:>10}{:>10}",
+                    unit.node, unit.daemon, "ended", "-", "-", restarts, "-"
+                );
             }
         }
     }
     if cluster.control_plane == ControlPlane::StaticPods {
-        println!("\nThe control plane runs in static pods: keelson kubectl get pods -n kube-system");
+        println!(
+            "\nThe control plane runs in static pods: keelson kubectl get pods -n kube-system"
+        );
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let nodes = runtime.block_on(async { Api::new(&cluster)?.get("/api/v1/nodes").await?.ok() });
-    println!("\n{:<14}{:<16}{:<18}{:<10}{}", "NODE", "ADDRESS", "PODS", "HERE", "READY");
+    println!(
+        "\n{:<14}{:<16}{:<18}{:<10}{}",
+        "NODE", "ADDRESS", "PODS", "HERE", "READY"
+    );
     let seen = match &nodes {
-        Ok(list) => list.get("items").and_then(Value::as_array).cloned().unwrap_or_default(),
+        Ok(list) => list
+            .get("items")
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default(),
         Err(_) => Vec::new(),
     };
     for node in &cluster.nodes {
-        let object = seen.iter().find(|o| o.pointer("/metadata/name").and_then(Value::as_str) == Some(&node.name));
+        let object = seen
+            .iter()
+            .find(|o| o.pointer("/metadata/name").and_then(Value::as_str) == Some(&node.name));
         let ready = match object {
             Some(o) if objects::is_ready(o) => "yes",
             Some(_) => "no",
@@ -74,13 +106,24 @@ pub fn main(dir: PathBuf, args: Args) -> Result<ExitCode> {
             NodeState::Stopped => "stopped",
             NodeState::Cut => "cut off",
         };
-        println!("{:<14}{:<16}{:<18}{:<10}{}", node.name, cluster.node_address(node).to_string(), cluster.pod_range(node), here, ready);
+        println!(
+            "{:<14}{:<16}{:<18}{:<10}{}",
+            node.name,
+            cluster.node_address(node).to_string(),
+            cluster.pod_range(node),
+            here,
+            ready
+        );
     }
     if let Err(error) = nodes {
         healthy = false;
         println!("\nThe apiserver does not answer: {error:#}");
     }
-    Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if healthy {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn age(seconds: u64) -> String {

@@ -36,7 +36,12 @@ pub fn main(dir: PathBuf, mut args: Args) -> Result<ExitCode> {
     };
     args.end()?;
     let steps = Steps::new();
-    println!("{} cluster {} with {} nodes", if fresh { "Starting" } else { "Checking" }, cluster.name, cluster.nodes.len());
+    println!(
+        "{} cluster {} with {} nodes",
+        if fresh { "Starting" } else { "Checking" },
+        cluster.name,
+        cluster.nodes.len()
+    );
     bring_up(&cluster, &steps, timeout, fresh)?;
     println!(
         "\nReady after {:.1} s. The kubeconfig is {}.\n\n\
@@ -64,7 +69,11 @@ fn apply_options(cluster: &mut Cluster, args: &mut Args, fresh: bool) -> Result<
     };
     if let Some(name) = args.option("name")? {
         must_be_fresh("name", name == cluster.name)?;
-        let fits = !name.is_empty() && name.len() <= 13 && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+        let fits = !name.is_empty()
+            && name.len() <= 13
+            && name
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
         if !fits {
             bail!("--name {name}: use at most 13 lower-case letters, digits and dashes");
         }
@@ -100,7 +109,10 @@ fn apply_options(cluster: &mut Cluster, args: &mut Args, fresh: bool) -> Result<
         None => cluster.nodes.len().max(1),
     };
     if wanted < cluster.nodes.len() {
-        bail!("the cluster has {} nodes already; `keelson node remove NAME` removes one", cluster.nodes.len());
+        bail!(
+            "the cluster has {} nodes already; `keelson node remove NAME` removes one",
+            cluster.nodes.len()
+        );
     }
     while cluster.nodes.len() < wanted {
         cluster.add_node(None)?;
@@ -110,14 +122,24 @@ fn apply_options(cluster: &mut Cluster, args: &mut Args, fresh: bool) -> Result<
 
 /// Private ranges only: nothing of a cluster may look like an address of somebody else.
 fn parse_subnet(text: &str) -> Result<[u8; 3]> {
-    let head = text.strip_suffix(".0/24").with_context(|| format!("--subnet {text}: write it like 10.89.0.0/24"))?;
-    let bytes: Vec<u8> = head.split('.').map(str::parse).collect::<Result<_, _>>().with_context(|| format!("--subnet {text}"))?;
+    let head = text
+        .strip_suffix(".0/24")
+        .with_context(|| format!("--subnet {text}: write it like 10.89.0.0/24"))?;
+    let bytes: Vec<u8> = head
+        .split('.')
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .with_context(|| format!("--subnet {text}"))?;
     match bytes.as_slice() {
-        [10, 96 | 244, _] => bail!("--subnet {text} overlaps with the addresses of services or pods (10.96.0.0/16, 10.244.0.0/16)"),
+        [10, 96 | 244, _] => bail!(
+            "--subnet {text} overlaps with the addresses of services or pods (10.96.0.0/16, 10.244.0.0/16)"
+        ),
         [10, b, c] => Ok([10, *b, *c]),
         [172, b @ 16..=31, c] => Ok([172, *b, *c]),
         [192, 168, c] => Ok([192, 168, *c]),
-        _ => bail!("--subnet {text} is not private; choose one in 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16"),
+        _ => bail!(
+            "--subnet {text} is not private; choose one in 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16"
+        ),
     }
 }
 
@@ -125,22 +147,33 @@ fn parse_subnet(text: &str) -> Result<[u8; 3]> {
 pub fn bring_up(cluster: &Cluster, steps: &Steps, timeout: Duration, fresh: bool) -> Result<()> {
     let hierarchies = Hierarchies::detect()?;
     let since = Instant::now();
-    if fresh && hierarchies.processes(&PathBuf::from(&cluster.name)).iter().any(|p| *p > 0) {
+    if fresh
+        && hierarchies
+            .processes(&PathBuf::from(&cluster.name))
+            .iter()
+            .any(|p| *p > 0)
+    {
         bail!(
             "processes of an earlier cluster named {} run in its control groups; `keelson down` ends them, --name chooses another name",
             cluster.name
         );
     }
-    let abilities = preflight::check(cluster, &hierarchies)?;
+    let abilities = preflight::check(cluster)?;
     steps.done("this machine has what is needed", since);
-    std::fs::create_dir_all(&cluster.dir).with_context(|| format!("make {}", cluster.dir.display()))?;
+    std::fs::create_dir_all(&cluster.dir)
+        .with_context(|| format!("make {}", cluster.dir.display()))?;
     {
         use std::os::unix::fs::PermissionsExt;
         std::fs::set_permissions(&cluster.dir, PermissionsExt::from_mode(0o755))?;
     }
     cluster.save()?;
     keep_sysctls(cluster)?;
-    for dir in [cluster.run_dir(), cluster.units_dir(), cluster.logs_dir(), cluster.images_dir()] {
+    for dir in [
+        cluster.run_dir(),
+        cluster.units_dir(),
+        cluster.logs_dir(),
+        cluster.images_dir(),
+    ] {
         std::fs::create_dir_all(dir)?;
     }
 
@@ -151,10 +184,19 @@ pub fn bring_up(cluster: &Cluster, steps: &Steps, timeout: Duration, fresh: bool
     let since = Instant::now();
     host::prepare(cluster)?;
     net::ensure_switch(cluster)?;
-    let running: Vec<&Node> = cluster.nodes.iter().filter(|n| n.state != NodeState::Stopped).collect();
-    each(&running, |node| prepare_node(cluster, &hierarchies, &abilities, node))?;
+    let running: Vec<&Node> = cluster
+        .nodes
+        .iter()
+        .filter(|n| n.state != NodeState::Stopped)
+        .collect();
+    each(&running, |node| {
+        prepare_node(cluster, &hierarchies, &abilities, node)
+    })?;
     net::connect_pods(cluster)?;
-    steps.done(&format!("namespaces and network of {} nodes", running.len()), since);
+    steps.done(
+        &format!("namespaces and network of {} nodes", running.len()),
+        since,
+    );
 
     let since = Instant::now();
     if cluster.control_plane == ControlPlane::StaticPods {
@@ -162,13 +204,19 @@ pub fn bring_up(cluster: &Cluster, steps: &Steps, timeout: Duration, fresh: bool
     }
     supervise::ensure_running(cluster, &hierarchies)?;
     // On a repair, nothing that runs may be taken off the list for a moment.
-    let phase = if fresh { Phase::ControlPlane } else { Phase::All };
+    let phase = if fresh {
+        Phase::ControlPlane
+    } else {
+        Phase::All
+    };
     units::write(cluster, &units::wanted(cluster, phase)?)?;
     supervise::request(cluster, "reload")?;
     steps.done("supervisor, control plane and containerd started", since);
 
     let since = Instant::now();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let names: Vec<String> = running.iter().map(|n| n.name.clone()).collect();
     std::thread::scope(|scope| -> Result<()> {
         let loading = scope.spawn(|| -> Result<()> {
@@ -201,15 +249,26 @@ pub fn bring_up(cluster: &Cluster, steps: &Steps, timeout: Duration, fresh: bool
         })?;
         units::write(cluster, &units::wanted(cluster, Phase::All)?)?;
         supervise::request(cluster, "reload")?;
-        let expected: HashSet<String> =
-            cluster.nodes.iter().filter(|n| n.state == NodeState::Running).map(|n| n.name.clone()).collect();
+        let expected: HashSet<String> = cluster
+            .nodes
+            .iter()
+            .filter(|n| n.state == NodeState::Running)
+            .map(|n| n.name.clone())
+            .collect();
         runtime.block_on(wait_nodes(&api, steps, expected, timeout))?;
-        loading.join().unwrap_or_else(|_| Err(anyhow::anyhow!("loading the images was interrupted")))
+        loading
+            .join()
+            .unwrap_or_else(|_| Err(anyhow::anyhow!("loading the images was interrupted")))
     })
 }
 
 /// A node's namespaces, cable, control group and configuration files.
-pub fn prepare_node(cluster: &Cluster, hierarchies: &Hierarchies, abilities: &Abilities, node: &Node) -> Result<()> {
+pub fn prepare_node(
+    cluster: &Cluster,
+    hierarchies: &Hierarchies,
+    abilities: &Abilities,
+    node: &Node,
+) -> Result<()> {
     net::ensure_node(cluster, node)?;
     host::ensure(cluster, node)?;
     hierarchies.create(&PathBuf::from(&cluster.name).join(&node.name))?;
@@ -219,9 +278,17 @@ pub fn prepare_node(cluster: &Cluster, hierarchies: &Hierarchies, abilities: &Ab
 /// Does something for several nodes at once; the first error.
 pub fn each<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
     std::thread::scope(|scope| {
-        let tasks: Vec<_> = items.iter().map(|item| scope.spawn(|| work(item))).collect();
-        let results: Vec<Result<()>> =
-            tasks.into_iter().map(|t| t.join().unwrap_or_else(|_| Err(anyhow::anyhow!("interrupted")))).collect();
+        let tasks: Vec<_> = items
+            .iter()
+            .map(|item| scope.spawn(|| work(item)))
+            .collect();
+        let results: Vec<Result<()>> = tasks
+            .into_iter()
+            .map(|t| {
+                t.join()
+                    .unwrap_or_else(|_| Err(anyhow::anyhow!("interrupted")))
+            })
+            .collect();
         results.into_iter().collect()
     })
 }
@@ -231,20 +298,30 @@ fn wait_for_socket(path: &std::path::Path, timeout: Duration) -> Result<()> {
     loop {
         match std::os::unix::net::UnixStream::connect(path) {
             Ok(_) => return Ok(()),
-            Err(e) if Instant::now() > deadline => return Err(e).with_context(|| format!("connect to {}", path.display())),
+            Err(e) if Instant::now() > deadline => {
+                return Err(e).with_context(|| format!("connect to {}", path.display()));
+            }
             Err(_) => std::thread::sleep(Duration::from_millis(10)),
         }
     }
 }
 
-async fn wait_nodes(api: &Api, steps: &Steps, mut missing: HashSet<String>, timeout: Duration) -> Result<()> {
+async fn wait_nodes(
+    api: &Api,
+    steps: &Steps,
+    mut missing: HashSet<String>,
+    timeout: Duration,
+) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
     let since = Instant::now();
     let ready = api
         .watch("/api/v1/nodes", timeout, |_, node| {
-            let name = node.pointer("/metadata/name").and_then(serde_json::Value::as_str).unwrap_or_default();
+            let name = node
+                .pointer("/metadata/name")
+                .and_then(serde_json::Value::as_str)
+                .unwrap_or_default();
             if objects::is_ready(node) && missing.remove(name) {
                 steps.done(&format!("{name} is Ready"), since);
             }
@@ -271,7 +348,15 @@ fn keep_sysctls(cluster: &Cluster) -> Result<()> {
     }
     let values: Vec<(String, String)> = SYSCTLS
         .iter()
-        .filter_map(|name| Some((name.to_string(), std::fs::read_to_string(format!("/proc/sys/{name}")).ok()?.trim().to_string())))
+        .filter_map(|name| {
+            Some((
+                name.to_string(),
+                std::fs::read_to_string(format!("/proc/sys/{name}"))
+                    .ok()?
+                    .trim()
+                    .to_string(),
+            ))
+        })
         .collect();
     write_file(&path, &serde_json::to_vec(&values)?, 0o644)
 }
@@ -283,7 +368,15 @@ mod tests {
     #[test]
     fn only_private_subnets_are_taken() {
         assert_eq!(parse_subnet("10.89.7.0/24").unwrap(), [10, 89, 7]);
-        for bad in ["8.8.8.0/24", "10.96.0.0/24", "10.244.1.0/24", "172.40.0.0/24", "10.89.0.0/16", "10.89.0.1/24", "x"] {
+        for bad in [
+            "8.8.8.0/24",
+            "10.96.0.0/24",
+            "10.244.1.0/24",
+            "172.40.0.0/24",
+            "10.89.0.0/16",
+            "10.89.0.1/24",
+            "x",
+        ] {
             assert!(parse_subnet(bad).is_err(), "{bad}");
         }
     }
@@ -295,10 +388,21 @@ mod tests {
     #[test]
     fn what_a_running_cluster_is_built_on_cannot_be_changed() {
         let mut cluster = Cluster::new("/x".into());
-        apply_options(&mut cluster, &mut options(&["--nodes=2", "--store=etcd"]), true).unwrap();
+        apply_options(
+            &mut cluster,
+            &mut options(&["--nodes=2", "--store=etcd"]),
+            true,
+        )
+        .unwrap();
         assert_eq!(cluster.nodes.len(), 2);
-        apply_options(&mut cluster, &mut options(&["--store=etcd", "--proxy-mode=iptables"]), false).unwrap();
-        let error = apply_options(&mut cluster, &mut options(&["--store=embedded"]), false).unwrap_err();
+        apply_options(
+            &mut cluster,
+            &mut options(&["--store=etcd", "--proxy-mode=iptables"]),
+            false,
+        )
+        .unwrap();
+        let error =
+            apply_options(&mut cluster, &mut options(&["--store=embedded"]), false).unwrap_err();
         assert!(error.to_string().contains("keelson down"), "{error}");
         assert!(apply_options(&mut cluster, &mut options(&["--nodes=1"]), false).is_err());
         assert!(apply_options(&mut cluster, &mut options(&["--store=x"]), true).is_err());

@@ -19,16 +19,23 @@ pub struct Layer {
 
 impl Layer {
     pub fn directory(&mut self, path: &str, mode: u32) {
-        self.entries.insert(path.trim_start_matches('/').into(), Entry::Directory(mode));
+        self.entries
+            .insert(path.trim_start_matches('/').into(), Entry::Directory(mode));
     }
 
     pub fn file(&mut self, path: &str, content: &[u8], mode: u32) {
-        self.entries.insert(path.trim_start_matches('/').into(), Entry::File(content.to_vec(), mode));
+        self.entries.insert(
+            path.trim_start_matches('/').into(),
+            Entry::File(content.to_vec(), mode),
+        );
     }
 
     /// A symbolic link.
     pub fn link(&mut self, path: &str, target: &str) {
-        self.entries.insert(path.trim_start_matches('/').into(), Entry::Link(target.into()));
+        self.entries.insert(
+            path.trim_start_matches('/').into(),
+            Entry::Link(target.into()),
+        );
     }
 
     pub fn merge(&mut self, other: Layer) {
@@ -87,7 +94,11 @@ pub struct Image {
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    ring::digest::digest(&ring::digest::SHA256, bytes).as_ref().iter().map(|b| format!("{b:02x}")).collect()
+    ring::digest::digest(&ring::digest::SHA256, bytes)
+        .as_ref()
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect()
 }
 
 fn architecture() -> &'static str {
@@ -126,7 +137,10 @@ impl Blobs {
 
 /// An archive (OCI image layout in a tar) with all these images.
 pub fn write(images: &[Image]) -> Result<Vec<u8>> {
-    let mut blobs = Blobs { builder: tar::Builder::new(Vec::new()), written: BTreeSet::new() };
+    let mut blobs = Blobs {
+        builder: tar::Builder::new(Vec::new()),
+        written: BTreeSet::new(),
+    };
     blobs.add("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
     let mut manifests = Vec::new();
     for image in images {
@@ -137,7 +151,8 @@ pub fn write(images: &[Image]) -> Result<Vec<u8>> {
             differences.push(format!("sha256:{}", sha256(&tar)));
             layers.push(blobs.blob("application/vnd.oci.image.layer.v1.tar", &tar)?);
         }
-        let mut environment = vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_string()];
+        let mut environment =
+            vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_string()];
         environment.extend(image.environment.iter().cloned());
         let mut config = json!({"Env": environment});
         if let Some(map) = config.as_object_mut() {
@@ -153,9 +168,13 @@ pub fn write(images: &[Image]) -> Result<Vec<u8>> {
             "config": config,
             "rootfs": {"type": "layers", "diff_ids": differences},
         });
-        let config = blobs.blob("application/vnd.oci.image.config.v1+json", &serde_json::to_vec(&config)?)?;
+        let config = blobs.blob(
+            "application/vnd.oci.image.config.v1+json",
+            &serde_json::to_vec(&config)?,
+        )?;
         let kind = "application/vnd.oci.image.manifest.v1+json";
-        let manifest = json!({"schemaVersion": 2, "mediaType": kind, "config": config, "layers": layers});
+        let manifest =
+            json!({"schemaVersion": 2, "mediaType": kind, "config": config, "layers": layers});
         let mut descriptor = blobs.blob(kind, &serde_json::to_vec(&manifest)?)?;
         if let Some(map) = descriptor.as_object_mut() {
             let tag = image.name.rsplit_once(':').map_or("", |(_, t)| t);
@@ -166,7 +185,10 @@ pub fn write(images: &[Image]) -> Result<Vec<u8>> {
         }
         manifests.push(descriptor);
     }
-    blobs.add("index.json", &serde_json::to_vec(&json!({"schemaVersion": 2, "manifests": manifests}))?)?;
+    blobs.add(
+        "index.json",
+        &serde_json::to_vec(&json!({"schemaVersion": 2, "manifests": manifests}))?,
+    )?;
     Ok(blobs.builder.into_inner()?)
 }
 
@@ -178,7 +200,12 @@ mod tests {
         let mut layer = Layer::default();
         layer.file("/a/b/c", b"x", 0o755);
         layer.link("/a/d", "b/c");
-        Image { name: "keelson.local/x:1".into(), layers: vec![layer], entrypoint: vec!["/a/b/c".into()], environment: vec![] }
+        Image {
+            name: "keelson.local/x:1".into(),
+            layers: vec![layer],
+            entrypoint: vec!["/a/b/c".into()],
+            environment: vec![],
+        }
     }
 
     #[test]

@@ -16,7 +16,13 @@ pub use archive::{Image, Layer};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const DAEMONS: [&str; 5] = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"];
+const DAEMONS: [&str; 5] = [
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+    "kube-proxy",
+];
 
 /// The image name of a daemon.
 pub fn daemon_image(daemon: &str) -> String {
@@ -25,24 +31,38 @@ pub fn daemon_image(daemon: &str) -> String {
 
 /// A program beside the daemons or beside keelson itself.
 fn own_program(cluster: &Cluster, name: &str) -> Result<PathBuf> {
-    let beside_me = std::env::current_exe().ok().and_then(|p| p.parent().map(|d| d.join(name)));
+    let beside_me = std::env::current_exe()
+        .ok()
+        .and_then(|p| p.parent().map(|d| d.join(name)));
     [Some(cluster.binary(name)), beside_me]
         .into_iter()
         .flatten()
         .find(|p| p.is_file())
-        .with_context(|| format!("{} is not built; `make build` builds it", cluster.binary(name).display()))
+        .with_context(|| {
+            format!(
+                "{} is not built; `make build` builds it",
+                cluster.binary(name).display()
+            )
+        })
 }
 
 /// The shared libraries of a program; none for a static one.
 fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
-    let out = Command::new("ldd").arg(program).output().context("run ldd (Debian: apt-get install libc-bin)")?;
+    let out = Command::new("ldd")
+        .arg(program)
+        .output()
+        .context("run ldd (Debian: apt-get install libc-bin)")?;
     let mut found = Vec::new();
     for line in String::from_utf8_lossy(&out.stdout).lines() {
         let path = match line.split_once("=>") {
             Some((_, right)) => right.trim(),
             None => line.trim(),
         };
-        if let Some(path) = path.split_whitespace().next().filter(|p| p.starts_with('/')) {
+        if let Some(path) = path
+            .split_whitespace()
+            .next()
+            .filter(|p| p.starts_with('/'))
+        {
             found.push(PathBuf::from(path));
         }
     }
@@ -53,9 +73,14 @@ fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
 fn programs(places: &[(PathBuf, &str)]) -> Result<Layer> {
     let mut layer = Layer::default();
     for (program, place) in places {
-        layer.file(place, &std::fs::read(program).with_context(|| format!("read {}", program.display()))?, 0o755);
+        layer.file(
+            place,
+            &std::fs::read(program).with_context(|| format!("read {}", program.display()))?,
+            0o755,
+        );
         for library in libraries(program)? {
-            let content = std::fs::read(&library).with_context(|| format!("read {}", library.display()))?;
+            let content =
+                std::fs::read(&library).with_context(|| format!("read {}", library.display()))?;
             layer.file(&library.to_string_lossy(), &content, 0o755);
         }
     }
@@ -63,14 +88,19 @@ fn programs(places: &[(PathBuf, &str)]) -> Result<Layer> {
 }
 
 fn busybox_layer() -> Result<Layer> {
-    let program = run::find_program("busybox").context("busybox is not installed (Debian: apt-get install busybox-static)")?;
+    let program = run::find_program("busybox")
+        .context("busybox is not installed (Debian: apt-get install busybox-static)")?;
     let mut layer = programs(&[(program.clone(), "/bin/busybox")])?;
     for applet in run::output(Command::new(&program).arg("--list"))?.lines() {
         if applet != "busybox" {
             layer.link(&format!("/bin/{applet}"), "busybox");
         }
     }
-    layer.file("/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n", 0o644);
+    layer.file(
+        "/etc/passwd",
+        b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+        0o644,
+    );
     layer.file("/etc/group", b"root:x:0:\nnogroup:x:65534:\n", 0o644);
     layer.directory("/tmp", 0o1777);
     layer.directory("/root", 0o700);
@@ -89,23 +119,59 @@ fn samples(cluster: &Cluster) -> Result<Vec<Image>> {
         environment,
     };
     let versioned = |n: u8| {
-        image(&format!("keelson.local/hello:{n}"), vec![base.clone(), hello.clone()], "/hello", vec![format!("VERSION={n}")])
+        image(
+            &format!("keelson.local/hello:{n}"),
+            vec![base.clone(), hello.clone()],
+            "/hello",
+            vec![format!("VERSION={n}")],
+        )
     };
-    let mut busybox = image("keelson.local/busybox:1", vec![base.clone()], "", Vec::new());
+    let mut busybox = image(
+        "keelson.local/busybox:1",
+        vec![base.clone()],
+        "",
+        Vec::new(),
+    );
     busybox.entrypoint.clear();
-    Ok(vec![image(crate::configs::PAUSE_IMAGE, vec![pause], "/pause", Vec::new()), busybox, versioned(1), versioned(2)])
+    Ok(vec![
+        image(
+            crate::configs::PAUSE_IMAGE,
+            vec![pause],
+            "/pause",
+            Vec::new(),
+        ),
+        busybox,
+        versioned(1),
+        versioned(2),
+    ])
 }
 
 /// The programs that kube-proxy runs.
 fn proxy_tools(layer: &mut Layer) -> Result<()> {
-    for (tool, place) in [("xtables-nft-multi", "/usr/sbin/xtables-nft-multi"), ("nft", "/usr/sbin/nft"), ("conntrack", "/usr/sbin/conntrack")] {
-        let program = run::find_program(tool).with_context(|| format!("{tool} is not installed (Debian: apt-get install iptables nftables conntrack)"))?;
+    for (tool, place) in [
+        ("xtables-nft-multi", "/usr/sbin/xtables-nft-multi"),
+        ("nft", "/usr/sbin/nft"),
+        ("conntrack", "/usr/sbin/conntrack"),
+    ] {
+        let program = run::find_program(tool).with_context(|| {
+            format!("{tool} is not installed (Debian: apt-get install iptables nftables conntrack)")
+        })?;
         layer.merge(programs(&[(program, place)])?);
     }
-    for name in ["iptables", "iptables-restore", "iptables-save", "ip6tables", "ip6tables-restore", "ip6tables-save"] {
+    for name in [
+        "iptables",
+        "iptables-restore",
+        "iptables-save",
+        "ip6tables",
+        "ip6tables-restore",
+        "ip6tables-save",
+    ] {
         layer.link(&format!("/usr/sbin/{name}"), "xtables-nft-multi");
     }
-    for dir in ["/usr/lib/x86_64-linux-gnu/xtables", "/usr/lib/aarch64-linux-gnu/xtables"] {
+    for dir in [
+        "/usr/lib/x86_64-linux-gnu/xtables",
+        "/usr/lib/aarch64-linux-gnu/xtables",
+    ] {
         for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
             let path = entry.path();
             layer.file(&path.to_string_lossy(), &std::fs::read(&path)?, 0o644);
@@ -123,12 +189,22 @@ fn daemons(cluster: &Cluster) -> Result<Vec<Image>> {
         if daemon == "kube-proxy" {
             proxy_tools(&mut layer)?;
         }
-        images.push(Image { name: daemon_image(daemon), layers: vec![layer], entrypoint: vec![place], environment: Vec::new() });
+        images.push(Image {
+            name: daemon_image(daemon),
+            layers: vec![layer],
+            entrypoint: vec![place],
+            environment: Vec::new(),
+        });
     }
     if let Some(etcd) = run::find_program("etcd") {
         let layer = programs(&[(etcd, "/usr/local/bin/etcd")])?;
         let name = daemon_image("etcd");
-        images.push(Image { name, layers: vec![layer], entrypoint: vec!["/usr/local/bin/etcd".into()], environment: Vec::new() });
+        images.push(Image {
+            name,
+            layers: vec![layer],
+            entrypoint: vec!["/usr/local/bin/etcd".into()],
+            environment: Vec::new(),
+        });
     }
     Ok(images)
 }
@@ -139,13 +215,24 @@ fn fingerprint(inputs: &[PathBuf]) -> String {
     for path in inputs {
         use std::os::unix::fs::MetadataExt;
         if let Ok(m) = std::fs::metadata(path) {
-            text.push_str(&format!("\n{} {} {}.{}", path.display(), m.size(), m.mtime(), m.mtime_nsec()));
+            text.push_str(&format!(
+                "\n{} {} {}.{}",
+                path.display(),
+                m.size(),
+                m.mtime(),
+                m.mtime_nsec()
+            ));
         }
     }
     text
 }
 
-fn build(cluster: &Cluster, name: &str, inputs: &[PathBuf], images: impl FnOnce() -> Result<Vec<Image>>) -> Result<PathBuf> {
+fn build(
+    cluster: &Cluster,
+    name: &str,
+    inputs: &[PathBuf],
+    images: impl FnOnce() -> Result<Vec<Image>>,
+) -> Result<PathBuf> {
     let path = cluster.images_dir().join(format!("{name}.tar"));
     let key = cluster.images_dir().join(format!("{name}.key"));
     let wanted = fingerprint(inputs);
@@ -159,7 +246,10 @@ fn build(cluster: &Cluster, name: &str, inputs: &[PathBuf], images: impl FnOnce(
 
 /// Builds the archive of the sample images, unless it is there already; its path.
 pub fn build_samples(cluster: &Cluster) -> Result<PathBuf> {
-    let mut inputs = vec![own_program(cluster, "hello")?, own_program(cluster, "pause")?];
+    let mut inputs = vec![
+        own_program(cluster, "hello")?,
+        own_program(cluster, "pause")?,
+    ];
     inputs.extend(run::find_program("busybox"));
     build(cluster, "samples", &inputs, || samples(cluster)).context("build the sample images")
 }
@@ -176,14 +266,19 @@ pub fn build_daemons(cluster: &Cluster) -> Result<PathBuf> {
 
 fn ctr(cluster: &Cluster, node: &str) -> Command {
     let mut command = Command::new("ctr");
-    command.arg("--address").arg(cluster.containerd_socket(node)).args(["--namespace", "k8s.io"]);
+    command
+        .arg("--address")
+        .arg(cluster.containerd_socket(node))
+        .args(["--namespace", "k8s.io"]);
     command
 }
 
 /// Puts the images of an archive on a node, unless this very archive has been put there before.
 pub fn import(cluster: &Cluster, node: &str, archive: &Path) -> Result<()> {
     let name = archive.file_stem().unwrap_or_default().to_string_lossy();
-    let mark = cluster.node_dir(node).join(format!("containerd/keelson-{name}.imported"));
+    let mark = cluster
+        .node_dir(node)
+        .join(format!("containerd/keelson-{name}.imported"));
     let wanted = fingerprint(&[archive.to_path_buf()]);
     if std::fs::read_to_string(&mark).is_ok_and(|m| m == wanted) {
         return Ok(());
@@ -201,5 +296,9 @@ pub fn import_always(cluster: &Cluster, node: &str, archive: &Path) -> Result<St
 /// The names of the images on a node.
 pub fn list(cluster: &Cluster, node: &str) -> Result<Vec<String>> {
     let out = run::output(ctr(cluster, node).args(["images", "list", "--quiet"]))?;
-    Ok(out.lines().filter(|l| !l.starts_with("sha256:")).map(str::to_string).collect())
+    Ok(out
+        .lines()
+        .filter(|l| !l.starts_with("sha256:"))
+        .map(str::to_string)
+        .collect())
 }

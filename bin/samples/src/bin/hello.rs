@@ -31,7 +31,10 @@ fn setting(name: &str, default: &str) -> String {
 
 async fn serve() -> std::io::Result<()> {
     let version = setting("VERSION", "0");
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
     let drain = Duration::from_secs(setting("DRAIN_SECONDS", "3").parse().unwrap_or(3));
     let address = format!("0.0.0.0:{}", setting("PORT", "8080"));
     let listener = TcpListener::bind(&address).await?;
@@ -76,9 +79,15 @@ async fn answer(mut stream: TcpStream, greeting: &str, ending: &AtomicBool) -> s
         }
         request.extend_from_slice(chunk.get(..n).unwrap_or_default());
     }
-    let line = String::from_utf8_lossy(&request).lines().next().unwrap_or_default().to_string();
+    let line = String::from_utf8_lossy(&request)
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_string();
     let (status, body) = match line.split(' ').nth(1) {
-        Some("/healthz") if ending.load(Ordering::Relaxed) => ("503 Service Unavailable", "ending\n"),
+        Some("/healthz") if ending.load(Ordering::Relaxed) => {
+            ("503 Service Unavailable", "ending\n")
+        }
         Some("/healthz") => ("200 OK", "ok\n"),
         _ => ("200 OK", greeting),
     };

@@ -6,9 +6,11 @@ use tokio::signal::unix::{SignalKind, signal};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut child)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::child()))
-    else {
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut child)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::child()),
+    ) else {
         return ExitCode::FAILURE;
     };
     loop {
