@@ -132,6 +132,13 @@ pub trait Strategy: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Whether something besides `metadata.finalizers` keeps an object whose deletion has begun (the finalizers in a
+    /// namespace's spec).
+    fn keeps(&self, object: &Value) -> bool {
+        let _ = object;
+        false
+    }
+
     /// Checks and effects that need other objects or allocators, after validation and before the store; what it
     /// allocates is released by the returned guard's drop unless `Reservation::keep` was called.
     async fn begin_write(
