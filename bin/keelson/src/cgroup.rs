@@ -12,7 +12,6 @@ const MOUNT: &str = "/sys/fs/cgroup";
 /// The places where hierarchies that can hold the cluster's groups are mounted.
 pub struct Hierarchies {
     roots: Vec<PathBuf>,
-    unified: bool,
 }
 
 impl Hierarchies {
@@ -30,29 +29,13 @@ impl Hierarchies {
     }
 
     fn parse(mounts: &str) -> Self {
-        let mut v1 = Vec::new();
-        let mut v2 = None;
-        for line in mounts.lines() {
-            let mut fields = line.split(' ');
-            let (Some(_), Some(place), Some(kind)) = (fields.next(), fields.next(), fields.next())
-            else {
-                continue;
-            };
-            match kind {
-                "cgroup" if place.starts_with(MOUNT) => v1.push(PathBuf::from(place)),
-                "cgroup2" if place == MOUNT => v2 = Some(PathBuf::from(place)),
-                _ => {}
-            }
-        }
-        match v2 {
-            Some(root) => Hierarchies {
-                roots: vec![root],
-                unified: true,
-            },
-            None => Hierarchies {
-                roots: v1,
-                unified: false,
-            },
+        let roots = mounts.lines().filter_map(|line| {
+            let mut fields = line.split(' ').skip(1);
+            let place = fields.next().filter(|p| p.starts_with(MOUNT))?;
+            matches!(fields.next(), Some("cgroup" | "cgroup2")).then(|| PathBuf::from(place))
+        });
+        Hierarchies {
+            roots: roots.collect(),
         }
     }
 
@@ -62,9 +45,7 @@ impl Hierarchies {
         for root in &self.roots {
             let mut dir = root.clone();
             for part in path.components() {
-                if self.unified {
-                    enable_controllers(&dir);
-                }
+                enable_controllers(&dir);
                 let parent = dir.clone();
                 dir.push(part);
                 if !dir.is_dir() {
@@ -200,14 +181,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hierarchies_of_both_versions_are_told_apart() {
-        let hybrid = "cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\ncgroup /sys/fs/cgroup/pids cgroup rw,pids 0 0\n\
+    fn hierarchies_of_both_versions_are_found() {
+        let hybrid = "cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\ntmpfs /sys/fs/cgroup tmpfs rw 0 0\n\
                       cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
-        let found = Hierarchies::parse(hybrid);
-        assert!(!found.unified);
-        assert_eq!(found.roots.len(), 2);
+        let roots = ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup/unified"].map(PathBuf::from);
+        assert_eq!(Hierarchies::parse(hybrid).roots, roots);
         let found = Hierarchies::parse("cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n");
-        assert!(found.unified);
         assert_eq!(found.roots, [PathBuf::from("/sys/fs/cgroup")]);
     }
 }

@@ -7,6 +7,9 @@
 //! Absent on purpose: anything that changes the machine outside of the cluster's own namespaces, control groups and state
 //! directory, except one network interface in the root namespace through which the user reaches the nodes.
 
+#[macro_use]
+mod steps;
+
 mod args;
 mod certs;
 mod cgroup;
@@ -22,7 +25,7 @@ mod process;
 mod rest;
 mod run;
 mod static_pods;
-mod steps;
+
 mod supervise;
 mod units;
 

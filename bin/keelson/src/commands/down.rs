@@ -237,7 +237,7 @@ fn remove_files(dir: &Path, known: bool) -> Result<()> {
         Ok(()) => Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty && !known => Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
-            println!("           {} holds other files and is left", dir.display());
+            say!("           {} holds other files and is left", dir.display());
             Ok(())
         }
         Err(e) => Err(e).with_context(|| format!("remove {}", dir.display())),

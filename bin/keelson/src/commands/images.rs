@@ -21,7 +21,7 @@ pub fn main(dir: PathBuf, mut args: Args) -> Result<ExitCode> {
                 images::build_samples(&cluster)?,
                 images::build_daemons(&cluster)?,
             ] {
-                println!("{}", archive.display());
+                say!("{}", archive.display());
             }
         }
         Some("list") => {
@@ -32,7 +32,7 @@ pub fn main(dir: PathBuf, mut args: Args) -> Result<ExitCode> {
                 .filter(|n| n.state != NodeState::Stopped)
             {
                 for image in images::list(&cluster, &node.name)? {
-                    println!("{:<14} {image}", node.name);
+                    say!("{:<14} {image}", node.name);
                 }
             }
         }

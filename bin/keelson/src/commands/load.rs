@@ -56,7 +56,7 @@ pub fn main(dir: PathBuf, mut args: Args) -> Result<ExitCode> {
     });
     for (node, result) in loaded {
         for line in result?.lines() {
-            println!("{node}: {}", line.trim());
+            say!("{node}: {}", line.trim());
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -22,7 +22,7 @@ pub fn main(dir: PathBuf, mut args: Args) -> Result<ExitCode> {
     let steps = Steps::new();
     if what == "add" {
         let node = cluster.add_node(name)?;
-        println!("Adding {} ({})", node.name, cluster.node_address(&node));
+        say!("Adding {} ({})", node.name, cluster.node_address(&node));
         super::up::bring_up(&cluster, &steps, TIMEOUT, false)?;
         return Ok(ExitCode::SUCCESS);
     }

@@ -16,7 +16,7 @@ pub fn main(dir: PathBuf, args: Args) -> Result<ExitCode> {
     let cluster = Cluster::open(&dir)?;
     let mut healthy = true;
     match supervise::supervisor_process(&cluster) {
-        Some(p) => println!(
+        Some(p) => say!(
             "cluster {}, supervisor {} (process {})",
             cluster.name,
             age(p.age_seconds()),
@@ -24,7 +24,7 @@ pub fn main(dir: PathBuf, args: Args) -> Result<ExitCode> {
         ),
         None => {
             healthy = false;
-            println!(
+            say!(
                 "cluster {}: its supervisor does not run, so nothing is restarted; `keelson up` repairs that",
                 cluster.name
             );
@@ -44,13 +44,19 @@ pub fn main(dir: PathBuf, args: Args) -> Result<ExitCode> {
         (node, daemon)
     };
     wanted.sort_by_key(order);
-    println!(
+    say!(
         "\n{:<14}{:<26}{:<10}{:>8}{:>10}{:>10}{:>10}",
-        "NODE", "DAEMON", "STATE", "PID", "AGE", "RESTARTS", "MEMORY"
+        "NODE",
+        "DAEMON",
+        "STATE",
+        "PID",
+        "AGE",
+        "RESTARTS",
+        "MEMORY"
     );
     for unit in &wanted {
         match running.get(&unit.name) {
-            Some(r) if r.process.is_alive() => println!(
+            Some(r) if r.process.is_alive() => say!(
                 "{:<14}{:<26}{:<10}{:>8}{:>10}{:>10}{:>9}M",
                 unit.node,
                 unit.daemon,
@@ -63,25 +69,33 @@ pub fn main(dir: PathBuf, args: Args) -> Result<ExitCode> {
             other => {
                 healthy = false;
                 let restarts = other.map_or(0, |r| r.restarts);
-                println!(
+                say!(
                     "{:<14}{:<26}{:<10}{:>8}{:>10}{:>10}{:>10}",
-                    unit.node, unit.daemon, "ended", "-", "-", restarts, "-"
+                    unit.node,
+                    unit.daemon,
+                    "ended",
+                    "-",
+                    "-",
+                    restarts,
+                    "-"
                 );
             }
         }
     }
     if cluster.control_plane == ControlPlane::StaticPods {
-        println!(
-            "\nThe control plane runs in static pods: keelson kubectl get pods -n kube-system"
-        );
+        say!("\nThe control plane runs in static pods: keelson kubectl get pods -n kube-system");
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let nodes = runtime.block_on(async { Api::new(&cluster)?.get("/api/v1/nodes").await?.ok() });
-    println!(
+    say!(
         "\n{:<14}{:<16}{:<18}{:<10}{}",
-        "NODE", "ADDRESS", "PODS", "HERE", "READY"
+        "NODE",
+        "ADDRESS",
+        "PODS",
+        "HERE",
+        "READY"
     );
     let seen = match &nodes {
         Ok(list) => list
@@ -106,7 +120,7 @@ pub fn main(dir: PathBuf, args: Args) -> Result<ExitCode> {
             NodeState::Stopped => "stopped",
             NodeState::Cut => "cut off",
         };
-        println!(
+        say!(
             "{:<14}{:<16}{:<18}{:<10}{}",
             node.name,
             cluster.node_address(node).to_string(),
@@ -117,7 +131,7 @@ pub fn main(dir: PathBuf, args: Args) -> Result<ExitCode> {
     }
     if let Err(error) = nodes {
         healthy = false;
-        println!("\nThe apiserver does not answer: {error:#}");
+        say!("\nThe apiserver does not answer: {error:#}");
     }
     Ok(if healthy {
         ExitCode::SUCCESS

@@ -36,14 +36,14 @@ pub fn main(dir: PathBuf, mut args: Args) -> Result<ExitCode> {
     };
     args.end()?;
     let steps = Steps::new();
-    println!(
+    say!(
         "{} cluster {} with {} nodes",
         if fresh { "Starting" } else { "Checking" },
         cluster.name,
         cluster.nodes.len()
     );
     bring_up(&cluster, &steps, timeout, fresh)?;
-    println!(
+    say!(
         "\nReady after {:.1} s. The kubeconfig is {}.\n\n\
          Try next:\n  \
          export KUBECONFIG={}\n  \

@@ -1,0 +1,46 @@
+# Keelson. `make` lists what there is to make.
+
+CARGO ?= cargo
+NODES ?= 3
+STORE ?= embedded
+UP ?=
+
+.PHONY: help setup build up down check test e2e bench fuzz clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  NODES, STORE (embedded, etcd) and UP (more flags) are passed on by make up: make up NODES=5 UP=--proxy-mode=iptables"
+
+setup: ## install what is needed, on Debian, as root
+	@hack/setup.sh
+
+build: ## build the daemons and keelson (release)
+	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust with rustup (Debian: apt-get install rustup; rustup default stable)"; exit 1; }
+	$(CARGO) build --release --workspace --bins --locked
+
+up: setup build ## start a cluster on this machine
+	target/release/keelson up --nodes $(NODES) --store $(STORE) $(UP)
+
+down: ## end the cluster and remove everything it made
+	@if [ -x target/release/keelson ]; then target/release/keelson down; else echo "keelson is not built, so it has started nothing"; fi
+
+check: ## formatting, lints and the repository's own rules
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) test --locked -p keelson-tests --test repository
+
+test: ## everything that CI runs
+	@bash .ci/run
+
+e2e: ## the end-to-end tests alone; E2E=NAME picks some
+	$(CARGO) build --workspace --bins --locked
+	$(CARGO) test --locked -p keelson-tests --test e2e -- $(E2E)
+
+bench: build ## measurements, as one table with their conditions
+	$(CARGO) run --release --locked -p keelson-tests --bin bench
+
+fuzz: ## fuzz the decoders for one minute each (needs cargo-fuzz and a nightly toolchain)
+	hack/fuzz.sh
+
+clean: ## remove what was built
+	$(CARGO) clean
