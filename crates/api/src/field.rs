@@ -214,24 +214,37 @@ impl ErrorList {
     /// `Invalid value: <shown>: <detail>` of a value that is already printed, for structs whose fields have Go's names or
     /// order; without `detail` only the value.
     pub fn invalid_shown(&mut self, path: &Path, shown: &str, detail: &str) {
-        let body = if detail.is_empty() { shown.to_owned() } else { format!("{shown}: {detail}") };
+        let body = if detail.is_empty() {
+            shown.to_owned()
+        } else {
+            format!("{shown}: {detail}")
+        };
         self.0.push(Error::new(path, Kind::Invalid, body));
     }
 
     /// `Invalid value: <detail>`: the value is left out.
     pub fn invalid_omitted(&mut self, path: &Path, detail: &str) {
-        self.0.push(Error::new(path, Kind::Invalid, detail.to_owned()));
+        self.0
+            .push(Error::new(path, Kind::Invalid, detail.to_owned()));
     }
 
     /// `Duplicate value: <value>: <detail>`
     pub fn duplicate_shown(&mut self, path: &Path, shown: &str, detail: &str) {
-        let body = if detail.is_empty() { shown.to_owned() } else { format!("{shown}: {detail}") };
+        let body = if detail.is_empty() {
+            shown.to_owned()
+        } else {
+            format!("{shown}: {detail}")
+        };
         self.0.push(Error::new(path, Kind::Duplicate, body));
     }
 
     /// `Not found: <value>: <detail>`
     pub fn not_found_because(&mut self, path: &Path, value: impl Into<Value>, detail: &str) {
-        self.0.push(Error::new(path, Kind::NotFound, format!("{}: {detail}", show(&value.into()))));
+        self.0.push(Error::new(
+            path,
+            Kind::NotFound,
+            format!("{}: {detail}", show(&value.into())),
+        ));
     }
 
     /// `Unsupported value: <value>: supported values: "a", "b"` in the order given.

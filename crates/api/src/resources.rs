@@ -44,8 +44,7 @@ pub struct Subresource {
     pub verbs: &'static [&'static str],
 }
 
-/// All built-in resources, in discovery's order of groups, versions and resources.
-pub static ALL: &[Resource] = &[];
+include!(concat!(env!("OUT_DIR"), "/resources.rs"));
 
 /// One resource; `group` is empty for the core group.
 pub fn find(group: &str, version: &str, resource: &str) -> Option<&'static Resource> {

@@ -10,8 +10,11 @@
 pub mod envelope;
 pub mod error;
 pub mod json;
+pub mod print;
 pub mod proto;
+pub mod quantity;
 pub mod schema;
+pub mod time;
 pub mod transcode;
 pub mod yaml;
 

@@ -49,8 +49,8 @@ pub struct Field {
     pub default: &'static str,
     /// The allowed values; empty for any.
     pub values: &'static [&'static str],
-    /// The name of the named type behind an alias (`PodPhase`), empty if none; for error messages and OpenAPI.
-    pub alias: &'static str,
+    /// The type as Go prints it, without an outer pointer: `[]v1.Container`, `v1.PodPhase`, `map[string]string`.
+    pub go_type: &'static str,
 }
 
 /// Bits of [`Field::flags`].
@@ -177,15 +177,21 @@ impl Message {
     /// The field of a protobuf tag.
     #[inline]
     pub fn by_tag(&self, tag: u32) -> Option<&'static Field> {
-        // Most messages number their fields densely, so the position is guessed before it is searched.
+        self.fields.get(self.position(tag)?)
+    }
+
+    /// The position in `fields` of a protobuf tag.
+    #[inline]
+    pub fn position(&self, tag: u32) -> Option<usize> {
+        // Most messages number their fields densely, so the place is guessed before it is searched.
         let guess = (tag as usize).wrapping_sub(1);
         if let Some((t, at)) = self.tags.get(guess)
             && *t == tag
         {
-            return self.fields.get(usize::from(*at));
+            return Some(usize::from(*at));
         }
         let at = self.tags.binary_search_by(|(t, _)| t.cmp(&tag)).ok()?;
-        self.fields.get(usize::from(self.tags.get(at)?.1))
+        self.tags.get(at).map(|(_, at)| usize::from(*at))
     }
 }
 
