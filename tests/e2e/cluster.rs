@@ -27,7 +27,9 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut check: impl FnMut() -> Resul
     loop {
         match check() {
             Ok(value) => return value,
-            Err(last) if Instant::now() > deadline => panic!("{what}: not within {} s: {last}", limit.as_secs()),
+            Err(last) if Instant::now() > deadline => {
+                panic!("{what}: not within {} s: {last}", limit.as_secs())
+            }
             // The tools asked here have no way to wait for a condition themselves.
             Err(_) => std::thread::sleep(Duration::from_millis(100)),
         }
@@ -95,7 +97,12 @@ impl Cluster {
         if out.status.success() {
             return Ok(text);
         }
-        Err(format!("keelson {}: {}\n{text}{}", args.join(" "), out.status, String::from_utf8_lossy(&out.stderr)))
+        Err(format!(
+            "keelson {}: {}\n{text}{}",
+            args.join(" "),
+            out.status,
+            String::from_utf8_lossy(&out.stderr)
+        ))
     }
 
     pub fn try_kubectl(&self, args: &[&str]) -> Result<String, String> {
@@ -111,7 +118,10 @@ impl Cluster {
     /// A command that has not been started, for what runs beside a test.
     pub fn kubectl_command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.keelson);
-        command.env("KEELSON_STATE_DIR", &self.dir).arg("kubectl").args(args);
+        command
+            .env("KEELSON_STATE_DIR", &self.dir)
+            .arg("kubectl")
+            .args(args);
         command
     }
 
@@ -128,7 +138,8 @@ impl Cluster {
     }
 
     pub fn apply(&self, manifest: &str) {
-        self.with_input(&["kubectl", "apply", "-f", "-"], manifest).unwrap_or_else(|e| panic!("{e}"));
+        self.with_input(&["kubectl", "apply", "-f", "-"], manifest)
+            .unwrap_or_else(|e| panic!("{e}"));
     }
 
     pub fn try_exec(&self, node: &str, command: &[&str]) -> Result<String, String> {
@@ -138,7 +149,8 @@ impl Cluster {
     }
 
     pub fn exec(&self, node: &str, command: &[&str]) -> String {
-        self.try_exec(node, command).unwrap_or_else(|e| panic!("{e}"))
+        self.try_exec(node, command)
+            .unwrap_or_else(|e| panic!("{e}"))
     }
 
     /// A file of the cluster's state directory.
@@ -150,23 +162,59 @@ impl Cluster {
     pub fn daemon(&self, node: &str, daemon: &str) -> Option<(i32, u64)> {
         let bytes = std::fs::read(self.file(&format!("run/{node}.{daemon}.json"))).ok()?;
         let running: Value = serde_json::from_slice(&bytes).ok()?;
-        Some((running["pid"].as_i64()? as i32, running["restarts"].as_u64()?))
+        Some((
+            running["pid"].as_i64()? as i32,
+            running["restarts"].as_u64()?,
+        ))
     }
 
     /// A namespace of its own for a test, deleted when it ends.
     pub fn namespace(&self, name: &'static str) -> Namespace<'_> {
         self.kubectl(&["create", "namespace", name]);
-        wait_for("the default service account", seconds(20), || self.try_kubectl(&["-n", name, "get", "serviceaccount", "default"]));
-        Namespace { cluster: self, name }
+        wait_for("the default service account", seconds(20), || {
+            self.try_kubectl(&["-n", name, "get", "serviceaccount", "default"])
+        });
+        Namespace {
+            cluster: self,
+            name,
+        }
     }
 
     /// Prints what helps to see why a case failed.
     pub fn explain(&self) {
-        let show = |what: &str, result: Result<String, String>| println!("---- {what}\n{}", result.unwrap_or_else(|e| e));
+        let show = |what: &str, result: Result<String, String>| {
+            println!("---- {what}\n{}", result.unwrap_or_else(|e| e))
+        };
         show("keelson status", self.try_keelson(&["status"]));
-        show("nodes and pods", self.try_kubectl(&["get", "nodes,pods,services,endpointslices", "-A", "-o", "wide"]));
-        show("events", self.try_kubectl(&["get", "events", "-A", "--sort-by=.metadata.creationTimestamp"]).map(|t| tail(&t, 40)));
-        for daemon in ["supervisor", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "containerd"] {
+        show(
+            "nodes and pods",
+            self.try_kubectl(&[
+                "get",
+                "nodes,pods,services,endpointslices",
+                "-A",
+                "-o",
+                "wide",
+            ]),
+        );
+        show(
+            "events",
+            self.try_kubectl(&[
+                "get",
+                "events",
+                "-A",
+                "--sort-by=.metadata.creationTimestamp",
+            ])
+            .map(|t| tail(&t, 40)),
+        );
+        for daemon in [
+            "supervisor",
+            "kube-apiserver",
+            "kube-controller-manager",
+            "kube-scheduler",
+            "kubelet",
+            "kube-proxy",
+            "containerd",
+        ] {
             show(daemon, self.try_keelson(&["logs", daemon, "--tail", "12"]));
         }
     }
@@ -217,16 +265,27 @@ impl Namespace<'_> {
     pub fn pods(&self) -> Vec<Value> {
         let list = self.json(&["get", "pods"]);
         let all = list["items"].as_array().unwrap();
-        all.iter().filter(|p| p["metadata"]["deletionTimestamp"].is_null()).cloned().collect()
+        all.iter()
+            .filter(|p| p["metadata"]["deletionTimestamp"].is_null())
+            .cloned()
+            .collect()
     }
 
     /// Waits until exactly this many pods are there and Ready, and returns them.
     pub fn wait_pods(&self, count: usize, limit: Duration) -> Vec<Value> {
-        wait_for(&format!("{count} ready pods in {}", self.name), limit, || {
-            let pods = self.pods();
-            let ready = pods.iter().filter(|p| is_ready(p)).count();
-            if ready == count && pods.len() == count { Ok(pods) } else { Err(format!("{} pods, {ready} ready", pods.len())) }
-        })
+        wait_for(
+            &format!("{count} ready pods in {}", self.name),
+            limit,
+            || {
+                let pods = self.pods();
+                let ready = pods.iter().filter(|p| is_ready(p)).count();
+                if ready == count && pods.len() == count {
+                    Ok(pods)
+                } else {
+                    Err(format!("{} pods, {ready} ready", pods.len()))
+                }
+            },
+        )
     }
 
     /// A deployment of the sample web server, with a service in front.
@@ -267,8 +326,18 @@ spec:
 
 impl Drop for Namespace<'_> {
     fn drop(&mut self) {
-        let _ = self.cluster.try_kubectl(&["delete", "namespace", self.name, "--wait=false"]);
-        let _ = self.cluster.try_kubectl(&["-n", self.name, "delete", "pods", "--all", "--grace-period=1", "--wait=false"]);
+        let _ = self
+            .cluster
+            .try_kubectl(&["delete", "namespace", self.name, "--wait=false"]);
+        let _ = self.cluster.try_kubectl(&[
+            "-n",
+            self.name,
+            "delete",
+            "pods",
+            "--all",
+            "--grace-period=1",
+            "--wait=false",
+        ]);
     }
 }
 
@@ -289,5 +358,14 @@ pub fn name(object: &Value) -> &str {
 /// Ids of a pod's containers and how often they were restarted.
 pub fn containers(pod: &Value) -> Vec<(String, i64)> {
     let statuses = pod["status"]["containerStatuses"].as_array();
-    statuses.into_iter().flatten().map(|s| (s["containerID"].as_str().unwrap_or("").into(), s["restartCount"].as_i64().unwrap_or(-1))).collect()
+    statuses
+        .into_iter()
+        .flatten()
+        .map(|s| {
+            (
+                s["containerID"].as_str().unwrap_or("").into(),
+                s["restartCount"].as_i64().unwrap_or(-1),
+            )
+        })
+        .collect()
 }

@@ -3,22 +3,46 @@
 use crate::cluster::{Cluster, is_ready, seconds, wait_for};
 
 pub fn runs_in_static_pods(cluster: &Cluster) {
-    for component in ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"] {
+    for component in [
+        "etcd",
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-scheduler",
+    ] {
         let pod = format!("{component}-node-1");
         wait_for(&format!("{pod} is ready"), seconds(90), || {
             let pod = cluster.try_json(&["-n", "kube-system", "get", "pod", &pod])?;
-            if is_ready(&pod) { Ok(()) } else { Err(pod["status"].to_string()) }
+            if is_ready(&pod) {
+                Ok(())
+            } else {
+                Err(pod["status"].to_string())
+            }
         });
     }
-    assert!(cluster.daemon("node-1", "kube-apiserver").is_none(), "an apiserver runs beside the static pod");
+    assert!(
+        cluster.daemon("node-1", "kube-apiserver").is_none(),
+        "an apiserver runs beside the static pod"
+    );
     let space = cluster.namespace("static-control-plane");
     space.hello(1);
 }
 
 fn etcdctl(cluster: &Cluster, args: &[&str]) -> String {
     let pki = "/etc/kubernetes/pki/etcd";
-    let (ca, cert, key) = (format!("--cacert={pki}/ca.crt"), format!("--cert={pki}/healthcheck-client.crt"), format!("--key={pki}/healthcheck-client.key"));
-    let mut words = vec!["env", "ETCDCTL_API=3", "etcdctl", "--endpoints=https://127.0.0.1:2379", &ca, &cert, &key];
+    let (ca, cert, key) = (
+        format!("--cacert={pki}/ca.crt"),
+        format!("--cert={pki}/healthcheck-client.crt"),
+        format!("--key={pki}/healthcheck-client.key"),
+    );
+    let mut words = vec![
+        "env",
+        "ETCDCTL_API=3",
+        "etcdctl",
+        "--endpoints=https://127.0.0.1:2379",
+        &ca,
+        &cert,
+        &key,
+    ];
     words.extend(args);
     cluster.exec("node-1", &words)
 }
@@ -33,11 +57,29 @@ pub fn etcd_keys(cluster: &Cluster) {
         "/registry/services/specs/default/kubernetes",
         "/registry/clusterroles/cluster-admin",
     ] {
-        assert!(keys.lines().any(|l| l == key), "{key} is not among the keys:\n{keys}");
+        assert!(
+            keys.lines().any(|l| l == key),
+            "{key} is not among the keys:\n{keys}"
+        );
     }
-    let foreign: Vec<&str> = keys.lines().filter(|l| !l.is_empty() && !l.starts_with("/registry/") && *l != "compact_rev_key").collect();
+    let foreign: Vec<&str> = keys
+        .lines()
+        .filter(|l| !l.is_empty() && !l.starts_with("/registry/") && *l != "compact_rev_key")
+        .collect();
     assert!(foreign.is_empty(), "{foreign:?}");
-    let value = etcdctl(cluster, &["get", "/registry/configmaps/default/in-etcd", "--print-value-only", "--hex"]);
-    assert!(value.starts_with("\\x6b\\x38\\x73\\x00"), "{}", value.get(..60).unwrap_or(&value));
+    let value = etcdctl(
+        cluster,
+        &[
+            "get",
+            "/registry/configmaps/default/in-etcd",
+            "--print-value-only",
+            "--hex",
+        ],
+    );
+    assert!(
+        value.starts_with("\\x6b\\x38\\x73\\x00"),
+        "{}",
+        value.get(..60).unwrap_or(&value)
+    );
     cluster.kubectl(&["delete", "configmap", "in-etcd"]);
 }

@@ -2,11 +2,13 @@
 
 use crate::cluster::{Cluster, condition, containers, is_ready, name, seconds, wait_for};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 fn running(pods: &[serde_json::Value]) -> BTreeMap<String, Vec<(String, i64)>> {
-    pods.iter().map(|p| (name(p).to_string(), containers(p))).collect()
+    pods.iter()
+        .map(|p| (name(p).to_string(), containers(p)))
+        .collect()
 }
 
 pub fn kill_each_daemon(cluster: &Cluster) {
@@ -20,7 +22,15 @@ pub fn kill_each_daemon(cluster: &Cluster) {
             let mut i = 0;
             while !stop.load(Ordering::Relaxed) {
                 let name = format!("written-{i}");
-                if space.try_kubectl(&["create", "configmap", &name, &format!("--from-literal=i={i}")]).is_ok() {
+                if space
+                    .try_kubectl(&[
+                        "create",
+                        "configmap",
+                        &name,
+                        &format!("--from-literal=i={i}"),
+                    ])
+                    .is_ok()
+                {
                     acknowledged.lock().unwrap().push(name);
                 }
                 i += 1;
@@ -45,26 +55,50 @@ pub fn kill_each_daemon(cluster: &Cluster) {
         stop.store(true, Ordering::Relaxed);
         assert!(kills.is_ok(), "a daemon did not come back");
     });
-    wait_for("the apiserver answers", seconds(60), || cluster.try_kubectl(&["get", "--raw", "/readyz"]));
+    wait_for("the apiserver answers", seconds(60), || {
+        cluster.try_kubectl(&["get", "--raw", "/readyz"])
+    });
     let acknowledged = acknowledged.into_inner().unwrap();
     assert!(!acknowledged.is_empty());
     let list = space.json(&["get", "configmaps"]);
     let there: Vec<&str> = list["items"].as_array().unwrap().iter().map(name).collect();
     for name in &acknowledged {
-        assert!(there.contains(&name.as_str()), "{name} was acknowledged and is lost");
+        assert!(
+            there.contains(&name.as_str()),
+            "{name} was acknowledged and is lost"
+        );
     }
     // Everything still works, and no container was touched.
     wait_for("all nodes are ready", seconds(90), || {
         let list = cluster.try_json(&["get", "nodes"])?;
-        let waiting: Vec<&str> = list["items"].as_array().unwrap().iter().filter(|n| !is_ready(n)).map(name).collect();
-        if waiting.is_empty() { Ok(()) } else { Err(format!("not ready: {waiting:?}")) }
+        let waiting: Vec<&str> = list["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|n| !is_ready(n))
+            .map(name)
+            .collect();
+        if waiting.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("not ready: {waiting:?}"))
+        }
     });
     let pods = space.wait_pods(4, seconds(60));
     assert_eq!(before, running(&pods), "containers were restarted");
     space.kubectl(&["scale", "deployment/hello", "--replicas=5"]);
     space.wait_pods(5, seconds(90));
     wait_for("the service answers", seconds(30), || {
-        cluster.try_exec("node-2", &["curl", "-sf", "--max-time", "2", &format!("http://{address}/")])
+        cluster.try_exec(
+            "node-2",
+            &[
+                "curl",
+                "-sf",
+                "--max-time",
+                "2",
+                &format!("http://{address}/"),
+            ],
+        )
     });
 }
 
@@ -72,10 +106,14 @@ fn kill(cluster: &Cluster, node: &str, daemon: &str) {
     let (pid, restarts) = cluster.daemon(node, daemon).unwrap();
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    wait_for(&format!("{daemon} on {node} is restarted"), seconds(30), || match cluster.daemon(node, daemon) {
-        Some((_, n)) if n > restarts => Ok(()),
-        other => Err(format!("{other:?}")),
-    });
+    wait_for(
+        &format!("{daemon} on {node} is restarted"),
+        seconds(30),
+        || match cluster.daemon(node, daemon) {
+            Some((_, n)) if n > restarts => Ok(()),
+            other => Err(format!("{other:?}")),
+        },
+    );
 }
 
 pub fn cut_and_heal(cluster: &Cluster) {
@@ -103,39 +141,89 @@ spec:
 ",
     );
     let pods = space.wait_pods(3, seconds(60));
-    let on_node_3 = |pods: &[serde_json::Value]| pods.iter().filter(|p| p["spec"]["nodeName"] == "node-3").count();
+    let on_node_3 = |pods: &[serde_json::Value]| {
+        pods.iter()
+            .filter(|p| p["spec"]["nodeName"] == "node-3")
+            .count()
+    };
     assert!(on_node_3(&pods) > 0, "no pod is on node-3");
-    let address = pods.iter().find(|p| p["spec"]["nodeName"] == "node-3").unwrap()["status"]["podIP"].as_str().unwrap().to_string();
+    let address = pods
+        .iter()
+        .find(|p| p["spec"]["nodeName"] == "node-3")
+        .unwrap()["status"]["podIP"]
+        .as_str()
+        .unwrap()
+        .to_string();
     let since = std::time::Instant::now();
     cluster.keelson(&["node", "cut", "node-3"]);
     // Its pods run on, unseen.
     let url = format!("http://{address}:8080/");
-    assert!(cluster.exec("node-3", &["curl", "-sf", "--max-time", "3", &url]).contains("hello 1"));
+    assert!(
+        cluster
+            .exec("node-3", &["curl", "-sf", "--max-time", "3", &url])
+            .contains("hello 1")
+    );
     wait_for("node-3 is Unknown", seconds(75), || {
         let node = cluster.try_json(&["get", "node", "node-3"])?;
-        if condition(&node, "Ready") == "Unknown" { Ok(()) } else { Err(condition(&node, "Ready").to_string()) }
+        if condition(&node, "Ready") == "Unknown" {
+            Ok(())
+        } else {
+            Err(condition(&node, "Ready").to_string())
+        }
     });
-    assert!(since.elapsed() > seconds(30), "Unknown after {:?}, before the grace period", since.elapsed());
+    assert!(
+        since.elapsed() > seconds(30),
+        "Unknown after {:?}, before the grace period",
+        since.elapsed()
+    );
     wait_for("node-3 is tainted", seconds(20), || {
         let node = cluster.try_json(&["get", "node", "node-3"])?;
-        let taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
-        let has = |effect: &str| taints.iter().any(|t| t["key"] == "node.kubernetes.io/unreachable" && t["effect"] == effect);
-        if has("NoExecute") && has("NoSchedule") { Ok(()) } else { Err(format!("{taints:?}")) }
+        let taints = node["spec"]["taints"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let has = |effect: &str| {
+            taints
+                .iter()
+                .any(|t| t["key"] == "node.kubernetes.io/unreachable" && t["effect"] == effect)
+        };
+        if has("NoExecute") && has("NoSchedule") {
+            Ok(())
+        } else {
+            Err(format!("{taints:?}"))
+        }
     });
     wait_for("the pods are made anew elsewhere", seconds(60), || {
         let pods = space.pods();
-        let ready = pods.iter().filter(|p| is_ready(p) && p["spec"]["nodeName"] != "node-3").count();
-        if ready == 3 { Ok(()) } else { Err(format!("{ready} ready elsewhere")) }
+        let ready = pods
+            .iter()
+            .filter(|p| is_ready(p) && p["spec"]["nodeName"] != "node-3")
+            .count();
+        if ready == 3 {
+            Ok(())
+        } else {
+            Err(format!("{ready} ready elsewhere"))
+        }
     });
     cluster.keelson(&["node", "heal", "node-3"]);
     wait_for("node-3 is ready and untainted", seconds(60), || {
         let node = cluster.try_json(&["get", "node", "node-3"])?;
-        if is_ready(&node) && node["spec"]["taints"].is_null() { Ok(()) } else { Err(node["spec"].to_string()) }
+        if is_ready(&node) && node["spec"]["taints"].is_null() {
+            Ok(())
+        } else {
+            Err(node["spec"].to_string())
+        }
     });
     wait_for("its stale pods are gone", seconds(60), || {
         let list = space.json(&["get", "pods"]);
         let all = list["items"].as_array().unwrap().len();
-        let alive = cluster.try_exec("node-3", &["curl", "-s", "--max-time", "1", &url]).is_ok();
-        if all == 3 && !alive { Ok(()) } else { Err(format!("{all} pods; the stale one runs: {alive}")) }
+        let alive = cluster
+            .try_exec("node-3", &["curl", "-s", "--max-time", "1", &url])
+            .is_ok();
+        if all == 3 && !alive {
+            Ok(())
+        } else {
+            Err(format!("{all} pods; the stale one runs: {alive}"))
+        }
     });
 }

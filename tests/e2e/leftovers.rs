@@ -8,7 +8,10 @@ pub type Picture = BTreeSet<String>;
 
 pub fn picture() -> Picture {
     let mut seen = BTreeSet::new();
-    for line in std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines() {
+    for line in std::fs::read_to_string("/proc/self/mountinfo")
+        .unwrap()
+        .lines()
+    {
         seen.insert(format!("mount {}", line.split(' ').nth(4).unwrap_or("")));
     }
     for entry in std::fs::read_dir("/sys/class/net").unwrap().flatten() {
@@ -19,7 +22,15 @@ pub fn picture() -> Picture {
         seen.insert(format!("route {:?}", fields.get(..3)));
     }
     groups(Path::new("/sys/fs/cgroup"), 0, &mut seen);
-    for dir in ["/etc/kubernetes", "/etc/cni", "/var/lib/kubelet", "/var/lib/cni", "/var/lib/containerd", "/opt/containerd", "/run/containerd"] {
+    for dir in [
+        "/etc/kubernetes",
+        "/etc/cni",
+        "/var/lib/kubelet",
+        "/var/lib/cni",
+        "/var/lib/containerd",
+        "/opt/containerd",
+        "/run/containerd",
+    ] {
         if Path::new(dir).exists() {
             seen.insert(format!("directory {dir}"));
         }
@@ -28,7 +39,10 @@ pub fn picture() -> Picture {
         let value = std::fs::read_to_string(format!("/proc/sys/vm/{name}")).unwrap();
         seen.insert(format!("setting {name} {}", value.trim()));
     }
-    let rules = std::process::Command::new("nft").args(["-s", "list", "ruleset"]).output().unwrap();
+    let rules = std::process::Command::new("nft")
+        .args(["-s", "list", "ruleset"])
+        .output()
+        .unwrap();
     for line in String::from_utf8_lossy(&rules.stdout).lines() {
         seen.insert(format!("rule {line}"));
     }
@@ -61,12 +75,22 @@ fn groups(dir: &Path, depth: usize, seen: &mut Picture) {
 pub fn compare(before: &Picture) {
     // Processes that were killed take a moment to be gone from every list.
     crate::cluster::wait_for("nothing left behind", crate::cluster::seconds(10), || {
-        let left: Vec<String> = picture().difference(before).filter(|l| !foreign(l)).cloned().collect();
-        if left.is_empty() { Ok(()) } else { Err(left.join("\n")) }
+        let left: Vec<String> = picture()
+            .difference(before)
+            .filter(|l| !foreign(l))
+            .cloned()
+            .collect();
+        if left.is_empty() {
+            Ok(())
+        } else {
+            Err(left.join("\n"))
+        }
     });
 }
 
 /// Things that others may make in the meantime.
 fn foreign(line: &str) -> bool {
-    (line.starts_with("mount ") || line.starts_with("interface ")) && !line.contains("ke2e") && !line.contains("keelson-e2e")
+    (line.starts_with("mount ") || line.starts_with("interface "))
+        && !line.contains("ke2e")
+        && !line.contains("keelson-e2e")
 }

@@ -7,7 +7,12 @@
 //! Settings: `KEELSON_BIN_DIR`, where the daemons are (default: beside this test's own target directory);
 //! `KEELSON_E2E_STORE`, the store of the first group (default: embedded).
 
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test's failure is a panic")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test's failure is a panic"
+)]
 
 mod cluster;
 mod control_plane;
@@ -45,19 +50,49 @@ fn groups() -> Vec<Group> {
                 control_plane: "processes",
             },
             cases: vec![
-                ("three_nodes_are_ready_and_a_second_up_changes_nothing", nodes::ready),
-                ("a_service_reaches_every_replica_by_nftables", services::by_nftables),
+                (
+                    "three_nodes_are_ready_and_a_second_up_changes_nothing",
+                    nodes::ready,
+                ),
+                (
+                    "a_service_reaches_every_replica_by_nftables",
+                    services::by_nftables,
+                ),
                 ("replicas_follow_scale", workloads::scale),
-                ("a_rolling_update_fails_no_request_and_can_be_undone", workloads::rolling_update),
-                ("logs_and_exec_reach_the_container", workloads::logs_and_exec),
-                ("pods_go_where_their_constraints_say", scheduling::constraints),
+                (
+                    "a_rolling_update_fails_no_request_and_can_be_undone",
+                    workloads::rolling_update,
+                ),
+                (
+                    "logs_and_exec_reach_the_container",
+                    workloads::logs_and_exec,
+                ),
+                (
+                    "pods_go_where_their_constraints_say",
+                    scheduling::constraints,
+                ),
                 ("a_pod_that_fits_nowhere_says_why", scheduling::fits_nowhere),
                 ("the_node_with_most_room_is_chosen", scheduling::most_room),
-                ("a_static_pod_runs_and_shows_as_a_mirror_pod", workloads::static_pod),
-                ("deleting_a_namespace_deletes_what_is_in_it", workloads::namespace),
-                ("a_service_reaches_every_replica_by_iptables", services::by_iptables),
-                ("killed_daemons_lose_nothing_and_restart_no_container", failures::kill_each_daemon),
-                ("a_cut_node_loses_its_pods_and_returns", failures::cut_and_heal),
+                (
+                    "a_static_pod_runs_and_shows_as_a_mirror_pod",
+                    workloads::static_pod,
+                ),
+                (
+                    "deleting_a_namespace_deletes_what_is_in_it",
+                    workloads::namespace,
+                ),
+                (
+                    "a_service_reaches_every_replica_by_iptables",
+                    services::by_iptables,
+                ),
+                (
+                    "killed_daemons_lose_nothing_and_restart_no_container",
+                    failures::kill_each_daemon,
+                ),
+                (
+                    "a_cut_node_loses_its_pods_and_returns",
+                    failures::cut_and_heal,
+                ),
                 ("a_node_is_stopped_started_added_and_removed", nodes::life),
             ],
         },
@@ -70,7 +105,10 @@ fn groups() -> Vec<Group> {
                 control_plane: "static-pods",
             },
             cases: vec![
-                ("the_control_plane_runs_in_static_pods", control_plane::runs_in_static_pods),
+                (
+                    "the_control_plane_runs_in_static_pods",
+                    control_plane::runs_in_static_pods,
+                ),
                 ("etcd_holds_the_keys_of_upstream", control_plane::etcd_keys),
             ],
         },
@@ -79,8 +117,16 @@ fn groups() -> Vec<Group> {
 
 fn main() -> ExitCode {
     // What libtest takes is taken too, where it has a meaning here.
-    let words: Vec<String> = std::env::args().skip(1).filter(|w| !w.starts_with("--")).collect();
-    let chosen = |group: &str, case: &str| words.is_empty() || words.iter().any(|w| case.contains(w.as_str()) || group == w);
+    let words: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|w| !w.starts_with("--"))
+        .collect();
+    let chosen = |group: &str, case: &str| {
+        words.is_empty()
+            || words
+                .iter()
+                .any(|w| case.contains(w.as_str()) || group == w)
+    };
     if !rustix::process::geteuid().is_root() {
         eprintln!("the end-to-end tests make namespaces and containers, which needs root");
         return ExitCode::FAILURE;
@@ -88,17 +134,28 @@ fn main() -> ExitCode {
     let (mut passed, mut failed) = (0, Vec::new());
     let begun = Instant::now();
     for group in groups() {
-        let cases: Vec<&Case> = group.cases.iter().filter(|(name, _)| chosen(group.name, name)).collect();
+        let cases: Vec<&Case> = group
+            .cases
+            .iter()
+            .filter(|(name, _)| chosen(group.name, name))
+            .collect();
         if cases.is_empty() {
             continue;
         }
-        println!("\nrunning {} tests on a cluster with {:?}", cases.len() + 1, group.options);
+        println!(
+            "\nrunning {} tests on a cluster with {:?}",
+            cases.len() + 1,
+            group.options
+        );
         let before = leftovers::picture();
         let since = Instant::now();
         let started = std::panic::catch_unwind(|| Cluster::up(group.name, &group.options));
         let Ok(cluster) = started else {
             failed.extend(cases.iter().map(|(name, _)| (*name).to_string()));
-            println!("the cluster did not start; its {} cases count as failed", cases.len());
+            println!(
+                "the cluster did not start; its {} cases count as failed",
+                cases.len()
+            );
             continue;
         };
         println!("cluster is up ({:.1} s)", since.elapsed().as_secs_f64());
@@ -126,12 +183,20 @@ fn main() -> ExitCode {
         failed.len(),
         begun.elapsed().as_secs_f64()
     );
-    if failed.is_empty() && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failed.is_empty() && passed > 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn run(name: &str, case: impl FnOnce()) -> bool {
     let since = Instant::now();
     let ok = std::panic::catch_unwind(std::panic::AssertUnwindSafe(case)).is_ok();
-    println!("test {name} ... {} ({:.1} s)", if ok { "ok" } else { "FAILED" }, since.elapsed().as_secs_f64());
+    println!(
+        "test {name} ... {} ({:.1} s)",
+        if ok { "ok" } else { "FAILED" },
+        since.elapsed().as_secs_f64()
+    );
     ok
 }

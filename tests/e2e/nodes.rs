@@ -8,14 +8,30 @@ pub fn ready(cluster: &Cluster) {
     assert_eq!(nodes.len(), 3);
     assert!(nodes.iter().all(is_ready));
     for node in nodes {
-        let version = node["status"]["nodeInfo"]["containerRuntimeVersion"].as_str().unwrap();
+        let version = node["status"]["nodeInfo"]["containerRuntimeVersion"]
+            .as_str()
+            .unwrap();
         assert!(version.starts_with("containerd://"), "{version}");
     }
     let wide = cluster.kubectl(&["get", "nodes", "-o", "wide"]);
-    for word in ["INTERNAL-IP", "CONTAINER-RUNTIME", "10.89.77.11", "10.89.77.12", "10.89.77.13", "containerd://"] {
+    for word in [
+        "INTERNAL-IP",
+        "CONTAINER-RUNTIME",
+        "10.89.77.11",
+        "10.89.77.12",
+        "10.89.77.13",
+        "containerd://",
+    ] {
         assert!(wide.contains(word), "{word} is not in\n{wide}");
     }
-    let daemons = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "containerd"];
+    let daemons = [
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-scheduler",
+        "kubelet",
+        "kube-proxy",
+        "containerd",
+    ];
     let pids = || daemons.map(|d| cluster.daemon("node-1", d).unwrap().0);
     let before = pids();
     cluster.keelson(&["up"]);
@@ -31,17 +47,35 @@ pub fn life(cluster: &Cluster) {
     cluster.keelson(&["node", "start", "node-3"]);
     wait_for("node-3 is ready", seconds(60), || {
         let node = cluster.try_json(&["get", "node", "node-3"])?;
-        if is_ready(&node) { Ok(()) } else { Err(condition(&node, "Ready").to_string()) }
+        if is_ready(&node) {
+            Ok(())
+        } else {
+            Err(condition(&node, "Ready").to_string())
+        }
     });
     cluster.keelson(&["node", "add"]);
     let list = cluster.json(&["get", "nodes"]);
-    let fourth = list["items"].as_array().unwrap().iter().find(|n| name(n) == "node-4").unwrap().clone();
+    let fourth = list["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|n| name(n) == "node-4")
+        .unwrap()
+        .clone();
     assert!(is_ready(&fourth));
     assert_eq!(fourth["spec"]["podCIDR"], "10.244.4.0/24");
-    assert!(cluster.exec("node-1", &["ip", "route"]).contains("10.244.4.0/24 via 10.89.77.14"));
+    assert!(
+        cluster
+            .exec("node-1", &["ip", "route"])
+            .contains("10.244.4.0/24 via 10.89.77.14")
+    );
     cluster.keelson(&["node", "remove", "node-4"]);
     assert!(cluster.try_kubectl(&["get", "node", "node-4"]).is_err());
-    assert!(!cluster.exec("node-1", &["ip", "route"]).contains("10.244.4.0/24"));
+    assert!(
+        !cluster
+            .exec("node-1", &["ip", "route"])
+            .contains("10.244.4.0/24")
+    );
     let error = cluster.try_keelson(&["node", "cut", "node-1"]).unwrap_err();
     assert!(error.contains("control plane"), "{error}");
 }

@@ -7,20 +7,36 @@ pub fn by_nftables(cluster: &Cluster) {
     let address = reach_all(cluster, "nftables-service");
     let rules = cluster.exec("node-1", &["nft", "list", "table", "ip", "kube-proxy"]);
     assert!(rules.contains(&address), "{address} is not in the rules");
-    assert!(rules.contains("map service-ips"), "no map of services:\n{rules}");
+    assert!(
+        rules.contains("map service-ips"),
+        "no map of services:\n{rules}"
+    );
 }
 
 pub fn by_iptables(cluster: &Cluster) {
     cluster.keelson(&["up", "--proxy-mode=iptables"]);
     let address = reach_all(cluster, "iptables-service");
     let rules = cluster.exec("node-1", &["iptables-save", "-t", "nat"]);
-    let of_service = |line: &&str| line.starts_with("-A KUBE-SERVICES") && line.contains(&format!("-d {address}/32"));
-    let jump = rules.lines().find(of_service).unwrap_or_else(|| panic!("no rule for {address}:\n{rules}"));
+    let of_service = |line: &&str| {
+        line.starts_with("-A KUBE-SERVICES") && line.contains(&format!("-d {address}/32"))
+    };
+    let jump = rules
+        .lines()
+        .find(of_service)
+        .unwrap_or_else(|| panic!("no rule for {address}:\n{rules}"));
     let chain = jump.split_whitespace().last().unwrap();
     assert!(chain.starts_with("KUBE-SVC-"), "{jump}");
-    let endpoints = rules.lines().filter(|l| l.starts_with(&format!("-A {chain} ")) && l.contains("-j KUBE-SEP-")).count();
+    let endpoints = rules
+        .lines()
+        .filter(|l| l.starts_with(&format!("-A {chain} ")) && l.contains("-j KUBE-SEP-"))
+        .count();
     assert_eq!(endpoints, 4, "{rules}");
-    assert!(rules.lines().any(|l| l.starts_with("-A KUBE-SEP-") && l.contains("-j DNAT --to-destination 10.244.")), "{rules}");
+    assert!(
+        rules.lines().any(
+            |l| l.starts_with("-A KUBE-SEP-") && l.contains("-j DNAT --to-destination 10.244.")
+        ),
+        "{rules}"
+    );
     let old = cluster.try_exec("node-1", &["nft", "list", "table", "ip", "kube-proxy"]);
     assert!(old.is_err(), "rules of the other mode are left");
     cluster.keelson(&["up", "--proxy-mode=nftables"]);
@@ -31,7 +47,10 @@ fn reach_all(cluster: &Cluster, space: &'static str) -> String {
     let address = space.hello(4);
     let pods = space.pods();
     let all: BTreeSet<String> = pods.iter().map(|p| name(p).to_string()).collect();
-    let nodes: BTreeSet<&str> = pods.iter().map(|p| p["spec"]["nodeName"].as_str().unwrap()).collect();
+    let nodes: BTreeSet<&str> = pods
+        .iter()
+        .map(|p| p["spec"]["nodeName"].as_str().unwrap())
+        .collect();
     assert!(nodes.len() >= 2, "4 replicas on {nodes:?}");
     let url = format!("http://{address}/");
     let answers = |ask: &dyn Fn() -> Result<String, String>| {
@@ -50,6 +69,10 @@ fn reach_all(cluster: &Cluster, space: &'static str) -> String {
     };
     answers(&|| cluster.try_exec("node-2", &["curl", "-sf", "--max-time", "2", &url]));
     let inside = name(&pods[0]);
-    answers(&|| space.try_kubectl(&["exec", inside, "--", "wget", "-q", "-T", "2", "-O", "-", &url]));
+    answers(&|| {
+        space.try_kubectl(&[
+            "exec", inside, "--", "wget", "-q", "-T", "2", "-O", "-", &url,
+        ])
+    });
     address
 }

@@ -11,13 +11,21 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
         .current_dir(super::root())
         .output()
         .unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
     let metadata: Value = serde_json::from_slice(&out.stdout).unwrap();
     let short = |name: &str| name.strip_prefix("keelson-").unwrap_or(name).to_string();
     let mut all = BTreeMap::new();
     for package in metadata["packages"].as_array().unwrap() {
         let of_tests = |d: &&Value| d["kind"] == "dev";
-        let names = package["dependencies"].as_array().unwrap().iter().filter(|d| !of_tests(d));
+        let names = package["dependencies"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|d| !of_tests(d));
         let names = names.map(|d| short(d["name"].as_str().unwrap())).collect();
         all.insert(short(package["name"].as_str().unwrap()), names);
     }
@@ -41,7 +49,13 @@ fn reaches(all: &BTreeMap<String, BTreeSet<String>>, from: &str) -> BTreeSet<Str
 
 /// Crates that belong to one daemon each.
 const DAEMONS: [&[&str]; 5] = [
-    &["apiserver", "registry", "extensions", "admission", "storage"],
+    &[
+        "apiserver",
+        "registry",
+        "extensions",
+        "admission",
+        "storage",
+    ],
     &["controllers"],
     &["scheduler"],
     // A program has the name of its daemon's crate in one case, `kubelet`; both are meant.
@@ -56,7 +70,10 @@ fn no_daemon_depends_on_another() {
         for name in own {
             let reached = reaches(&all, name);
             for other in DAEMONS.iter().filter(|o| *o != &own).copied().flatten() {
-                assert!(!reached.contains(*other), "{name} depends on {other}, the crate of another daemon");
+                assert!(
+                    !reached.contains(*other),
+                    "{name} depends on {other}, the crate of another daemon"
+                );
             }
         }
     }
@@ -64,20 +81,44 @@ fn no_daemon_depends_on_another() {
 
 #[test]
 fn only_the_apiservers_side_knows_the_store() {
-    let allowed = ["storage", "apiserver", "registry", "extensions", "admission", "kube-apiserver", "testkit", "tests"];
+    let allowed = [
+        "storage",
+        "apiserver",
+        "registry",
+        "extensions",
+        "admission",
+        "kube-apiserver",
+        "testkit",
+        "tests",
+    ];
     for (name, needs) in dependencies() {
         if needs.contains("storage") {
-            assert!(allowed.contains(&name.as_str()), "{name} depends on storage");
+            assert!(
+                allowed.contains(&name.as_str()),
+                "{name} depends on storage"
+            );
         }
-        let engines: Vec<&String> = needs.iter().filter(|n| n.contains("etcd") || ["fjall", "redb", "heed", "sled"].contains(&n.as_str())).collect();
-        assert!(engines.is_empty() || name == "storage", "{name} depends on {engines:?}");
+        let engines: Vec<&String> = needs
+            .iter()
+            .filter(|n| {
+                n.contains("etcd") || ["fjall", "redb", "heed", "sled"].contains(&n.as_str())
+            })
+            .collect();
+        assert!(
+            engines.is_empty() || name == "storage",
+            "{name} depends on {engines:?}"
+        );
     }
 }
 
 #[test]
 fn wire_knows_no_kubernetes_type_and_api_no_io() {
     let all = dependencies();
-    assert!(reaches(&all, "wire").is_empty(), "wire depends on {:?}", reaches(&all, "wire"));
+    assert!(
+        reaches(&all, "wire").is_empty(),
+        "wire depends on {:?}",
+        reaches(&all, "wire")
+    );
     for foreign in ["k8s-openapi", "kube", "tokio", "hyper"] {
         assert!(!all["wire"].contains(foreign), "wire depends on {foreign}");
     }
@@ -85,24 +126,42 @@ fn wire_knows_no_kubernetes_type_and_api_no_io() {
         assert!(!all["api"].contains(foreign), "api depends on {foreign}");
     }
     let allowed = BTreeSet::from(["wire".to_string()]);
-    assert!(reaches(&all, "api").is_subset(&allowed), "api depends on {:?}", reaches(&all, "api"));
+    assert!(
+        reaches(&all, "api").is_subset(&allowed),
+        "api depends on {:?}",
+        reaches(&all, "api")
+    );
 }
 
 #[test]
 fn component_knows_no_resource() {
     let all = dependencies();
     for foreign in ["api", "k8s-openapi", "kube", "registry", "client"] {
-        assert!(!all["component"].contains(foreign), "component depends on {foreign}");
+        assert!(
+            !all["component"].contains(foreign),
+            "component depends on {foreign}"
+        );
     }
 }
 
 #[test]
 fn programs_are_thin() {
-    for name in ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy"] {
+    for name in [
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-scheduler",
+        "kube-proxy",
+    ] {
         let folder = super::root().join("bin").join(name).join("src");
         let files: Vec<_> = std::fs::read_dir(&folder).unwrap().flatten().collect();
         assert_eq!(files.len(), 1, "bin/{name} holds more than main.rs");
-        let lines = std::fs::read_to_string(folder.join("main.rs")).unwrap().lines().count();
-        assert!(lines <= 80, "bin/{name}/src/main.rs has {lines} lines; a program only parses flags and calls run()");
+        let lines = std::fs::read_to_string(folder.join("main.rs"))
+            .unwrap()
+            .lines()
+            .count();
+        assert!(
+            lines <= 80,
+            "bin/{name}/src/main.rs has {lines} lines; a program only parses flags and calls run()"
+        );
     }
 }

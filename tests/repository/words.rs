@@ -4,12 +4,23 @@ use std::path::PathBuf;
 
 fn files() -> Vec<PathBuf> {
     let list = |args: &[&str]| {
-        let out = std::process::Command::new("git").args(args).current_dir(super::root()).output().unwrap();
-        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let out = std::process::Command::new("git")
+            .args(args)
+            .current_dir(super::root())
+            .output()
+            .unwrap();
+        assert!(
+            out.status.success(),
+            "{}",
+            String::from_utf8_lossy(&out.stderr)
+        );
         String::from_utf8(out.stdout).unwrap()
     };
     let root = super::root();
-    list(&["ls-files", "--cached", "--others", "--exclude-standard"]).lines().map(|l| root.join(l)).collect()
+    list(&["ls-files", "--cached", "--others", "--exclude-standard"])
+        .lines()
+        .map(|l| root.join(l))
+        .collect()
 }
 
 #[test]
@@ -36,7 +47,9 @@ fn no_place_of_one_machine_and_no_registry_host() {
     assert!(files.len() > 100, "only {} files", files.len());
     let mut found = Vec::new();
     for path in files {
-        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        let Ok(text) = std::fs::read_to_string(&path) else {
+            continue;
+        };
         for (number, line) in text.lines().enumerate() {
             // Minified data has lines of many kilobytes; facts about the API name no places.
             if line.len() < 2000
@@ -52,13 +65,38 @@ fn no_place_of_one_machine_and_no_registry_host() {
 #[test]
 fn deploy_holds_a_unit_and_a_manifest_for_every_daemon() {
     let deploy = super::root().join("deploy");
-    for daemon in ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"] {
-        let unit = std::fs::read_to_string(deploy.join(format!("systemd/{daemon}.service"))).unwrap();
-        for hardening in ["NoNewPrivileges=", "ProtectHome=", "ProtectClock=", "LockPersonality=", "Restart="] {
-            assert!(unit.contains(hardening), "{daemon}.service has no {hardening}");
+    for daemon in [
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-scheduler",
+        "kubelet",
+        "kube-proxy",
+    ] {
+        let unit =
+            std::fs::read_to_string(deploy.join(format!("systemd/{daemon}.service"))).unwrap();
+        for hardening in [
+            "NoNewPrivileges=",
+            "ProtectHome=",
+            "ProtectClock=",
+            "LockPersonality=",
+            "Restart=",
+        ] {
+            assert!(
+                unit.contains(hardening),
+                "{daemon}.service has no {hardening}"
+            );
         }
     }
-    for manifest in ["static-pods/kube-apiserver", "static-pods/kube-controller-manager", "static-pods/kube-scheduler", "static-pods/etcd", "kube-proxy"] {
-        assert!(deploy.join(format!("{manifest}.yaml")).is_file(), "deploy/{manifest}.yaml is missing");
+    for manifest in [
+        "static-pods/kube-apiserver",
+        "static-pods/kube-controller-manager",
+        "static-pods/kube-scheduler",
+        "static-pods/etcd",
+        "kube-proxy",
+    ] {
+        assert!(
+            deploy.join(format!("{manifest}.yaml")).is_file(),
+            "deploy/{manifest}.yaml is missing"
+        );
     }
 }
