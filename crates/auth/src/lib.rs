@@ -2,6 +2,11 @@
 //!
 //! Nothing here reads the store: other objects are read through [`api::reader::ObjectReader`].
 
+pub mod authn;
+pub mod authz;
+pub mod issuer;
+pub mod jwt;
+
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
@@ -58,6 +63,18 @@ pub trait Authenticator: Send + Sync + 'static {
         peer: &Peer,
         headers: &http::HeaderMap,
     ) -> Result<Option<UserInfo>, AuthenticationError>;
+}
+
+/// One kind of bearer token. Also what TokenReview asks.
+#[async_trait]
+pub trait TokenAuthenticator: Send + Sync + 'static {
+    /// The user and those of `audiences` that the token is for; an empty `audiences` means the apiserver's own, and the
+    /// answer then is empty too. `Ok(None)`: not a token of this kind. `Err`: one of this kind, and bad.
+    async fn authenticate_token(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<Option<(UserInfo, Vec<String>)>, AuthenticationError>;
 }
 
 /// What is to be done, to what: the question to an authorizer.
