@@ -292,10 +292,10 @@ impl TokenAuthenticator for ServiceAccounts {
         let mut parts: Vec<&[u8]> = vec![token.as_bytes()];
         parts.extend(audiences.iter().map(String::as_bytes));
         let id = key(&parts);
-        if let Some((user, aud, exp)) = self.seen.get(&id) {
-            if now <= exp {
-                return Ok(Some((user, aud)));
-            }
+        if let Some((user, aud, exp)) = self.seen.get(&id)
+            && now <= exp
+        {
+            return Ok(Some((user, aud)));
         }
         let Some(seen) = peek(token) else {
             return Ok(None);

@@ -246,10 +246,11 @@ impl Inner {
     }
 
     fn remember(&mut self, owner: Key, node: &str, keys: Vec<Key>) {
-        if let Some((old_node, old)) = self.owners.get(&owner) {
-            if **old_node == *node && *old == keys {
-                return;
-            }
+        if let Some((old_node, old)) = self.owners.get(&owner)
+            && **old_node == *node
+            && *old == keys
+        {
+            return;
         }
         self.forget(&owner);
         if node.is_empty() {

@@ -169,10 +169,10 @@ impl Inner {
         let mut grants = Vec::new();
         self.cluster.matching(user, &mut grants);
         let at = grants.len();
-        if !namespace.is_empty() {
-            if let Some(local) = self.local.get(namespace) {
-                local.matching(user, &mut grants);
-            }
+        if !namespace.is_empty()
+            && let Some(local) = self.local.get(namespace)
+        {
+            local.matching(user, &mut grants);
         }
         let (cluster, local) = grants.split_at_mut(at);
         for part in [cluster, local] {

@@ -159,7 +159,7 @@ pub fn covers(owner: &[Rule], requested: &[Rule]) -> Vec<Rule> {
 
 fn compact(rules: Vec<Rule>) -> Vec<Rule> {
     let mut out = Vec::new();
-    let mut simple: BTreeMap<(Vec<String>, Vec<String>, Vec<String>), Rule> = BTreeMap::new();
+    let mut simple: BTreeMap<[Vec<String>; 3], Rule> = BTreeMap::new();
     for r in rules {
         if r.non_resource_urls.is_empty()
             && r.api_groups.len() == 1
