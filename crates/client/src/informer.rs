@@ -237,11 +237,13 @@ impl<V: View> Core<V> {
                     tracing::debug!(resource = %self.resource.qualified(), error = %e, "listing again");
                     session.version = None;
                     session.list_from = "";
+                    session.watch_list = true;
                 }
                 Err(e)
                     if session.version.is_none()
                         && session.watch_list
-                        && matches!(e.code(), 400 | 422) =>
+                        && e.status().is_some()
+                        && !matches!(e.code(), 401 | 403 | 404 | 405) =>
                 {
                     tracing::debug!(resource = %self.resource.qualified(), error = %e, "streaming lists are not served; paging");
                     session.watch_list = false;

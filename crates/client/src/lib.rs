@@ -25,7 +25,7 @@ pub mod view;
 pub mod watch;
 
 pub use error::{Error, Result};
-//pub use events::{EventType, ObjectReference, Recorder};
+pub use events::{EventType, ObjectReference, Recorder};
 pub use informer::{Change, Informer, Informers, Selector};
 pub use queue::WorkQueue;
 pub use resource::Resource;
