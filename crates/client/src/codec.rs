@@ -1,5 +1,7 @@
 //! Decoding answers: protobuf where the schema knows the type, JSON otherwise.
 
+use api::Status;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use wire::schema::Message;
 
@@ -79,6 +81,32 @@ impl Codec {
         }
         from_json(bytes)
     }
+}
+
+/// A Status as sent: in protobuf its kind stands only on the envelope.
+#[derive(Default, Deserialize)]
+struct RawStatus {
+    #[serde(default)]
+    message: String,
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    status: String,
+    #[serde(default)]
+    code: u16,
+    #[serde(default)]
+    details: Option<Box<api::status::StatusDetails>>,
+}
+
+/// Decodes a failure Status; `None` when the bytes are something else.
+pub fn decode_status(bytes: &[u8]) -> Option<Status> {
+    let raw: RawStatus = Codec::json().decode(bytes).ok()?;
+    if raw.status != "Failure" && raw.reason.is_empty() {
+        return None;
+    }
+    let mut status = Status::failure(raw.code, &raw.reason, raw.message);
+    status.details = raw.details;
+    Some(status)
 }
 
 /// Decodes JSON.

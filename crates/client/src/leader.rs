@@ -103,10 +103,10 @@ where
     elector.record(&recorder, "became leader");
     let stop = shutdown.child_token();
     let mut work = std::pin::pin!(work(stop.clone()));
-    let lost = tokio::select! {
-        () = &mut work => false,
-        () = shutdown.cancelled() => false,
-        () = elector.renew() => true,
+    let (ended, lost) = tokio::select! {
+        () = &mut work => (true, false),
+        () = shutdown.cancelled() => (false, false),
+        () = elector.renew() => (false, true),
     };
     elector.record(&recorder, "stopped leading");
     stop.cancel();
@@ -115,7 +115,7 @@ where
         return Err(Lost);
     }
     // The lease is kept while the work ends, and given up only then.
-    if shutdown.is_cancelled() {
+    if !ended {
         tokio::select! {
             () = &mut work => {}
             () = elector.renew() => return Err(Lost),

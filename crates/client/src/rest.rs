@@ -216,13 +216,11 @@ async fn failure(response: Response<Body>) -> Error {
         Ok(bytes) => bytes,
         Err(_) => Bytes::new(),
     };
-    if let Ok(status) = Codec::json().decode::<Status>(&bytes)
-        && status.kind == "Status"
-    {
-        return Error::Api(Box::new(Status {
-            code: if status.code == 0 { code } else { status.code },
-            ..status
-        }));
+    if let Some(mut status) = codec::decode_status(&bytes) {
+        if status.code == 0 {
+            status.code = code;
+        }
+        return Error::Api(Box::new(status));
     }
     // Proxies and old servers answer with plain text.
     let reason = match code {

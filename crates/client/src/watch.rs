@@ -153,7 +153,12 @@ impl WatchStream {
                         .is_some_and(|v| v == "true"),
                 })
             }
-            "ERROR" => Err(Error::Api(Box::new(self.codec.decode(object)?))),
+            "ERROR" => Err(match codec::decode_status(object) {
+                Some(status) => Error::Api(Box::new(status)),
+                None => Error::Transport(
+                    "the server ended the watch with an error it did not describe".into(),
+                ),
+            }),
             other => Err(fail(format!("unknown type {other:?}"))),
         }
     }
