@@ -11,6 +11,11 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 
 pub mod embedded;
+pub mod etcd;
+pub mod etcd_server;
+mod open;
+
+pub use open::{Listen, StorageConfig, open};
 
 /// A point in the history of the store. `0` in a request means "the newest".
 pub type Revision = i64;

@@ -1,4 +1,5 @@
-//! The contract suite against every backend.
+//! The contract suite against every backend: real etcd first, which proves the suite; the embedded engine; and the etcd
+//! backend against the embedded engine's own etcd API.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,7 +11,26 @@
 mod suite;
 
 use storage::embedded::{Embedded, Options};
+use storage::etcd::{Etcd, EtcdConfig};
+use storage::{Listen, etcd_server};
 use suite::Traits;
+use suite::etcd_process::EtcdProcess;
+
+const TOO_LARGE: usize = (8 << 20) + 1;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn etcd() {
+    let etcd = EtcdProcess::start().await;
+    let store = etcd.connect().await;
+    suite::run(
+        &store,
+        &Traits {
+            tells_revisions: false,
+            too_large: 2_000_000,
+        },
+    )
+    .await;
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn embedded() {
@@ -22,8 +42,40 @@ async fn embedded() {
         &store,
         &Traits {
             tells_revisions: true,
-            too_large: (8 << 20) + 1,
+            too_large: TOO_LARGE,
         },
     )
     .await;
+}
+
+async fn through(listen: Listen, dir: &tempfile::TempDir) {
+    let store = Embedded::open(dir.path().join("data"), Options::default())
+        .await
+        .unwrap();
+    let address = etcd_server::serve(&store, listen).await.unwrap();
+    let config = EtcdConfig {
+        servers: vec![address],
+        ..EtcdConfig::default()
+    };
+    let client = Etcd::connect(&config).await.unwrap();
+    suite::run(
+        &client,
+        &Traits {
+            tells_revisions: false,
+            too_large: TOO_LARGE,
+        },
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn etcd_client_on_the_embedded_server_over_a_unix_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    through(Listen::Unix(dir.path().join("etcd.sock")), &dir).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn etcd_client_on_the_embedded_server_over_loopback() {
+    let dir = tempfile::tempdir().unwrap();
+    through(Listen::Loopback("127.0.0.1:0".parse().unwrap()), &dir).await;
 }

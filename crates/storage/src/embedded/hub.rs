@@ -15,7 +15,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
-use super::index::{KeyRange, Version};
+use super::index::{KeyRange, MESSAGE_BYTES, Version};
 use super::log::Segment;
 use crate::{Error, Revision};
 
@@ -123,12 +123,16 @@ impl Watcher {
         if !queue.events.is_empty() {
             let mut last = 0;
             let mut taken = 0;
+            let mut bytes = 0;
             for event in &queue.events {
-                if event.version.revision != last && taken >= MESSAGE_EVENTS {
+                if event.version.revision != last
+                    && (taken >= MESSAGE_EVENTS || bytes >= MESSAGE_BYTES)
+                {
                     break;
                 }
                 last = event.version.revision;
                 taken += 1;
+                bytes += event.weight();
             }
             let events: Vec<RawEvent> = queue.events.drain(..taken).collect();
             queue.bytes = queue

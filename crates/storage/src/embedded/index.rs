@@ -66,6 +66,9 @@ pub struct Place {
     pub offset: u64,
 }
 
+/// Bytes of values in one answer about history, unless one revision has more.
+pub const MESSAGE_BYTES: usize = 4 << 20;
+
 const DELETED: u32 = u32::MAX;
 
 /// One version of a key.
@@ -377,11 +380,14 @@ impl Index {
             .partition_point(|(revision, _)| *revision < from);
         let mut found: Vec<Change> = Vec::new();
         let mut last = 0;
+        let mut bytes = 0;
         for (looked, (revision, key)) in self.changes.range(start..).enumerate() {
             if *revision > through {
                 break;
             }
-            if *revision != last && (found.len() >= limit || looked >= scan) {
+            if *revision != last
+                && (found.len() >= limit || looked >= scan || bytes >= MESSAGE_BYTES)
+            {
                 return (found, *revision);
             }
             last = *revision;
@@ -400,6 +406,7 @@ impl Index {
                         .next()
                         .filter(|version| !version.is_deletion())
                         .copied();
+                    bytes += version.bytes(key) as usize;
                     found.push(Change {
                         key: key.clone(),
                         version,

@@ -15,14 +15,15 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream;
 use ring::rand::SecureRandom;
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::{
@@ -263,6 +264,7 @@ struct Running {
     shared: Arc<Shared>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
     writer: Option<std::thread::JoinHandle<()>>,
+    servers: Mutex<Vec<AbortHandle>>,
     _lock: Box<dyn Any + Send + Sync>,
 }
 
@@ -270,6 +272,14 @@ impl Drop for Running {
     fn drop(&mut self) {
         for task in &self.tasks {
             task.abort();
+        }
+        for server in self
+            .servers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .drain(..)
+        {
+            server.abort();
         }
         self.shared.closing.store(true, Ordering::Relaxed);
         self.shared.queue.close();
@@ -284,7 +294,7 @@ impl Drop for Running {
 pub struct Embedded {
     shared: Arc<Shared>,
     admitted: Arc<Semaphore>,
-    _running: Arc<Running>,
+    running: Option<Arc<Running>>,
 }
 
 struct Loading {
@@ -446,19 +456,50 @@ impl Embedded {
         Ok(found)
     }
 
-    /// Runs a transaction on the writer.
-    pub async fn transact(
-        &self,
-        size: usize,
-        transaction: Box<dyn Transaction>,
-    ) -> Result<(), Error> {
+    /// Waits for room for a request of this size; the room is free again when the result is dropped.
+    pub async fn admit(&self, size: usize) -> Result<OwnedSemaphorePermit, Error> {
         if size > MAX_REQUEST {
             return Err(Error::TooLarge { size });
         }
+        let permits = u32::try_from(size / 1024 + 1).unwrap_or(u32::MAX);
+        self.admitted
+            .clone()
+            .acquire_many_owned(permits)
+            .await
+            .map_err(|_| closed())
+    }
+
+    /// Gives a transaction to the writer.
+    pub fn transact(&self, transaction: Box<dyn Transaction>) -> Result<(), Error> {
         self.shared
             .queue
             .push(Command::Txn(transaction))
             .map_err(|_| closed())
+    }
+
+    /// Bytes on disk of the newest values.
+    pub fn live_bytes(&self) -> u64 {
+        self.shared.index().newest_bytes()
+    }
+
+    /// A handle that does not keep the store open.
+    pub(crate) fn unguarded(&self) -> Self {
+        Self {
+            running: None,
+            ..self.clone()
+        }
+    }
+
+    /// Ends a task when the store closes.
+    pub(crate) fn keep(&self, task: AbortHandle) {
+        match &self.running {
+            Some(running) => running
+                .servers
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(task),
+            None => task.abort(),
+        }
     }
 
     /// Starts a lease with an id of the caller's choice; `false` if the id is taken.
@@ -580,12 +621,13 @@ impl Opened {
             shared: self.shared.clone(),
             tasks,
             writer: Some(writer),
+            servers: Mutex::default(),
             _lock: self.lock,
         };
         Ok(Embedded {
             shared: self.shared,
             admitted: Arc::new(Semaphore::new(WAITING_KIB)),
-            _running: Arc::new(running),
+            running: Some(Arc::new(running)),
         })
     }
 }
@@ -686,6 +728,19 @@ pub struct Watching {
     watcher: Arc<Watcher>,
 }
 
+/// Asks one watch for progress.
+pub struct ProgressHandle {
+    shared: Arc<Shared>,
+    watcher: Arc<Watcher>,
+}
+
+impl ProgressHandle {
+    /// Asks for a `Progress` behind everything that is on its way.
+    pub fn request(&self) {
+        self.shared.hub.request_progress_of(&self.watcher);
+    }
+}
+
 impl Drop for Watching {
     fn drop(&mut self) {
         self.shared.hub.unwatch(self.id);
@@ -719,9 +774,23 @@ impl Watching {
         }
     }
 
-    /// Asks for a `Progress` behind everything that is on its way.
-    pub fn request_progress(&self) {
-        self.shared.hub.request_progress_of(&self.watcher);
+    /// What asks this watch for progress.
+    pub fn progress_handle(&self) -> ProgressHandle {
+        ProgressHandle {
+            shared: self.shared.clone(),
+            watcher: self.watcher.clone(),
+        }
+    }
+
+    /// The messages as a stream, which ends after an error.
+    pub fn into_stream(self) -> WatchStream {
+        Box::pin(stream::unfold(Some(self), |watching| async move {
+            let mut watching = watching?;
+            match watching.next().await? {
+                Ok(message) => Some((Ok(message), Some(watching))),
+                Err(error) => Some((Err(error), None)),
+            }
+        }))
     }
 
     fn history(
@@ -898,17 +967,9 @@ impl Store for Embedded {
         if from > 0 && from < oldest {
             return Err(Error::Compacted { oldest });
         }
-        let watching = self.watch_range(KeyRange::prefix(prefix), from.max(0));
-        Ok(Box::pin(stream::unfold(
-            Some(watching),
-            |watching| async move {
-                let mut watching = watching?;
-                match watching.next().await? {
-                    Ok(message) => Some((Ok(message), Some(watching))),
-                    Err(error) => Some((Err(error), None)),
-                }
-            },
-        )))
+        Ok(self
+            .watch_range(KeyRange::prefix(prefix), from.max(0))
+            .into_stream())
     }
 
     async fn request_progress(&self) -> Result<(), Error> {
