@@ -1,6 +1,13 @@
 //! Every fixture of `testdata/roundtrip.tar.gz`: the same object, every field filled, as upstream writes it in JSON, YAML
 //! and protobuf. Decoding any one and encoding it as another gives upstream's bytes.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
