@@ -166,11 +166,11 @@ fn compact(rules: Vec<Rule>) -> Vec<Rule> {
             && r.resources.len() == 1
             && r.resource_names.len() <= 1
         {
-            let key = (
+            let key = [
                 r.api_groups.clone(),
                 r.resources.clone(),
                 r.resource_names.clone(),
-            );
+            ];
             match simple.get_mut(&key) {
                 Some(known) => known.verbs.extend(r.verbs),
                 None => {
