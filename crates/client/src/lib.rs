@@ -13,6 +13,7 @@
 pub mod codec;
 pub mod error;
 pub mod events;
+pub mod gate;
 pub mod informer;
 pub mod leader;
 pub mod limiter;

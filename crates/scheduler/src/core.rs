@@ -1,0 +1,446 @@
+//! The scheduler without its I/O: events and time in, actions out.
+//!
+//! Invariants: a pod that was decided is counted on its node ("assumed") until the watch shows it bound, its binding
+//! fails or it is deleted; a pod is decided at most once per attempt; nothing is decided for a pod that is being deleted.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::cycle::{Decider, Decision};
+use crate::framework::ClusterEvent;
+use crate::nodes::NodeTable;
+use crate::pod::{Classes, Pod};
+use crate::preemption::preempt;
+use crate::queue::{Millis, Queue, Queued};
+use crate::view::{NodeView, PodView};
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A pod came or changed.
+    Pod(Arc<PodView>),
+    /// A pod is gone.
+    PodGone(Arc<PodView>),
+    /// A node came or changed.
+    Node(Arc<NodeView>),
+    /// A node is gone.
+    NodeGone(String),
+    /// A namespace's labels.
+    Namespace(String, BTreeMap<String, String>),
+    /// A namespace is gone.
+    NamespaceGone(String),
+    /// A binding ended.
+    Bound {
+        /// Which pod.
+        uid: String,
+        /// Whether the apiserver took it.
+        ok: bool,
+    },
+}
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Write the binding and report the outcome as [`Input::Bound`].
+    Bind {
+        /// The pod.
+        pod: Arc<PodView>,
+        /// The node's name.
+        node: String,
+        /// Attempts it took.
+        attempts: u32,
+        /// When it was first queued.
+        queued: Millis,
+    },
+    /// Tell the pod's owner why it is not placed.
+    Explain {
+        /// The pod.
+        pod: Arc<PodView>,
+        /// The message of the condition and the event.
+        message: String,
+        /// Pods to delete to make room, and where.
+        preemption: Option<(String, Vec<Arc<PodView>>)>,
+    },
+}
+
+/// Sizes for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Ready to be tried.
+    pub active: usize,
+    /// Waiting for their back-off to end.
+    pub backoff: usize,
+    /// Waiting for an event.
+    pub unschedulable: usize,
+    /// Held back by a plugin.
+    pub gated: usize,
+}
+
+/// The scheduler's state.
+pub struct Core {
+    table: NodeTable,
+    queue: Queue,
+    deciders: HashMap<String, Decider>,
+    classes: Classes,
+    assumed: BTreeSet<String>,
+}
+
+impl Core {
+    /// Nothing known yet.
+    pub fn new(config: &Config) -> Core {
+        let deciders = config
+            .profiles
+            .iter()
+            .map(|p| (p.scheduler_name.clone(), Decider::new(p.clone())))
+            .collect();
+        Core {
+            table: NodeTable::default(),
+            queue: Queue::new(config.times.clone()),
+            deciders,
+            classes: Classes::default(),
+            assumed: BTreeSet::new(),
+        }
+    }
+
+    /// The node table.
+    pub fn nodes(&self) -> &NodeTable {
+        &self.table
+    }
+
+    /// Pods per part of the queue.
+    pub fn sizes(&self) -> Sizes {
+        let (active, backoff, unschedulable, gated) = self.queue.sizes();
+        Sizes {
+            active,
+            backoff,
+            unschedulable,
+            gated,
+        }
+    }
+
+    /// When [`Core::tick`] is due.
+    pub fn next_due(&self) -> Option<Millis> {
+        self.queue.next_due()
+    }
+
+    /// Moves what time has freed.
+    pub fn tick(&mut self, now: Millis) {
+        self.queue.tick(now);
+    }
+
+    fn wake(&mut self, now: Millis, event: &ClusterEvent<'_>) {
+        let (table, deciders) = (&self.table, &self.deciders);
+        self.queue.wake(now, |q| {
+            if q.rejected_by.is_empty() {
+                return true;
+            }
+            let Some(d) = deciders.get(&q.pod.view.spec.scheduler_name) else {
+                return false;
+            };
+            q.rejected_by
+                .iter()
+                .filter_map(|i| d.plugins.get(*i))
+                .any(|p| (p.hint)(event, &q.pod, table))
+        });
+    }
+
+    fn gate(&self, pod: &Pod) -> Option<String> {
+        let d = self.deciders.get(&pod.view.spec.scheduler_name)?;
+        d.plugins
+            .iter()
+            .filter_map(|p| p.pre_enqueue)
+            .find_map(|check| check(pod).err())
+    }
+
+    fn pod_gone(&mut self, view: Arc<PodView>, now: Millis) {
+        let uid = view.metadata.uid.clone();
+        self.queue.remove(&uid);
+        self.assumed.remove(&uid);
+        if self.table.remove_pod(&uid) {
+            let pod = self.classes.pod(view);
+            self.wake(now, &ClusterEvent::PodGone(&pod));
+        }
+    }
+
+    fn pod(&mut self, view: Arc<PodView>, now: Millis) {
+        if matches!(view.status.phase.as_str(), "Succeeded" | "Failed") {
+            return self.pod_gone(view, now);
+        }
+        let uid = view.metadata.uid.clone();
+        if !view.spec.node_name.is_empty() {
+            self.queue.remove(&uid);
+            let news = !self.assumed.remove(&uid) && self.table.row_of_pod(&uid).is_none();
+            let pod = self.classes.pod(view);
+            self.table.place(&pod, &pod.view.spec.node_name.clone());
+            if news {
+                self.wake(now, &ClusterEvent::PodPlaced(&pod));
+            }
+            return;
+        }
+        if self.assumed.contains(&uid) {
+            return;
+        }
+        if view.metadata.deletion_timestamp.is_some()
+            || !self.deciders.contains_key(&view.spec.scheduler_name)
+        {
+            self.queue.remove(&uid);
+            return;
+        }
+        let pod = self.classes.pod(view);
+        let gated = self.gate(&pod);
+        self.queue.upsert(pod, gated, now);
+    }
+
+    /// Takes in what happened.
+    pub fn input(&mut self, input: Input, now: Millis) {
+        match input {
+            Input::Pod(view) => self.pod(view, now),
+            Input::PodGone(view) => self.pod_gone(view, now),
+            Input::Node(view) => {
+                let change = self.table.upsert_node(&view);
+                if change.any()
+                    && let Some(row) = self.table.find(&view.metadata.name)
+                {
+                    self.wake(now, &ClusterEvent::Node { row, change });
+                }
+            }
+            Input::NodeGone(name) => self.table.remove_node(&name),
+            Input::Namespace(name, labels) => self.table.upsert_namespace(&name, labels),
+            Input::NamespaceGone(name) => self.table.remove_namespace(&name),
+            Input::Bound { uid, ok } => {
+                if ok {
+                    self.queue.remove(&uid);
+                } else if self.assumed.remove(&uid) {
+                    self.table.remove_pod(&uid);
+                    self.queue.retry(&uid, now);
+                }
+            }
+        }
+    }
+
+    /// The next decision, if a pod is ready for one. `random` picks among equally good nodes.
+    pub fn step(&mut self, now: Millis, random: u64) -> Option<Action> {
+        loop {
+            let q = self.queue.pop()?;
+            if let Some(action) = self.attempt(q, now, random) {
+                return Some(action);
+            }
+        }
+    }
+
+    fn attempt(&mut self, q: Queued, now: Millis, random: u64) -> Option<Action> {
+        let uid = q.pod.uid().to_owned();
+        let Some(decider) = self.deciders.get_mut(&q.pod.view.spec.scheduler_name) else {
+            self.queue.remove(&uid);
+            return None;
+        };
+        match decider.decide(&q.pod, &self.table, random) {
+            Decision::Place(row) => {
+                let node = self.table.row(row)?.name.clone();
+                self.table.place(&q.pod, &node);
+                self.assumed.insert(uid);
+                Some(Action::Bind {
+                    pod: q.pod.view,
+                    node,
+                    attempts: q.attempts,
+                    queued: q.first,
+                })
+            }
+            Decision::NoNodes => {
+                self.queue.reject(&uid, BTreeSet::new(), now);
+                let message = "no nodes available to schedule pods".into();
+                Some(Action::Explain {
+                    pod: q.pod.view,
+                    message,
+                    preemption: None,
+                })
+            }
+            Decision::Unfit(mut error) => {
+                let found = preempt(decider, &q.pod, &mut self.table, &error);
+                let preemption = match found {
+                    Ok(p) => {
+                        let row = self.table.find(&p.node).and_then(|r| self.table.row(r));
+                        let victims = p
+                            .victims
+                            .iter()
+                            .filter_map(|uid| row.and_then(|r| r.pods.get(uid)))
+                            .map(|v| v.view.clone())
+                            .collect();
+                        Some((p.node, victims))
+                    }
+                    Err(why) => {
+                        error.post_filter = why;
+                        None
+                    }
+                };
+                self.queue.reject(&uid, error.plugins.clone(), now);
+                Some(Action::Explain {
+                    pod: q.pod.view,
+                    message: error.message(),
+                    preemption,
+                })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nodes::tests::{node, view};
+    use proptest::prelude::*;
+
+    fn pending(uid: &str, cpu: &str) -> Arc<PodView> {
+        let mut v = view(uid, cpu, "");
+        v.spec.scheduler_name = "default-scheduler".into();
+        Arc::new(v)
+    }
+
+    fn bound(uid: &str, cpu: &str, node: &str) -> Arc<PodView> {
+        let mut v = (*pending(uid, cpu)).clone();
+        v.spec.node_name = node.into();
+        Arc::new(v)
+    }
+
+    fn core() -> Core {
+        Core::new(&Config::default())
+    }
+
+    fn bind(action: Option<Action>) -> (String, String) {
+        match action {
+            Some(Action::Bind { pod, node, .. }) => (pod.metadata.uid.clone(), node),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_assumed_pod_counts_until_its_binding_fails() {
+        let mut c = core();
+        c.input(Input::Node(Arc::new(node("a", "2", "4Gi"))), 0);
+        c.input(Input::Pod(pending("p", "2")), 0);
+        c.input(Input::Pod(pending("q", "2")), 0);
+        assert_eq!(bind(c.step(0, 0)), ("p".into(), "a".into()));
+        assert!(matches!(c.step(0, 0), Some(Action::Explain { .. })));
+        // A late update of the unbound pod must not queue it again.
+        c.input(Input::Pod(pending("p", "2")), 1);
+        assert!(c.step(1, 0).is_none());
+        c.input(
+            Input::Bound {
+                uid: "p".into(),
+                ok: false,
+            },
+            2,
+        );
+        assert_eq!(c.nodes().columns.req_cpu[0], 0);
+        c.tick(5000);
+        assert_eq!(bind(c.step(5000, 0)).0, "p");
+    }
+
+    #[test]
+    fn a_pod_without_room_is_placed_when_another_goes() {
+        let mut c = core();
+        c.input(Input::Node(Arc::new(node("a", "2", "4Gi"))), 0);
+        c.input(Input::Pod(bound("x", "2", "a")), 0);
+        c.input(Input::Pod(pending("p", "1")), 0);
+        let Some(Action::Explain {
+            message,
+            preemption,
+            ..
+        }) = c.step(0, 0)
+        else {
+            panic!("placed")
+        };
+        assert_eq!(
+            message,
+            "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: \
+             1 No preemption victims found for incoming pod."
+        );
+        assert!(preemption.is_none() && c.step(0, 0).is_none());
+        c.input(Input::PodGone(bound("x", "2", "a")), 10);
+        c.tick(2000);
+        assert_eq!(bind(c.step(2000, 0)), ("p".into(), "a".into()));
+    }
+
+    #[test]
+    fn without_nodes_a_pod_waits_for_the_first() {
+        let mut c = core();
+        c.input(Input::Pod(pending("p", "1")), 0);
+        let Some(Action::Explain { message, .. }) = c.step(0, 0) else {
+            panic!("placed")
+        };
+        assert_eq!(message, "no nodes available to schedule pods");
+        c.input(Input::Node(Arc::new(node("a", "2", "4Gi"))), 1);
+        c.tick(1500);
+        assert_eq!(bind(c.step(1500, 0)).1, "a");
+    }
+
+    #[test]
+    fn pods_of_other_schedulers_are_left_alone() {
+        let mut c = core();
+        c.input(Input::Node(Arc::new(node("a", "2", "4Gi"))), 0);
+        let mut v = (*pending("p", "1")).clone();
+        v.spec.scheduler_name = "other".into();
+        c.input(Input::Pod(Arc::new(v)), 0);
+        assert!(c.step(0, 0).is_none());
+    }
+
+    #[test]
+    fn preemption_names_its_victims() {
+        let mut c = core();
+        c.input(Input::Node(Arc::new(node("a", "2", "4Gi"))), 0);
+        c.input(Input::Pod(bound("low", "2", "a")), 0);
+        let mut v = (*pending("high", "1")).clone();
+        v.spec.priority = 100;
+        c.input(Input::Pod(Arc::new(v)), 0);
+        let Some(Action::Explain {
+            preemption: Some((node, victims)),
+            message,
+            ..
+        }) = c.step(0, 0)
+        else {
+            panic!("no preemption")
+        };
+        assert_eq!(
+            (node.as_str(), victims[0].metadata.uid.as_str()),
+            ("a", "low")
+        );
+        assert_eq!(message, "0/1 nodes are available: 1 Insufficient cpu.");
+    }
+
+    proptest! {
+        /// Whatever the order of events, no node is given more than it has.
+        #[test]
+        fn never_overcommits(ops in proptest::collection::vec((0u8..6, 0usize..6, 0usize..3, any::<u64>()), 1..150)) {
+            let mut c = core();
+            let mut now = 0;
+            let mut flying: Vec<(String, String)> = vec![];
+            for n in 0..3 {
+                c.input(Input::Node(Arc::new(node(&format!("n{n}"), "3", "8Gi"))), 0);
+            }
+            for (op, p, n, random) in ops {
+                now += 700;
+                c.tick(now);
+                let uid = format!("p{p}");
+                match op {
+                    0 => c.input(Input::Pod(pending(&uid, "1")), now),
+                    1 => c.input(Input::PodGone(pending(&uid, "1")), now),
+                    2 => c.input(Input::Node(Arc::new(node(&format!("n{n}"), "3", "8Gi"))), now),
+                    3 => if let Some((uid, node)) = flying.pop() {
+                        c.input(Input::Bound { uid: uid.clone(), ok: true }, now);
+                        c.input(Input::Pod(bound(&uid, "1", &node)), now);
+                    },
+                    4 => if let Some((uid, _)) = flying.pop() {
+                        c.input(Input::Bound { uid, ok: false }, now);
+                    },
+                    _ => if let Some(Action::Bind { pod, node, .. }) = c.step(now, random) {
+                        flying.push((pod.metadata.uid.clone(), node));
+                    },
+                }
+                for row in c.nodes().live().iter() {
+                    prop_assert!(c.nodes().columns.req_cpu[row] <= c.nodes().columns.alloc_cpu[row]);
+                }
+            }
+        }
+    }
+}

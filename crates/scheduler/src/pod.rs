@@ -1,0 +1,173 @@
+//! A pod prepared for scheduling: requests summed once, static constraints interned as a class.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::resources::{Amounts, pod_requests};
+use crate::view::{NodeAffinity, PodView, Toleration};
+
+/// The constraints that depend on a node's name, labels, taints and images alone. Pods of one template share a class, and
+/// with it the work of evaluating those constraints.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Class {
+    /// `spec.nodeName`, for pods that name their node.
+    pub node_name: String,
+    /// `spec.nodeSelector`.
+    pub node_selector: BTreeMap<String, String>,
+    /// `spec.affinity.nodeAffinity`.
+    pub node_affinity: Option<NodeAffinity>,
+    /// `spec.tolerations`.
+    pub tolerations: Vec<Toleration>,
+    /// Images of init containers and containers, tags made explicit.
+    pub images: Vec<String>,
+    /// Containers and init containers: scales the image score's threshold.
+    pub containers: usize,
+}
+
+/// A host port that a pod occupies.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HostPort {
+    /// `0.0.0.0` for all addresses.
+    pub ip: String,
+    /// TCP, UDP, SCTP.
+    pub protocol: String,
+    /// 1 to 65535.
+    pub port: i32,
+}
+
+impl HostPort {
+    /// Whether both cannot be on one node.
+    pub fn conflicts(&self, other: &HostPort) -> bool {
+        self.port == other.port
+            && self.protocol == other.protocol
+            && (self.ip == other.ip || self.ip == "0.0.0.0" || other.ip == "0.0.0.0")
+    }
+}
+
+/// What a pod takes on a node.
+#[derive(Clone, Debug, Default)]
+pub struct Usage {
+    /// What filtering counts.
+    pub requests: Amounts,
+    /// What scoring counts: CPU and memory with defaults.
+    pub non_zero_cpu: i64,
+    /// See `non_zero_cpu`.
+    pub non_zero_memory: i64,
+    /// Host ports.
+    pub ports: Vec<HostPort>,
+}
+
+/// A pod as the scheduler handles it.
+#[derive(Clone, Debug)]
+pub struct Pod {
+    /// What the API shows.
+    pub view: Arc<PodView>,
+    /// What it takes.
+    pub usage: Arc<Usage>,
+    /// Its static constraints.
+    pub class: Arc<Class>,
+}
+
+/// An image reference with its tag made explicit.
+pub fn normalized_image(name: &str) -> String {
+    let colon = name.rfind(':').map_or(-1, |i| i as i64);
+    let slash = name.rfind('/').map_or(-1, |i| i as i64);
+    if colon <= slash {
+        format!("{name}:latest")
+    } else {
+        name.to_owned()
+    }
+}
+
+/// What a pod takes.
+pub fn usage(view: &PodView) -> Usage {
+    let nz = pod_requests(&view.spec, true);
+    let ports = view
+        .spec
+        .containers
+        .iter()
+        .chain(
+            view.spec
+                .init_containers
+                .iter()
+                .filter(|c| c.restart_policy.as_deref() == Some("Always")),
+        )
+        .flat_map(|c| &c.ports)
+        .filter(|p| p.host_port > 0)
+        .map(|p| HostPort {
+            ip: if p.host_ip.is_empty() {
+                "0.0.0.0".into()
+            } else {
+                p.host_ip.clone()
+            },
+            protocol: if p.protocol.is_empty() {
+                "TCP".into()
+            } else {
+                p.protocol.clone()
+            },
+            port: p.host_port,
+        })
+        .collect();
+    Usage {
+        requests: pod_requests(&view.spec, false),
+        non_zero_cpu: nz.cpu,
+        non_zero_memory: nz.memory,
+        ports,
+    }
+}
+
+fn class(view: &PodView) -> Class {
+    let spec = &view.spec;
+    let all = || spec.init_containers.iter().chain(&spec.containers);
+    Class {
+        node_name: spec.node_name.clone(),
+        node_selector: spec.node_selector.clone(),
+        node_affinity: spec.affinity.as_ref().and_then(|a| a.node_affinity.clone()),
+        tolerations: spec.tolerations.clone(),
+        images: all().map(|c| normalized_image(&c.image)).collect(),
+        containers: all().count(),
+    }
+}
+
+/// Hands out one `Arc` per distinct class. Bounded: forgets all when full, which only costs evaluation.
+#[derive(Default)]
+pub struct Classes(HashMap<Arc<Class>, ()>);
+
+impl Classes {
+    const MAX: usize = 4096;
+
+    /// Prepares a pod.
+    pub fn pod(&mut self, view: Arc<PodView>) -> Pod {
+        let class = Arc::new(class(&view));
+        let class = match self.0.get_key_value(&class) {
+            Some((known, ())) => known.clone(),
+            None => {
+                if self.0.len() >= Self::MAX {
+                    self.0.clear();
+                }
+                self.0.insert(class.clone(), ());
+                class
+            }
+        };
+        Pod {
+            usage: Arc::new(usage(&view)),
+            view,
+            class,
+        }
+    }
+}
+
+impl Pod {
+    /// `namespace/name`.
+    pub fn key(&self) -> String {
+        format!(
+            "{}/{}",
+            self.view.metadata.namespace, self.view.metadata.name
+        )
+    }
+
+    /// The UID.
+    pub fn uid(&self) -> &str {
+        &self.view.metadata.uid
+    }
+}
