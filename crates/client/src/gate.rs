@@ -22,10 +22,20 @@ const KEEP: Duration = Duration::from_secs(10);
 const MOST: usize = 512;
 const OPEN: [&str; 3] = ["/healthz", "/livez", "/readyz"];
 
-static TOKEN_REVIEWS: Resource =
-    Resource::new("authentication.k8s.io", "v1", "tokenreviews", "TokenReview", false);
-static ACCESS_REVIEWS: Resource =
-    Resource::new("authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", false);
+static TOKEN_REVIEWS: Resource = Resource::new(
+    "authentication.k8s.io",
+    "v1",
+    "tokenreviews",
+    "TokenReview",
+    false,
+);
+static ACCESS_REVIEWS: Resource = Resource::new(
+    "authorization.k8s.io",
+    "v1",
+    "subjectaccessreviews",
+    "SubjectAccessReview",
+    false,
+);
 
 type Verdict = Result<(), Refusal>;
 /// Two hashes of the token, and the verb with the path.
@@ -41,7 +51,11 @@ pub struct Delegated {
 impl Delegated {
     /// Asks through `client`, whose user needs `system:auth-delegator`.
     pub fn new(client: Client) -> Delegated {
-        Delegated { client, kept: Mutex::default(), hasher: std::hash::RandomState::new() }
+        Delegated {
+            client,
+            kept: Mutex::default(),
+            hasher: std::hash::RandomState::new(),
+        }
     }
 
     async fn ask(&self, token: &str, verb: &str, path: &str) -> Result<Verdict, crate::Error> {
@@ -51,7 +65,10 @@ impl Delegated {
             return Ok(Err(refusal(401, "Unauthorized")));
         }
         let user = answer.pointer("/status/user").cloned().unwrap_or_default();
-        let name = user.get("username").and_then(Value::as_str).unwrap_or_default();
+        let name = user
+            .get("username")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         let spec = json!({
             "user": name,
             "uid": user.get("uid").cloned().unwrap_or_else(|| "".into()),
@@ -59,18 +76,23 @@ impl Delegated {
             "extra": user.get("extra").cloned().unwrap_or_else(|| json!({})),
             "nonResourceAttributes": {"path": path, "verb": verb},
         });
-        let review =
-            json!({"kind": "SubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "spec": spec});
+        let review = json!({"kind": "SubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "spec": spec});
         let answer: Value = self.client.api(&ACCESS_REVIEWS).create(&review).await?;
         if answer.pointer("/status/allowed") == Some(&Value::Bool(true)) {
             return Ok(Ok(()));
         }
-        Ok(Err(refusal(403, &format!("forbidden: User {name:?} cannot {verb} path {path:?}"))))
+        Ok(Err(refusal(
+            403,
+            &format!("forbidden: User {name:?} cannot {verb} path {path:?}"),
+        )))
     }
 }
 
 fn refusal(code: u16, message: &str) -> Refusal {
-    Refusal { code, message: message.to_owned() }
+    Refusal {
+        code,
+        message: message.to_owned(),
+    }
 }
 
 #[async_trait]
@@ -79,7 +101,12 @@ impl Gate for Delegated {
         use std::hash::BuildHasher;
 
         let path = request.uri.path();
-        if OPEN.iter().any(|p| path == *p || path.strip_prefix(p).is_some_and(|rest| rest.starts_with('/'))) {
+        if OPEN.iter().any(|p| {
+            path == *p
+                || path
+                    .strip_prefix(p)
+                    .is_some_and(|rest| rest.starts_with('/'))
+        }) {
             return Ok(());
         }
         let verb = request.method.as_str().to_ascii_lowercase();
@@ -90,8 +117,14 @@ impl Gate for Delegated {
             .and_then(|v| v.strip_prefix("Bearer "))
             .map(str::trim)
             .filter(|t| !t.is_empty());
-        let Some(token) = token else { return Err(refusal(401, "Unauthorized")) };
-        let key = (self.hasher.hash_one(token), self.hasher.hash_one((token, "second")), format!("{verb} {path}"));
+        let Some(token) = token else {
+            return Err(refusal(401, "Unauthorized"));
+        };
+        let key = (
+            self.hasher.hash_one(token),
+            self.hasher.hash_one((token, "second")),
+            format!("{verb} {path}"),
+        );
         let now = Instant::now();
         {
             let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);

@@ -195,8 +195,13 @@ pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
     );
     shutdown.spawn(events);
     // `events.k8s.io` wants an action, which elections have none of.
-    let (election_recorder, events) =
-        Recorder::new(own.clone(), Format::Core, "default-scheduler", "", shutdown.token.clone());
+    let (election_recorder, events) = Recorder::new(
+        own.clone(),
+        Format::Core,
+        "default-scheduler",
+        "",
+        shutdown.token.clone(),
+    );
     shutdown.spawn(events);
 
     let deps = shell::Dependencies {
@@ -219,9 +224,13 @@ pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
             identity,
         )
     };
-    lead(own, election, election_recorder, shutdown.token.clone(), |stop| {
-        shell::run(config, deps, stop)
-    })
+    lead(
+        own,
+        election,
+        election_recorder,
+        shutdown.token.clone(),
+        |stop| shell::run(config, deps, stop),
+    )
     .await?;
     Ok(())
 }
