@@ -113,7 +113,11 @@ pub struct Invalid {
 }
 
 fn invalid(field: &'static str, value: &str, detail: impl Into<String>) -> Invalid {
-    Invalid { field, value: value.to_owned(), detail: detail.into() }
+    Invalid {
+        field,
+        value: value.to_owned(),
+        detail: detail.into(),
+    }
 }
 
 /// The settings that count.
@@ -144,7 +148,9 @@ fn duration(field: &'static str, value: &str, default: Duration) -> Result<Durat
 }
 
 fn cidr(field: &'static str, value: &str) -> Result<String, Invalid> {
-    let (ip, bits) = value.split_once('/').ok_or_else(|| invalid(field, value, "must be a CIDR block"))?;
+    let (ip, bits) = value
+        .split_once('/')
+        .ok_or_else(|| invalid(field, value, "must be a CIDR block"))?;
     let most = match ip.parse() {
         Ok(std::net::IpAddr::V4(_)) => 32,
         Ok(std::net::IpAddr::V6(_)) => 128,
@@ -166,26 +172,48 @@ impl Config {
         let mode = match file.mode.as_str() {
             "" | "iptables" => Mode::Iptables,
             "nftables" => Mode::Nftables,
-            other => return Err(invalid("mode", other, "supported modes are iptables and nftables")),
+            other => {
+                return Err(invalid(
+                    "mode",
+                    other,
+                    "supported modes are iptables and nftables",
+                ));
+            }
         };
         if !matches!(file.detect_local_mode.as_str(), "" | "ClusterCIDR") {
-            return Err(invalid("detectLocalMode", &file.detect_local_mode, "only ClusterCIDR is supported"));
+            return Err(invalid(
+                "detectLocalMode",
+                &file.detect_local_mode,
+                "only ClusterCIDR is supported",
+            ));
         }
         let rules = match mode {
             Mode::Iptables => &file.iptables,
             Mode::Nftables => &file.nftables,
         };
         if rules.localhost_node_ports == Some(true) {
-            tracing::warn!("iptables.localhostNodePorts is not honoured: node ports are not served on loopback");
+            tracing::warn!(
+                "iptables.localhostNodePorts is not honoured: node ports are not served on loopback"
+            );
         }
         let masquerade_bit = rules.masquerade_bit.unwrap_or(14);
         if masquerade_bit > 31 {
-            return Err(invalid("masqueradeBit", &masquerade_bit.to_string(), "must be within the range [0, 31]"));
+            return Err(invalid(
+                "masqueradeBit",
+                &masquerade_bit.to_string(),
+                "must be within the range [0, 31]",
+            ));
         }
-        let ranges = file.cluster_cidr.split(',').map(str::trim).filter(|c| !c.is_empty());
+        let ranges = file
+            .cluster_cidr
+            .split(',')
+            .map(str::trim)
+            .filter(|c| !c.is_empty());
         Ok(Config {
             mode,
-            cluster_cidrs: ranges.map(|c| cidr("clusterCIDR", c)).collect::<Result<_, _>>()?,
+            cluster_cidrs: ranges
+                .map(|c| cidr("clusterCIDR", c))
+                .collect::<Result<_, _>>()?,
             masquerade_all: rules.masquerade_all,
             masquerade_bit,
             node_port_addresses: file
@@ -193,7 +221,11 @@ impl Config {
                 .iter()
                 .map(|c| cidr("nodePortAddresses", c))
                 .collect::<Result<_, _>>()?,
-            min_sync: duration("minSyncPeriod", &rules.min_sync_period, Duration::from_millis(100))?,
+            min_sync: duration(
+                "minSyncPeriod",
+                &rules.min_sync_period,
+                Duration::from_millis(100),
+            )?,
             full_period: duration("syncPeriod", &rules.sync_period, Duration::from_secs(30))?,
         })
     }
@@ -206,9 +238,15 @@ mod tests {
     #[test]
     fn settings_are_checked() {
         let parse = |text: &str| serde_yaml::from_str::<File>(text).map_err(|e| e.to_string());
-        let file = parse("mode: nftables\nclusterCIDR: 10.1.0.0/16, fd00::/48\nnftables: {masqueradeAll: true}").unwrap();
+        let file = parse(
+            "mode: nftables\nclusterCIDR: 10.1.0.0/16, fd00::/48\nnftables: {masqueradeAll: true}",
+        )
+        .unwrap();
         let c = Config::new(&file).unwrap();
-        assert_eq!((c.mode, c.masquerade_all, c.cluster_cidrs.len()), (Mode::Nftables, true, 2));
+        assert_eq!(
+            (c.mode, c.masquerade_all, c.cluster_cidrs.len()),
+            (Mode::Nftables, true, 2)
+        );
         for (text, part) in [
             ("mode: ipvs", "supported modes"),
             ("clusterCIDR: 10.1.0.0", "CIDR block"),

@@ -38,10 +38,17 @@ pub fn stale(before: &Entries, changes: &Changes) -> Vec<Stale> {
         let had = old.map_or(&[][..], |e| &e.endpoints);
         let has = now.as_ref().map_or(&[][..], |e| &e.endpoints);
         if let Some(e) = old {
-            let addresses = || std::iter::once(&e.cluster_ip).chain(&e.external_ips).chain(&e.load_balancer_ips);
+            let addresses = || {
+                std::iter::once(&e.cluster_ip)
+                    .chain(&e.external_ips)
+                    .chain(&e.load_balancer_ips)
+            };
             for gone in had.iter().filter(|e| !has.contains(e)) {
                 for service in addresses() {
-                    out.push(Stale::Endpoint { service: service.clone(), endpoint: gone.ip.clone() });
+                    out.push(Stale::Endpoint {
+                        service: service.clone(),
+                        endpoint: gone.ip.clone(),
+                    });
                 }
             }
         }
@@ -49,8 +56,13 @@ pub fn stale(before: &Entries, changes: &Changes) -> Vec<Stale> {
             && had.is_empty()
             && !has.is_empty()
         {
-            for service in std::iter::once(&e.cluster_ip).chain(&e.external_ips).chain(&e.load_balancer_ips) {
-                out.push(Stale::Service { service: service.clone() });
+            for service in std::iter::once(&e.cluster_ip)
+                .chain(&e.external_ips)
+                .chain(&e.load_balancer_ips)
+            {
+                out.push(Stale::Service {
+                    service: service.clone(),
+                });
             }
             if e.node_port != 0 {
                 out.push(Stale::NodePort { port: e.node_port });
@@ -65,7 +77,12 @@ pub async fn forget(stale: &Stale) {
     let mut args = vec!["-D".to_owned(), "-p".into(), "udp".into()];
     match stale {
         Stale::Endpoint { service, endpoint } => {
-            args.extend(["--orig-dst".into(), service.clone(), "--dst-nat".into(), endpoint.clone()]);
+            args.extend([
+                "--orig-dst".into(),
+                service.clone(),
+                "--dst-nat".into(),
+                endpoint.clone(),
+            ]);
         }
         Stale::Service { service } => args.extend(["--orig-dst".into(), service.clone()]),
         Stale::NodePort { port } => args.extend(["--dport".into(), port.to_string()]),
@@ -101,15 +118,29 @@ mod tests {
             Arc::new(s)
         };
         let before = m.entries().clone();
-        m.slice(udp(&[("10.1.0.1", "n", ready()), ("10.1.0.2", "n", ready())]), false);
+        m.slice(
+            udp(&[("10.1.0.1", "n", ready()), ("10.1.0.2", "n", ready())]),
+            false,
+        );
         let changes = m.take_changes();
-        assert_eq!(stale(&before, &changes), [Stale::Service { service: "10.0.0.10".into() }]);
+        assert_eq!(
+            stale(&before, &changes),
+            [Stale::Service {
+                service: "10.0.0.10".into()
+            }]
+        );
         let before = m.entries().clone();
         m.slice(udp(&[("10.1.0.2", "n", ready())]), false);
-        let gone = Stale::Endpoint { service: "10.0.0.10".into(), endpoint: "10.1.0.1".into() };
+        let gone = Stale::Endpoint {
+            service: "10.0.0.10".into(),
+            endpoint: "10.1.0.1".into(),
+        };
         assert_eq!(stale(&before, &m.take_changes()), [gone]);
         m.service(Arc::new(service("web", "10.0.0.11")));
-        m.slice(Arc::new(slice("web", "w", &[("10.1.0.1", "n", ready())])), false);
+        m.slice(
+            Arc::new(slice("web", "w", &[("10.1.0.1", "n", ready())])),
+            false,
+        );
         assert!(stale(&m.entries().clone(), &m.take_changes()).is_empty());
     }
 }

@@ -188,8 +188,10 @@ struct Ports {
 
 fn json(code: u16, text: String) -> Response<serve::Body> {
     let mut r = serve::text(code, text);
-    r.headers_mut()
-        .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    r.headers_mut().insert(
+        http::header::CONTENT_TYPE,
+        http::HeaderValue::from_static("application/json"),
+    );
     r
 }
 
@@ -197,7 +199,9 @@ fn print(millis: i64) -> String {
     if millis == 0 {
         return "0001-01-01T00:00:00Z".into();
     }
-    client::Time::from_millisecond(millis).map(|t| t.to_string()).unwrap_or_default()
+    client::Time::from_millisecond(millis)
+        .map(|t| t.to_string())
+        .unwrap_or_default()
 }
 
 #[async_trait]
@@ -208,7 +212,12 @@ impl Handler for Ports {
                 let code = if self.metrics.healthy() { 200 } else { 503 };
                 let last = print(self.metrics.last_synced());
                 let now = client::Time::now();
-                json(code, format!("{{\"lastUpdated\": {last:?},\"currentTime\": \"{now}\", \"nodeEligible\": true}}"))
+                json(
+                    code,
+                    format!(
+                        "{{\"lastUpdated\": {last:?},\"currentTime\": \"{now}\", \"nodeEligible\": true}}"
+                    ),
+                )
             }
             "/metrics" => serve::text(200, self.registry.render()),
             "/proxyMode" => serve::text(
@@ -227,13 +236,22 @@ async fn listen(address: &str, handler: &Arc<Ports>, shutdown: &Shutdown) -> Res
     if address.is_empty() || address.ends_with(":0") {
         return Ok(());
     }
-    let failed = |source| Error::Listen { address: address.to_owned(), source };
+    let failed = |source| Error::Listen {
+        address: address.to_owned(),
+        source,
+    };
     let socket: SocketAddr = address
         .parse()
         .map_err(|e| failed(std::io::Error::new(std::io::ErrorKind::InvalidInput, e)))?;
     let listener = TcpListener::bind(socket).await.map_err(failed)?;
     let handler: Arc<dyn Handler> = handler.clone();
-    shutdown.spawn(serve::serve(listener, None, Arc::new(Open), handler, shutdown.clone()));
+    shutdown.spawn(serve::serve(
+        listener,
+        None,
+        Arc::new(Open),
+        handler,
+        shutdown.clone(),
+    ));
     Ok(())
 }
 
@@ -245,10 +263,18 @@ pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
         clean(&config, &[Mode::Iptables, Mode::Nftables]).await;
         return Ok(());
     }
-    let or = |value: &str, default: &str| if value.is_empty() { default.to_owned() } else { value.to_owned() };
+    let or = |value: &str, default: &str| {
+        if value.is_empty() {
+            default.to_owned()
+        } else {
+            value.to_owned()
+        }
+    };
     let node = or(
         &file.hostname_override,
-        std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim(),
+        std::fs::read_to_string("/proc/sys/kernel/hostname")
+            .unwrap_or_default()
+            .trim(),
     )
     .to_lowercase();
     let connection = &file.client_connection;
@@ -257,8 +283,16 @@ pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
         flags.string("master"),
         ClientOptions {
             user_agent: component::version::user_agent("kube-proxy"),
-            qps: if connection.qps > 0.0 { connection.qps } else { 5.0 },
-            burst: if connection.burst > 0 { connection.burst } else { 10 },
+            qps: if connection.qps > 0.0 {
+                connection.qps
+            } else {
+                5.0
+            },
+            burst: if connection.burst > 0 {
+                connection.burst
+            } else {
+                10
+            },
             ..ClientOptions::default()
         },
     )
@@ -266,9 +300,23 @@ pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
 
     let registry = Registry::new();
     let metrics = Arc::new(Metrics::new(&registry));
-    let ports = Arc::new(Ports { metrics: metrics.clone(), registry, mode: config.mode });
-    listen(&or(&file.healthz_bind_address, "0.0.0.0:10256"), &ports, &shutdown).await?;
-    listen(&or(&file.metrics_bind_address, "127.0.0.1:10249"), &ports, &shutdown).await?;
+    let ports = Arc::new(Ports {
+        metrics: metrics.clone(),
+        registry,
+        mode: config.mode,
+    });
+    listen(
+        &or(&file.healthz_bind_address, "0.0.0.0:10256"),
+        &ports,
+        &shutdown,
+    )
+    .await?;
+    listen(
+        &or(&file.metrics_bind_address, "127.0.0.1:10249"),
+        &ports,
+        &shutdown,
+    )
+    .await?;
 
     // What the other mode left would still translate.
     let other = match config.mode {
@@ -279,20 +327,26 @@ pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
 
     let informers = Informers::new(client, shutdown.token.clone());
     let (tx, rx) = mpsc::unbounded_channel();
-    let ours = Selector::labels("!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name");
+    let ours = Selector::labels(
+        "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name",
+    );
     let inputs = tx.clone();
-    informers.get::<ServiceView>(&SERVICES, ours.clone()).on_change(move |c| {
-        let _ = inputs.send(match c {
-            Change::Deleted(s) => Input::ServiceGone(s.clone()),
-            other => Input::Service(other.object().clone()),
+    informers
+        .get::<ServiceView>(&SERVICES, ours.clone())
+        .on_change(move |c| {
+            let _ = inputs.send(match c {
+                Change::Deleted(s) => Input::ServiceGone(s.clone()),
+                other => Input::Service(other.object().clone()),
+            });
         });
-    });
-    informers.get::<SliceView>(&ENDPOINT_SLICES, ours).on_change(move |c| {
-        let _ = tx.send(match c {
-            Change::Deleted(s) => Input::SliceGone(s.clone()),
-            other => Input::Slice(other.object().clone()),
+    informers
+        .get::<SliceView>(&ENDPOINT_SLICES, ours)
+        .on_change(move |c| {
+            let _ = tx.send(match c {
+                Change::Deleted(s) => Input::SliceGone(s.clone()),
+                other => Input::Slice(other.object().clone()),
+            });
         });
-    });
     tokio::select! {
         // Rules from half the services would cut connections to the rest.
         () = informers.synced() => {}
@@ -300,10 +354,22 @@ pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
     }
     let families = kernel_families()
         .into_iter()
-        .map(|f| Family { model: Model::new(&node, f), backend: backend(config.mode, options(&config, f)) })
+        .map(|f| Family {
+            model: Model::new(&node, f),
+            backend: backend(config.mode, options(&config, f)),
+        })
         .collect();
-    let times = Times { min_sync: config.min_sync, full_period: config.full_period };
-    Runner { families, times, metrics }.run(rx, shutdown.token.clone()).await;
+    let times = Times {
+        min_sync: config.min_sync,
+        full_period: config.full_period,
+    };
+    Runner {
+        families,
+        times,
+        metrics,
+    }
+    .run(rx, shutdown.token.clone())
+    .await;
     informers.ended().await;
     Ok(())
 }

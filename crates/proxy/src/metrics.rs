@@ -6,7 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use component::metrics::{Counter, Family, Gauge, Histogram, Registry};
 
-const SECONDS: &[f64] = &[0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384];
+const SECONDS: &[f64] = &[
+    0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096,
+    8.192, 16.384,
+];
 
 /// kube-proxy's metrics.
 pub struct Metrics {
@@ -22,7 +25,9 @@ pub struct Metrics {
 }
 
 fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// How old an unwritten change may be before the proxy counts as unhealthy, in milliseconds (upstream: twice the sync
@@ -86,7 +91,11 @@ impl Metrics {
         self.syncs.fetch_add(1, Relaxed);
         self.last.get().set(t as f64 / 1000.0);
         self.seconds.get().observe(took.as_secs_f64());
-        let which = if full { &self.full_seconds } else { &self.partial_seconds };
+        let which = if full {
+            &self.full_seconds
+        } else {
+            &self.partial_seconds
+        };
         which.get().observe(took.as_secs_f64());
     }
 

@@ -79,7 +79,11 @@ pub struct PortName {
 impl std::fmt::Display for PortName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)?;
-        if self.port.is_empty() { Ok(()) } else { write!(f, ":{}", self.port) }
+        if self.port.is_empty() {
+            Ok(())
+        } else {
+            write!(f, ":{}", self.port)
+        }
     }
 }
 
@@ -97,7 +101,11 @@ pub struct Endpoint {
 impl Endpoint {
     /// `1.2.3.4:80`, `[fd00::1]:80`.
     pub fn address(&self) -> String {
-        if self.ip.contains(':') { format!("[{}]:{}", self.ip, self.port) } else { format!("{}:{}", self.ip, self.port) }
+        if self.ip.contains(':') {
+            format!("[{}]:{}", self.ip, self.port)
+        } else {
+            format!("{}:{}", self.ip, self.port)
+        }
     }
 }
 
@@ -136,12 +144,20 @@ impl Entry {
 
     /// The endpoints of traffic from inside.
     pub fn internal(&self) -> &[Endpoint] {
-        if self.internal_local { &self.local_endpoints } else { &self.endpoints }
+        if self.internal_local {
+            &self.local_endpoints
+        } else {
+            &self.endpoints
+        }
     }
 
     /// The endpoints of traffic from outside.
     pub fn external(&self) -> &[Endpoint] {
-        if self.external_local { &self.local_endpoints } else { &self.endpoints }
+        if self.external_local {
+            &self.local_endpoints
+        } else {
+            &self.endpoints
+        }
     }
 }
 
@@ -210,7 +226,9 @@ impl Model {
             "IPv6" => Family::V6,
             _ => return,
         };
-        let Some(service) = view.metadata.labels.get("kubernetes.io/service-name") else { return };
+        let Some(service) = view.metadata.labels.get("kubernetes.io/service-name") else {
+            return;
+        };
         if family != self.family {
             return;
         }
@@ -224,7 +242,10 @@ impl Model {
                 }
             }
         } else {
-            self.slices.entry(key).or_default().insert(view.metadata.name.clone(), view);
+            self.slices
+                .entry(key)
+                .or_default()
+                .insert(view.metadata.name.clone(), view);
         }
     }
 
@@ -271,15 +292,26 @@ impl Model {
 
     fn derive(&self, key: &ServiceKey) -> BTreeMap<PortName, Entry> {
         let mut out = BTreeMap::new();
-        let Some(service) = self.services.get(key) else { return out };
+        let Some(service) = self.services.get(key) else {
+            return out;
+        };
         let spec = &service.spec;
         let labels = &service.metadata.labels;
-        if spec.type_ == "ExternalName" || labels.contains_key(PROXY_NAME) || labels.contains_key(HEADLESS) {
+        if spec.type_ == "ExternalName"
+            || labels.contains_key(PROXY_NAME)
+            || labels.contains_key(HEADLESS)
+        {
             return out;
         }
         let of_family = |ip: &&String| Family::of(ip) == Some(self.family);
-        let ips = if spec.cluster_ips.is_empty() { std::slice::from_ref(&spec.cluster_ip) } else { &spec.cluster_ips };
-        let Some(cluster_ip) = ips.iter().find(of_family) else { return out };
+        let ips = if spec.cluster_ips.is_empty() {
+            std::slice::from_ref(&spec.cluster_ip)
+        } else {
+            &spec.cluster_ips
+        };
+        let Some(cluster_ip) = ips.iter().find(of_family) else {
+            return out;
+        };
         let affinity = (spec.session_affinity == "ClientIP").then(|| {
             spec.session_affinity_config
                 .as_ref()
@@ -305,15 +337,26 @@ impl Model {
             .map(str::to_owned)
             .collect::<Vec<_>>();
         for port in &spec.ports {
-            let Some(protocol) = Protocol::parse(&port.protocol) else { continue };
-            let name =
-                PortName { namespace: key.0.clone(), name: key.1.clone(), port: port.name.clone(), protocol };
+            let Some(protocol) = Protocol::parse(&port.protocol) else {
+                continue;
+            };
+            let name = PortName {
+                namespace: key.0.clone(),
+                name: key.1.clone(),
+                port: port.name.clone(),
+                protocol,
+            };
             let (endpoints, local_endpoints) = self.endpoints(key, &port.name, protocol);
             let entry = Entry {
                 cluster_ip: cluster_ip.clone(),
                 port: port.port,
                 node_port: port.node_port,
-                external_ips: spec.external_ips.iter().filter(of_family).cloned().collect(),
+                external_ips: spec
+                    .external_ips
+                    .iter()
+                    .filter(of_family)
+                    .cloned()
+                    .collect(),
                 load_balancer_ips: load_balancer_ips.clone(),
                 source_ranges: source_ranges.clone(),
                 affinity,
@@ -329,7 +372,12 @@ impl Model {
 
     /// Ready endpoints; where there is none, those that still serve while terminating (KEP-1669). First for the cluster,
     /// then for this node alone.
-    fn endpoints(&self, key: &ServiceKey, port: &str, protocol: Protocol) -> (Vec<Endpoint>, Vec<Endpoint>) {
+    fn endpoints(
+        &self,
+        key: &ServiceKey,
+        port: &str,
+        protocol: Protocol,
+    ) -> (Vec<Endpoint>, Vec<Endpoint>) {
         let mut ready = BTreeSet::new();
         let mut serving = BTreeSet::new();
         for slice in self.slices.get(key).into_iter().flat_map(BTreeMap::values) {
@@ -341,7 +389,13 @@ impl Model {
                 }
                 let Some(target) = p.port else { continue };
                 for e in &slice.endpoints {
-                    let Some(ip) = e.addresses.first().filter(|ip| Family::of(ip) == Some(self.family)) else { continue };
+                    let Some(ip) = e
+                        .addresses
+                        .first()
+                        .filter(|ip| Family::of(ip) == Some(self.family))
+                    else {
+                        continue;
+                    };
                     let endpoint = Endpoint {
                         ip: ip.clone(),
                         port: target,
@@ -349,13 +403,16 @@ impl Model {
                     };
                     if e.conditions.ready.unwrap_or(true) {
                         ready.insert(endpoint);
-                    } else if e.conditions.serving.unwrap_or(true) && e.conditions.terminating.unwrap_or(false) {
+                    } else if e.conditions.serving.unwrap_or(true)
+                        && e.conditions.terminating.unwrap_or(false)
+                    {
                         serving.insert(endpoint);
                     }
                 }
             }
         }
-        let local = |set: &BTreeSet<Endpoint>| set.iter().filter(|e| e.local).cloned().collect::<Vec<_>>();
+        let local =
+            |set: &BTreeSet<Endpoint>| set.iter().filter(|e| e.local).cloned().collect::<Vec<_>>();
         let mut here = local(&ready);
         if here.is_empty() {
             here = local(&serving);
@@ -372,19 +429,32 @@ pub(crate) mod tests {
 
     pub(crate) fn service(name: &str, ip: &str) -> ServiceView {
         ServiceView {
-            metadata: Meta { name: name.into(), namespace: "ns".into(), ..Meta::default() },
+            metadata: Meta {
+                name: name.into(),
+                namespace: "ns".into(),
+                ..Meta::default()
+            },
             spec: ServiceSpec {
                 type_: "ClusterIP".into(),
                 cluster_ip: ip.into(),
                 cluster_ips: vec![ip.into()],
-                ports: vec![ServicePort { name: "http".into(), protocol: "TCP".into(), port: 80, node_port: 0 }],
+                ports: vec![ServicePort {
+                    name: "http".into(),
+                    protocol: "TCP".into(),
+                    port: 80,
+                    node_port: 0,
+                }],
                 ..ServiceSpec::default()
             },
             ..ServiceView::default()
         }
     }
 
-    pub(crate) fn slice(service: &str, name: &str, endpoints: &[(&str, &str, Conditions)]) -> SliceView {
+    pub(crate) fn slice(
+        service: &str,
+        name: &str,
+        endpoints: &[(&str, &str, Conditions)],
+    ) -> SliceView {
         SliceView {
             metadata: Meta {
                 name: name.into(),
@@ -401,16 +471,27 @@ pub(crate) mod tests {
                     conditions: conditions.clone(),
                 })
                 .collect(),
-            ports: vec![SlicePort { name: Some("http".into()), protocol: Some("TCP".into()), port: Some(8080) }],
+            ports: vec![SlicePort {
+                name: Some("http".into()),
+                protocol: Some("TCP".into()),
+                port: Some(8080),
+            }],
         }
     }
 
     pub(crate) fn ready() -> Conditions {
-        Conditions { ready: Some(true), ..Conditions::default() }
+        Conditions {
+            ready: Some(true),
+            ..Conditions::default()
+        }
     }
 
     fn terminating() -> Conditions {
-        Conditions { ready: Some(false), serving: Some(true), terminating: Some(true) }
+        Conditions {
+            ready: Some(false),
+            serving: Some(true),
+            terminating: Some(true),
+        }
     }
 
     fn ips(list: &[Endpoint]) -> Vec<&str> {
@@ -425,9 +506,15 @@ pub(crate) mod tests {
         assert_eq!(m.take_changes().len(), 2);
         m.service(Arc::new(service("a", "10.0.0.1")));
         assert!(m.take_changes().is_empty());
-        m.slice(Arc::new(slice("b", "b-1", &[("10.1.0.1", "n1", ready())])), false);
+        m.slice(
+            Arc::new(slice("b", "b-1", &[("10.1.0.1", "n1", ready())])),
+            false,
+        );
         let changes = m.take_changes();
-        assert_eq!(changes.keys().map(ToString::to_string).collect::<Vec<_>>(), ["ns/b:http"]);
+        assert_eq!(
+            changes.keys().map(ToString::to_string).collect::<Vec<_>>(),
+            ["ns/b:http"]
+        );
         m.service_gone("ns", "b");
         assert!(m.take_changes().values().all(Option::is_none));
         assert_eq!(m.entries().len(), 1);
@@ -437,14 +524,23 @@ pub(crate) mod tests {
     fn terminating_endpoints_serve_when_nothing_is_ready() {
         let mut m = Model::new("n1", Family::V4);
         m.service(Arc::new(service("a", "10.0.0.1")));
-        let mixed = [("10.1.0.1", "n1", terminating()), ("10.1.0.2", "n2", ready())];
+        let mixed = [
+            ("10.1.0.1", "n1", terminating()),
+            ("10.1.0.2", "n2", ready()),
+        ];
         m.slice(Arc::new(slice("a", "a-1", &mixed)), false);
         m.take_changes();
         let e = m.entries().values().next().unwrap();
-        assert_eq!((ips(&e.endpoints), ips(&e.local_endpoints)), (vec!["10.1.0.2"], vec!["10.1.0.1"]));
+        assert_eq!(
+            (ips(&e.endpoints), ips(&e.local_endpoints)),
+            (vec!["10.1.0.2"], vec!["10.1.0.1"])
+        );
         m.slice(Arc::new(slice("a", "a-1", &mixed[..1])), false);
         m.take_changes();
-        assert_eq!(ips(&m.entries().values().next().unwrap().endpoints), ["10.1.0.1"]);
+        assert_eq!(
+            ips(&m.entries().values().next().unwrap().endpoints),
+            ["10.1.0.1"]
+        );
     }
 
     #[test]
@@ -455,7 +551,10 @@ pub(crate) mod tests {
         external.spec.type_ = "ExternalName".into();
         m.service(Arc::new(external));
         let mut other = service("other", "10.0.0.3");
-        other.metadata.labels.insert(PROXY_NAME.into(), "mesh".into());
+        other
+            .metadata
+            .labels
+            .insert(PROXY_NAME.into(), "mesh".into());
         m.service(Arc::new(other));
         assert!(m.take_changes().is_empty());
     }
@@ -465,7 +564,10 @@ pub(crate) mod tests {
         let mut m = Model::new("n1", Family::V4);
         m.service(Arc::new(service("a", "10.0.0.1")));
         for name in ["a-1", "a-2"] {
-            m.slice(Arc::new(slice("a", name, &[("10.1.0.1", "n1", ready())])), false);
+            m.slice(
+                Arc::new(slice("a", name, &[("10.1.0.1", "n1", ready())])),
+                false,
+            );
         }
         m.take_changes();
         assert_eq!(m.entries().values().next().unwrap().endpoints.len(), 1);

@@ -84,14 +84,22 @@ impl OwnProcesses {
     }
 
     fn has(&self, id: u32) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&id)
     }
 }
 
 /// Runs one script.
 pub async fn apply(script: &Script, own: &OwnProcesses) -> Result<(), RunError> {
-    let Some((program, args)) = script.command.split_first() else { return Ok(()) };
-    let start = |source| RunError::Start { program: program.clone(), source };
+    let Some((program, args)) = script.command.split_first() else {
+        return Ok(());
+    };
+    let start = |source| RunError::Start {
+        program: program.clone(),
+        source,
+    };
     let mut child = Command::new(program)
         .args(args)
         .stdin(Stdio::piped())
@@ -114,8 +122,14 @@ pub async fn apply(script: &Script, own: &OwnProcesses) -> Result<(), RunError> 
     if output.status.success() {
         return Ok(());
     }
-    let message: String = String::from_utf8_lossy(&output.stderr).chars().take(1000).collect();
-    Err(RunError::Failed { program: program.clone(), message: message.trim().to_owned() })
+    let message: String = String::from_utf8_lossy(&output.stderr)
+        .chars()
+        .take(1000)
+        .collect();
+    Err(RunError::Failed {
+        program: program.clone(),
+        message: message.trim().to_owned(),
+    })
 }
 
 /// One family's model and backend.
@@ -141,7 +155,9 @@ impl Runner {
         for f in &mut self.families {
             match input {
                 Input::Service(s) => f.model.service(s.clone()),
-                Input::ServiceGone(s) => f.model.service_gone(&s.metadata.namespace, &s.metadata.name),
+                Input::ServiceGone(s) => f
+                    .model
+                    .service_gone(&s.metadata.namespace, &s.metadata.name),
                 Input::Slice(s) => f.model.slice(s.clone(), false),
                 Input::SliceGone(s) => f.model.slice(s.clone(), true),
             }
@@ -154,7 +170,11 @@ impl Runner {
         for f in &mut self.families {
             let before: Entries = f.model.entries().clone();
             let changes: Changes = f.model.take_changes();
-            let scripts = if full { f.backend.full(f.model.entries()) } else { f.backend.delta(&changes) };
+            let scripts = if full {
+                f.backend.full(f.model.entries())
+            } else {
+                f.backend.delta(&changes)
+            };
             for script in &scripts {
                 apply(script, own).await?;
             }
@@ -167,10 +187,18 @@ impl Runner {
     }
 
     /// Runs. `ready` is called after the first full write.
-    pub async fn run(mut self, mut inputs: mpsc::UnboundedReceiver<Input>, shutdown: CancellationToken) {
+    pub async fn run(
+        mut self,
+        mut inputs: mpsc::UnboundedReceiver<Input>,
+        shutdown: CancellationToken,
+    ) {
         let own = OwnProcesses::default();
         let (tampered, mut tampering) = mpsc::channel(1);
-        let patterns: Vec<_> = self.families.iter().map(|f| owner(f.backend.as_ref())).collect();
+        let patterns: Vec<_> = self
+            .families
+            .iter()
+            .map(|f| owner(f.backend.as_ref()))
+            .collect();
         let mut watching = monitor(patterns, own.clone(), tampered, shutdown.clone());
 
         let mut full = true;
@@ -246,7 +274,11 @@ fn owner(backend: &dyn Backend) -> Owns {
     let iptables = backend.owns("KUBE-SERVICES");
     Box::new(move |line| {
         line.contains("flush ruleset")
-            || if iptables { line.contains("KUBE-") || line.contains("delete table") } else { line.contains("kube-proxy") }
+            || if iptables {
+                line.contains("KUBE-") || line.contains("delete table")
+            } else {
+                line.contains("kube-proxy")
+            }
     })
 }
 
@@ -277,8 +309,13 @@ fn monitor(
             let Ok(Some(line)) = line else { break };
             // A transaction's lines come first, then "# new generation 7 by process 123 (nft)".
             if let Some(rest) = line.strip_prefix("# new generation ") {
-                let by = rest.split("by process ").nth(1).and_then(|r| r.split(' ').next());
-                let ours = by.and_then(|id| id.parse().ok()).is_some_and(|id| own.has(id));
+                let by = rest
+                    .split("by process ")
+                    .nth(1)
+                    .and_then(|r| r.split(' ').next());
+                let ours = by
+                    .and_then(|id| id.parse().ok())
+                    .is_some_and(|id| own.has(id));
                 if touched && !ours {
                     // A full channel already asks for what we would ask for.
                     let _ = tampered.try_send(());

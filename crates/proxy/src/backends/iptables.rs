@@ -30,9 +30,19 @@ struct Rules {
     chains: BTreeMap<String, Vec<String>>,
 }
 
-const FILTER_CHAINS: [&str; 5] =
-    ["KUBE-NODEPORTS", "KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES", "KUBE-FORWARD", "KUBE-PROXY-FIREWALL"];
-const NAT_CHAINS: [&str; 4] = ["KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-POSTROUTING", "KUBE-MARK-MASQ"];
+const FILTER_CHAINS: [&str; 5] = [
+    "KUBE-NODEPORTS",
+    "KUBE-SERVICES",
+    "KUBE-EXTERNAL-SERVICES",
+    "KUBE-FORWARD",
+    "KUBE-PROXY-FIREWALL",
+];
+const NAT_CHAINS: [&str; 4] = [
+    "KUBE-SERVICES",
+    "KUBE-NODEPORTS",
+    "KUBE-POSTROUTING",
+    "KUBE-MARK-MASQ",
+];
 
 /// Jumps from the built-in chains: (table, from, rule).
 const JUMPS: [(&str, &str, &str); 12] = [
@@ -41,7 +51,11 @@ const JUMPS: [(&str, &str, &str); 12] = [
         "INPUT",
         "-m conntrack --ctstate NEW -m comment --comment \"kubernetes load balancer firewall\" -j KUBE-PROXY-FIREWALL",
     ),
-    ("filter", "INPUT", "-m comment --comment \"kubernetes health check service ports\" -j KUBE-NODEPORTS"),
+    (
+        "filter",
+        "INPUT",
+        "-m comment --comment \"kubernetes health check service ports\" -j KUBE-NODEPORTS",
+    ),
     (
         "filter",
         "INPUT",
@@ -52,7 +66,11 @@ const JUMPS: [(&str, &str, &str); 12] = [
         "FORWARD",
         "-m conntrack --ctstate NEW -m comment --comment \"kubernetes load balancer firewall\" -j KUBE-PROXY-FIREWALL",
     ),
-    ("filter", "FORWARD", "-m comment --comment \"kubernetes forwarding rules\" -j KUBE-FORWARD"),
+    (
+        "filter",
+        "FORWARD",
+        "-m comment --comment \"kubernetes forwarding rules\" -j KUBE-FORWARD",
+    ),
     (
         "filter",
         "FORWARD",
@@ -73,9 +91,21 @@ const JUMPS: [(&str, &str, &str); 12] = [
         "OUTPUT",
         "-m conntrack --ctstate NEW -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES",
     ),
-    ("nat", "OUTPUT", "-m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES"),
-    ("nat", "PREROUTING", "-m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES"),
-    ("nat", "POSTROUTING", "-m comment --comment \"kubernetes postrouting rules\" -j KUBE-POSTROUTING"),
+    (
+        "nat",
+        "OUTPUT",
+        "-m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES",
+    ),
+    (
+        "nat",
+        "PREROUTING",
+        "-m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES",
+    ),
+    (
+        "nat",
+        "POSTROUTING",
+        "-m comment --comment \"kubernetes postrouting rules\" -j KUBE-POSTROUTING",
+    ),
 ];
 
 /// The first 16 characters of the base32 of a SHA-256: upstream's chain suffix.
@@ -90,28 +120,50 @@ fn suffix(text: &str) -> String {
         while bits >= 5 && out.len() < 16 {
             bits -= 5;
             let index = (buffer >> bits) & 31;
-            out.push(ALPHABET.get(index as usize).copied().map_or('A', char::from));
+            out.push(
+                ALPHABET
+                    .get(index as usize)
+                    .copied()
+                    .map_or('A', char::from),
+            );
         }
     }
     out
 }
 
 fn service_chain(prefix: &str, name: &PortName) -> String {
-    format!("{prefix}{}", suffix(&format!("{name}{}", name.protocol.lower())))
+    format!(
+        "{prefix}{}",
+        suffix(&format!("{name}{}", name.protocol.lower()))
+    )
 }
 
 fn endpoint_chain(name: &PortName, endpoint: &Endpoint) -> String {
-    format!("KUBE-SEP-{}", suffix(&format!("{name}{}{}", name.protocol.lower(), endpoint.address())))
+    format!(
+        "KUBE-SEP-{}",
+        suffix(&format!(
+            "{name}{}{}",
+            name.protocol.lower(),
+            endpoint.address()
+        ))
+    )
 }
 
 impl Iptables {
     /// For a family; nothing is known of the kernel yet.
     pub fn new(options: Options) -> Iptables {
-        Iptables { options, written: BTreeMap::new() }
+        Iptables {
+            options,
+            written: BTreeMap::new(),
+        }
     }
 
     fn mark(&self) -> String {
-        format!("{:#010x}", 1u32.checked_shl(u32::from(self.options.masquerade_bit)).unwrap_or(0x4000))
+        format!(
+            "{:#010x}",
+            1u32.checked_shl(u32::from(self.options.masquerade_bit))
+                .unwrap_or(0x4000)
+        )
     }
 
     fn program(&self, name: &str) -> String {
@@ -122,7 +174,13 @@ impl Iptables {
     }
 
     fn restore(&self, text: String) -> Script {
-        let command = vec![self.program("iptables-restore"), "-w".into(), "5".into(), "--noflush".into(), "--counters".into()];
+        let command = vec![
+            self.program("iptables-restore"),
+            "-w".into(),
+            "5".into(),
+            "--noflush".into(),
+            "--counters".into(),
+        ];
         Script { command, text }
     }
 
@@ -145,7 +203,8 @@ impl Iptables {
         let svc = service_chain("KUBE-SVC-", name);
         let svl = service_chain("KUBE-SVL-", name);
         let ext = service_chain("KUBE-EXT-", name);
-        let cluster_wide = !entry.endpoints.is_empty() && (!entry.internal_local || entry.is_external());
+        let cluster_wide =
+            !entry.endpoints.is_empty() && (!entry.internal_local || entry.is_external());
         let node_wide = !entry.local_endpoints.is_empty()
             && (entry.internal_local || (entry.external_local && entry.is_external()));
 
@@ -157,10 +216,14 @@ impl Iptables {
             } else {
                 ("has no local endpoints", "DROP")
             };
-            out.filter.insert(("KUBE-SERVICES", format!("{} -j {action}", to(why, &entry.cluster_ip, entry.port))));
+            out.filter.insert((
+                "KUBE-SERVICES",
+                format!("{} -j {action}", to(why, &entry.cluster_ip, entry.port)),
+            ));
         } else {
             let rule = to("cluster IP", &entry.cluster_ip, entry.port);
-            out.nat.insert(("KUBE-SERVICES", format!("{rule} -j {internal}")));
+            out.nat
+                .insert(("KUBE-SERVICES", format!("{rule} -j {internal}")));
             let chain = out.chains.entry(internal.clone()).or_default();
             if self.options.masquerade_all {
                 chain.push(format!("{rule} -j KUBE-MARK-MASQ"));
@@ -177,7 +240,12 @@ impl Iptables {
             .external_ips
             .iter()
             .map(|ip| ("external IP", ip))
-            .chain(entry.load_balancer_ips.iter().map(|ip| ("loadbalancer IP", ip)))
+            .chain(
+                entry
+                    .load_balancer_ips
+                    .iter()
+                    .map(|ip| ("loadbalancer IP", ip)),
+            )
             .collect();
         if entry.is_external() && entry.external().is_empty() {
             let (why, action) = if entry.endpoints.is_empty() {
@@ -186,7 +254,10 @@ impl Iptables {
                 ("has no local endpoints", "DROP")
             };
             for (_, ip) in &vips {
-                out.filter.insert(("KUBE-EXTERNAL-SERVICES", format!("{} -j {action}", to(why, ip, entry.port))));
+                out.filter.insert((
+                    "KUBE-EXTERNAL-SERVICES",
+                    format!("{} -j {action}", to(why, ip, entry.port)),
+                ));
             }
             if entry.node_port != 0 {
                 out.filter.insert((
@@ -201,26 +272,29 @@ impl Iptables {
             external = !entry.endpoints.is_empty();
         }
         if external {
-            let firewall = (!entry.source_ranges.is_empty()).then(|| service_chain("KUBE-FW-", name));
+            let firewall =
+                (!entry.source_ranges.is_empty()).then(|| service_chain("KUBE-FW-", name));
             for (what, ip) in &vips {
                 let target = match &firewall {
                     Some(fw) if *what == "loadbalancer IP" => fw,
                     _ => &ext,
                 };
-                out.nat.insert(("KUBE-SERVICES", format!("{} -j {target}", to(what, ip, entry.port))));
+                out.nat.insert((
+                    "KUBE-SERVICES",
+                    format!("{} -j {target}", to(what, ip, entry.port)),
+                ));
             }
             if let Some(fw) = firewall.filter(|_| !entry.load_balancer_ips.is_empty()) {
                 let chain = out.chains.entry(fw).or_default();
                 for range in &entry.source_ranges {
-                    chain.push(format!("-m comment --comment \"{name} loadbalancer IP\" -s {range} -j {ext}"));
+                    chain.push(format!(
+                        "-m comment --comment \"{name} loadbalancer IP\" -s {range} -j {ext}"
+                    ));
                 }
                 for ip in &entry.load_balancer_ips {
                     out.filter.insert((
                         "KUBE-PROXY-FIREWALL",
-                        format!(
-                            "{} -j DROP",
-                            to("traffic not accepted by", ip, entry.port)
-                        ),
+                        format!("{} -j DROP", to("traffic not accepted by", ip, entry.port)),
                     ));
                 }
             }
@@ -267,7 +341,14 @@ impl Iptables {
     }
 
     /// The choice of an endpoint in `chain`, and the endpoints' own chains.
-    fn balance(&self, name: &PortName, entry: &Entry, chain: &str, endpoints: &[Endpoint], out: &mut Rules) {
+    fn balance(
+        &self,
+        name: &PortName,
+        entry: &Entry,
+        chain: &str,
+        endpoints: &[Endpoint],
+        out: &mut Rules,
+    ) {
         let protocol = name.protocol.lower();
         let mut rules = Vec::new();
         if let Some(seconds) = entry.affinity {
@@ -284,20 +365,34 @@ impl Iptables {
             let left = endpoints.len() - i;
             let mut rule = format!("-m comment --comment \"{name} -> {}\"", e.address());
             if left > 1 {
-                let _ = write!(rule, " -m statistic --mode random --probability {:.10}", 1.0 / left as f64);
+                let _ = write!(
+                    rule,
+                    " -m statistic --mode random --probability {:.10}",
+                    1.0 / left as f64
+                );
             }
             let _ = write!(rule, " -j {sep}");
             rules.push(rule);
-            let mut own = vec![format!("-m comment --comment {name} -s {} -j KUBE-MARK-MASQ", self.host(&e.ip))];
+            let mut own = vec![format!(
+                "-m comment --comment {name} -s {} -j KUBE-MARK-MASQ",
+                self.host(&e.ip)
+            )];
             let mut dnat = format!("-m comment --comment {name}");
             if entry.affinity.is_some() {
                 let _ = write!(dnat, " -m recent --name {sep} --set");
             }
-            let _ = write!(dnat, " -m {protocol} -p {protocol} -j DNAT --to-destination {}", e.address());
+            let _ = write!(
+                dnat,
+                " -m {protocol} -p {protocol} -j DNAT --to-destination {}",
+                e.address()
+            );
             own.push(dnat);
             out.chains.insert(sep, own);
         }
-        out.chains.entry(chain.to_owned()).or_default().extend(rules);
+        out.chains
+            .entry(chain.to_owned())
+            .or_default()
+            .extend(rules);
     }
 
     fn jumps(&self) -> Script {
@@ -306,7 +401,10 @@ impl Iptables {
         let mut text = String::from("set -e\n");
         for (table, chains) in [("filter", &FILTER_CHAINS[..]), ("nat", &NAT_CHAINS[..])] {
             for chain in chains {
-                let _ = writeln!(text, "{iptables} -w 5 -t {table} -N {chain} 2>/dev/null || true");
+                let _ = writeln!(
+                    text,
+                    "{iptables} -w 5 -t {table} -N {chain} 2>/dev/null || true"
+                );
             }
         }
         // Inserted from the last to the first, so that they stand in order.
@@ -316,7 +414,10 @@ impl Iptables {
                 "{iptables} -w 5 -t {table} -C {from} {rule} 2>/dev/null || {iptables} -w 5 -t {table} -I {from} 1 {rule}"
             );
         }
-        Script { command: vec!["sh".into()], text }
+        Script {
+            command: vec!["sh".into()],
+            text,
+        }
     }
 
     fn last_service_rule(&self) -> String {
@@ -334,7 +435,10 @@ impl Iptables {
 
     fn fixed(&self, filter: &mut String, nat: &mut String) {
         let mark = self.mark();
-        let _ = writeln!(filter, "-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP");
+        let _ = writeln!(
+            filter,
+            "-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP"
+        );
         let _ = writeln!(
             filter,
             "-A KUBE-FORWARD -m comment --comment \"kubernetes forwarding rules\" -m mark --mark {mark}/{mark} -j ACCEPT"
@@ -343,7 +447,10 @@ impl Iptables {
             filter,
             "-A KUBE-FORWARD -m comment --comment \"kubernetes forwarding conntrack rule\" -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
         );
-        let _ = writeln!(nat, "-A KUBE-POSTROUTING -m mark ! --mark {mark}/{mark} -j RETURN");
+        let _ = writeln!(
+            nat,
+            "-A KUBE-POSTROUTING -m mark ! --mark {mark}/{mark} -j RETURN"
+        );
         let _ = writeln!(nat, "-A KUBE-POSTROUTING -j MARK --xor-mark {mark}");
         let _ = writeln!(
             nat,
@@ -355,7 +462,10 @@ impl Iptables {
 
 impl Backend for Iptables {
     fn full(&mut self, entries: &Entries) -> Vec<Script> {
-        self.written = entries.iter().map(|(n, e)| (n.clone(), self.rules(n, e))).collect();
+        self.written = entries
+            .iter()
+            .map(|(n, e)| (n.clone(), self.rules(n, e)))
+            .collect();
         let mut filter = String::from("*filter\n");
         let mut nat = String::from("*nat\n");
         for chain in FILTER_CHAINS {
@@ -387,7 +497,11 @@ impl Backend for Iptables {
         // Chains of services that went while nobody watched are found and removed last.
         let mut known = BTreeSet::new();
         known.extend(self.written.values().flat_map(|r| r.chains.keys().cloned()));
-        vec![self.jumps(), self.restore(filter + &nat), self.sweep(&known)]
+        vec![
+            self.jumps(),
+            self.restore(filter + &nat),
+            self.sweep(&known),
+        ]
     }
 
     fn delta(&mut self, changes: &Changes) -> Vec<Script> {
@@ -397,7 +511,10 @@ impl Backend for Iptables {
         let mut gone = BTreeSet::new();
         let mut kept = BTreeSet::new();
         for (name, entry) in changes {
-            let now = entry.as_ref().map(|e| self.rules(name, e)).unwrap_or_default();
+            let now = entry
+                .as_ref()
+                .map(|e| self.rules(name, e))
+                .unwrap_or_default();
             let before = self.written.remove(name).unwrap_or_default();
             for (chain, rule) in before.filter.difference(&now.filter) {
                 let _ = writeln!(filter, "-D {chain} {rule}");
@@ -421,7 +538,11 @@ impl Backend for Iptables {
                     }
                 }
             }
-            for chain in before.chains.keys().filter(|c| !now.chains.contains_key(*c)) {
+            for chain in before
+                .chains
+                .keys()
+                .filter(|c| !now.chains.contains_key(*c))
+            {
                 gone.insert(chain.clone());
             }
             if entry.is_some() {
@@ -439,7 +560,11 @@ impl Backend for Iptables {
         if !nat.is_empty() {
             let _ = write!(text, "*nat\n{declare}{nat}COMMIT\n");
         }
-        if text.is_empty() { Vec::new() } else { vec![self.restore(text)] }
+        if text.is_empty() {
+            Vec::new()
+        } else {
+            vec![self.restore(text)]
+        }
     }
 
     fn cleanup(&self) -> Vec<Script> {
@@ -448,7 +573,10 @@ impl Backend for Iptables {
         let restore = self.program("iptables-restore");
         let mut text = String::new();
         for (table, from, rule) in JUMPS {
-            let _ = writeln!(text, "while {iptables} -w 5 -t {table} -D {from} {rule} 2>/dev/null; do :; done");
+            let _ = writeln!(
+                text,
+                "while {iptables} -w 5 -t {table} -D {from} {rule} 2>/dev/null; do :; done"
+            );
         }
         for table in ["filter", "nat"] {
             // Flush all, then delete all: chains refer to each other.
@@ -459,7 +587,10 @@ impl Backend for Iptables {
                  END {{ for (k = 1; k <= i; k++) print \"-X \" n[k]; print \"COMMIT\" }}' | {restore} -w 5 --noflush || true"
             );
         }
-        vec![Script { command: vec!["sh".into()], text }]
+        vec![Script {
+            command: vec!["sh".into()],
+            text,
+        }]
     }
 
     fn owns(&self, line: &str) -> bool {
@@ -483,7 +614,10 @@ impl Iptables {
              [ -z \"$stale\" ] && exit 0\n\
              {{ echo '*nat'; for c in $stale; do echo \":$c - [0:0]\"; done; for c in $stale; do echo \"-X $c\"; done; echo COMMIT; }} | {restore} -w 5 --noflush"
         );
-        Script { command: vec!["sh".into()], text }
+        Script {
+            command: vec!["sh".into()],
+            text,
+        }
     }
 }
 
@@ -507,7 +641,14 @@ mod tests {
     fn model() -> Model {
         let mut m = Model::new("n1", Family::V4);
         m.service(Arc::new(service("web", "10.0.0.1")));
-        m.slice(Arc::new(slice("web", "web-1", &[("10.1.0.1", "n1", ready()), ("10.1.1.1", "n2", ready())])), false);
+        m.slice(
+            Arc::new(slice(
+                "web",
+                "web-1",
+                &[("10.1.0.1", "n1", ready()), ("10.1.1.1", "n2", ready())],
+            )),
+            false,
+        );
         m
     }
 
@@ -519,7 +660,10 @@ mod tests {
             port: "https".into(),
             protocol: crate::model::Protocol::Tcp,
         };
-        assert_eq!(service_chain("KUBE-SVC-", &name), "KUBE-SVC-NPX46M4PTMTKRN6Y");
+        assert_eq!(
+            service_chain("KUBE-SVC-", &name),
+            "KUBE-SVC-NPX46M4PTMTKRN6Y"
+        );
     }
 
     #[test]
@@ -540,7 +684,10 @@ mod tests {
             assert!(text.contains(&want), "{want}\nin\n{text}");
         }
         let nat = text.split("*nat\n").nth(1).unwrap();
-        let last = nat.lines().rfind(|l| l.starts_with("-A KUBE-SERVICES")).unwrap();
+        let last = nat
+            .lines()
+            .rfind(|l| l.starts_with("-A KUBE-SERVICES"))
+            .unwrap();
         assert!(last.ends_with("-j KUBE-NODEPORTS"));
         assert_eq!(b.full(m.entries())[1].text, text);
     }
@@ -566,10 +713,16 @@ mod tests {
         m.take_changes();
         let mut b = backend();
         b.full(m.entries());
-        m.slice(Arc::new(slice("web", "web-1", &[("10.1.0.1", "n1", ready())])), false);
+        m.slice(
+            Arc::new(slice("web", "web-1", &[("10.1.0.1", "n1", ready())])),
+            false,
+        );
         let scripts = b.delta(&m.take_changes());
         let text = &scripts[0].text;
-        assert!(text.contains("-X KUBE-SEP-") && !text.contains("KUBE-SERVICES"), "{text}");
+        assert!(
+            text.contains("-X KUBE-SEP-") && !text.contains("KUBE-SERVICES"),
+            "{text}"
+        );
         assert!(text.lines().count() < 12, "{text}");
         assert!(b.delta(&Changes::new()).is_empty());
     }
@@ -582,7 +735,14 @@ mod tests {
         s.spec.ports[0].node_port = 30080;
         s.spec.external_traffic_policy = "Local".into();
         m.service(Arc::new(s));
-        m.slice(Arc::new(slice("web", "w", &[("10.1.0.1", "n1", ready()), ("10.1.1.1", "n2", ready())])), false);
+        m.slice(
+            Arc::new(slice(
+                "web",
+                "w",
+                &[("10.1.0.1", "n1", ready()), ("10.1.1.1", "n2", ready())],
+            )),
+            false,
+        );
         m.take_changes();
         let text = backend().full(m.entries())[1].text.clone();
         let name = m.entries().keys().next().unwrap().clone();
@@ -590,6 +750,8 @@ mod tests {
         let svl = service_chain("KUBE-SVL-", &name);
         assert!(text.contains(&format!("--dport 30080 -j {ext}\n")));
         assert!(text.contains(&format!("-A {ext} -j {svl}\n")));
-        assert!(text.contains(&format!("-A {svl} -m comment --comment \"ns/web:http -> 10.1.0.1:8080\" -j KUBE-SEP-")));
+        assert!(text.contains(&format!(
+            "-A {svl} -m comment --comment \"ns/web:http -> 10.1.0.1:8080\" -j KUBE-SEP-"
+        )));
     }
 }

@@ -39,16 +39,23 @@ struct Items {
 }
 
 fn short_hash(text: &str) -> String {
-    digest(&SHA256, text.as_bytes()).as_ref().iter().take(4).fold(String::new(), |mut s, b| {
-        let _ = write!(s, "{b:02x}");
-        s
-    })
+    digest(&SHA256, text.as_bytes())
+        .as_ref()
+        .iter()
+        .take(4)
+        .fold(String::new(), |mut s, b| {
+            let _ = write!(s, "{b:02x}");
+            s
+        })
 }
 
 /// A chain name: a hash to be unique, the service to be read. nft allows 128 characters.
 fn chain_name(kind: &str, name: &PortName, extra: &str) -> String {
     let protocol = name.protocol.lower();
-    let plain = format!("{}/{}/{protocol}/{}{extra}", name.namespace, name.name, name.port);
+    let plain = format!(
+        "{}/{}/{protocol}/{}{extra}",
+        name.namespace, name.name, name.port
+    );
     let hash = short_hash(&plain);
     let mut out = format!("{kind}-{hash}-{plain}");
     out.retain(|c| c.is_ascii_alphanumeric() || "-_/.".contains(c));
@@ -59,7 +66,12 @@ fn chain_name(kind: &str, name: &PortName, extra: &str) -> String {
 impl Nftables {
     /// For a family; nothing is known of the kernel yet.
     pub fn new(options: Options) -> Nftables {
-        Nftables { options, written: BTreeMap::new(), picks: BTreeSet::new(), shared: BTreeMap::new() }
+        Nftables {
+            options,
+            written: BTreeMap::new(),
+            picks: BTreeSet::new(),
+            shared: BTreeMap::new(),
+        }
     }
 
     fn ip(&self) -> &'static str {
@@ -70,7 +82,10 @@ impl Nftables {
     }
 
     fn script(text: String) -> Script {
-        Script { command: vec!["nft".into(), "-f".into(), "-".into()], text }
+        Script {
+            command: vec!["nft".into(), "-f".into(), "-".into()],
+            text,
+        }
     }
 
     fn from_cluster(&self) -> Option<String> {
@@ -84,15 +99,28 @@ impl Nftables {
         match endpoints {
             [one] => format!("dnat {ip} to {}", one.address()),
             many => {
-                let list: Vec<String> =
-                    many.iter().enumerate().map(|(i, e)| format!("{i} : {} . {}", e.ip, e.port)).collect();
-                format!("dnat {ip} to numgen random mod {} map {{ {} }}", many.len(), list.join(", "))
+                let list: Vec<String> = many
+                    .iter()
+                    .enumerate()
+                    .map(|(i, e)| format!("{i} : {} . {}", e.ip, e.port))
+                    .collect();
+                format!(
+                    "dnat {ip} to numgen random mod {} map {{ {} }}",
+                    many.len(),
+                    list.join(", ")
+                )
             }
         }
     }
 
     /// The rules that pick an endpoint with affinity, or plainly.
-    fn pick(&self, name: &PortName, entry: &Entry, endpoints: &[Endpoint], out: &mut Items) -> Vec<String> {
+    fn pick(
+        &self,
+        name: &PortName,
+        entry: &Entry,
+        endpoints: &[Endpoint],
+        out: &mut Items,
+    ) -> Vec<String> {
         let ip = self.ip();
         let protocol = name.protocol.lower();
         let Some(seconds) = entry.affinity else {
@@ -115,7 +143,11 @@ impl Nftables {
             out.sets.insert(set, seconds);
             targets.push(format!("{i} : goto {chain}"));
         }
-        rules.push(format!("numgen random mod {} vmap {{ {} }}", endpoints.len(), targets.join(", ")));
+        rules.push(format!(
+            "numgen random mod {} vmap {{ {} }}",
+            endpoints.len(),
+            targets.join(", ")
+        ));
         rules
     }
 
@@ -127,12 +159,16 @@ impl Nftables {
             if entry.endpoints.is_empty() {
                 "goto reject-chain"
             } else {
-                debug_assert!(local, "only a Local policy leaves no endpoint while there are some");
+                debug_assert!(
+                    local,
+                    "only a Local policy leaves no endpoint while there are some"
+                );
                 "drop"
             }
         };
         for e in entry.endpoints.iter().chain(&entry.local_endpoints) {
-            out.shared.insert(("hairpin", format!("{} . {}", e.ip, e.ip)));
+            out.shared
+                .insert(("hairpin", format!("{} . {}", e.ip, e.ip)));
         }
         out.shared.insert(("cluster-ips", entry.cluster_ip.clone()));
 
@@ -140,16 +176,21 @@ impl Nftables {
         let internal = entry.internal();
         let cluster_key = key(&entry.cluster_ip, entry.port);
         if internal.is_empty() {
-            out.elements.insert(("no-endpoint-services", cluster_key), refuse(entry.internal_local).into());
+            out.elements.insert(
+                ("no-endpoint-services", cluster_key),
+                refuse(entry.internal_local).into(),
+            );
         } else if entry.affinity.is_some() {
             let chain = chain_name("service", name, "");
             let rules = self.pick(name, entry, internal, &mut out);
             out.chains.insert(chain.clone(), rules);
-            out.elements.insert(("service-ips", cluster_key), format!("goto {chain}"));
+            out.elements
+                .insert(("service-ips", cluster_key), format!("goto {chain}"));
         } else {
             self.spread("endpoints", &cluster_key, internal, "pick", &mut out);
             let n = internal.len();
-            out.elements.insert(("service-ips", cluster_key), format!("goto pick-{n}"));
+            out.elements
+                .insert(("service-ips", cluster_key), format!("goto pick-{n}"));
         }
 
         // From outside.
@@ -159,12 +200,17 @@ impl Nftables {
         let vips = || entry.external_ips.iter().chain(&entry.load_balancer_ips);
         if entry.external().is_empty() {
             for ip in vips() {
-                out.elements
-                    .insert(("no-endpoint-services", key(ip, entry.port)), refuse(entry.external_local).into());
+                out.elements.insert(
+                    ("no-endpoint-services", key(ip, entry.port)),
+                    refuse(entry.external_local).into(),
+                );
             }
             if entry.node_port != 0 {
                 let k = format!("{protocol} . {}", entry.node_port);
-                out.elements.insert(("no-endpoint-nodeports", k), refuse(entry.external_local).into());
+                out.elements.insert(
+                    ("no-endpoint-nodeports", k),
+                    refuse(entry.external_local).into(),
+                );
             }
             return out;
         }
@@ -173,7 +219,8 @@ impl Nftables {
             let chain = chain_name("external", name, "");
             let mut rules = Vec::new();
             if entry.external_local {
-                let cluster_wide = format!("meta l4proto {protocol} {}", self.dnat(&entry.endpoints));
+                let cluster_wide =
+                    format!("meta l4proto {protocol} {}", self.dnat(&entry.endpoints));
                 if let Some(from) = self.from_cluster() {
                     rules.push(format!("{from} {cluster_wide}"));
                 }
@@ -185,39 +232,68 @@ impl Nftables {
             rules.extend(self.pick(name, entry, entry.external(), &mut out));
             out.chains.insert(chain.clone(), rules);
             for ip in vips() {
-                out.elements.insert(("service-ips", key(ip, entry.port)), format!("goto {chain}"));
+                out.elements.insert(
+                    ("service-ips", key(ip, entry.port)),
+                    format!("goto {chain}"),
+                );
             }
             if entry.node_port != 0 {
                 let k = format!("{protocol} . {}", entry.node_port);
-                out.elements.insert(("service-nodeports", k), format!("goto {chain}"));
+                out.elements
+                    .insert(("service-nodeports", k), format!("goto {chain}"));
             }
         } else {
             let n = entry.external().len();
             for ip in vips() {
                 let k = key(ip, entry.port);
                 self.spread("endpoints", &k, entry.external(), "external-pick", &mut out);
-                out.elements.insert(("service-ips", k), format!("goto external-pick-{n}"));
+                out.elements
+                    .insert(("service-ips", k), format!("goto external-pick-{n}"));
             }
             if entry.node_port != 0 {
                 let k = format!("{protocol} . {}", entry.node_port);
-                self.spread("nodeport-endpoints", &k, entry.external(), "nodeport-pick", &mut out);
-                out.elements.insert(("service-nodeports", k), format!("goto nodeport-pick-{n}"));
+                self.spread(
+                    "nodeport-endpoints",
+                    &k,
+                    entry.external(),
+                    "nodeport-pick",
+                    &mut out,
+                );
+                out.elements
+                    .insert(("service-nodeports", k), format!("goto nodeport-pick-{n}"));
             }
         }
         if !entry.source_ranges.is_empty() && !entry.load_balancer_ips.is_empty() {
             let chain = chain_name("firewall", name, "");
-            let rule = format!("{} saddr != {{ {} }} drop", self.ip(), entry.source_ranges.join(", "));
+            let rule = format!(
+                "{} saddr != {{ {} }} drop",
+                self.ip(),
+                entry.source_ranges.join(", ")
+            );
             out.chains.insert(chain.clone(), vec![rule]);
             for ip in &entry.load_balancer_ips {
-                out.elements.insert(("firewall-ips", key(ip, entry.port)), format!("goto {chain}"));
+                out.elements.insert(
+                    ("firewall-ips", key(ip, entry.port)),
+                    format!("goto {chain}"),
+                );
             }
         }
         out
     }
 
-    fn spread(&self, map: &'static str, key: &str, endpoints: &[Endpoint], pick: &str, out: &mut Items) {
+    fn spread(
+        &self,
+        map: &'static str,
+        key: &str,
+        endpoints: &[Endpoint],
+        pick: &str,
+        out: &mut Items,
+    ) {
         for (i, e) in endpoints.iter().enumerate() {
-            out.elements.insert((map, format!("{key} . {i}")), format!("{} . {}", e.ip, e.port));
+            out.elements.insert(
+                (map, format!("{key} . {i}")),
+                format!("{} . {}", e.ip, e.port),
+            );
         }
         out.picks.insert(format!("{pick}-{}", endpoints.len()));
     }
@@ -225,12 +301,15 @@ impl Nftables {
     fn pick_chain(&self, chain: &str) -> Vec<String> {
         let ip = self.ip();
         let n = chain.rsplit('-').next().unwrap_or("1");
-        let by_address =
-            format!("dnat {ip} to {ip} daddr . meta l4proto . th dport . numgen random mod {n} map @endpoints");
+        let by_address = format!(
+            "dnat {ip} to {ip} daddr . meta l4proto . th dport . numgen random mod {n} map @endpoints"
+        );
         if chain.starts_with("nodeport-") {
             vec![
                 "jump mark-for-masquerade".into(),
-                format!("dnat {ip} to meta l4proto . th dport . numgen random mod {n} map @nodeport-endpoints"),
+                format!(
+                    "dnat {ip} to meta l4proto . th dport . numgen random mod {n} map @nodeport-endpoints"
+                ),
             ]
         } else if chain.starts_with("external-") {
             vec!["jump mark-for-masquerade".into(), by_address]
@@ -257,7 +336,9 @@ impl Nftables {
 
     fn skeleton(&self, text: &mut String) {
         let ip = self.ip();
-        let bit = 1u32.checked_shl(u32::from(self.options.masquerade_bit)).unwrap_or(0x4000);
+        let bit = 1u32
+            .checked_shl(u32::from(self.options.masquerade_bit))
+            .unwrap_or(0x4000);
         let service = format!("{ip} daddr . meta l4proto . th dport");
         let port = "meta l4proto . th dport";
         let target = format!("{ip} daddr . th dport");
@@ -283,7 +364,10 @@ impl Nftables {
         } else {
             let cidrs = &self.options.cluster_cidrs;
             (!cidrs.is_empty()).then(|| {
-                format!("{ip} daddr @cluster-ips {ip} saddr != {{ {} }} jump mark-for-masquerade", cidrs.join(", "))
+                format!(
+                    "{ip} daddr @cluster-ips {ip} saddr != {{ {} }} jump mark-for-masquerade",
+                    cidrs.join(", ")
+                )
             })
         };
         let local = if self.options.node_port_addresses.is_empty() {
@@ -293,7 +377,10 @@ impl Nftables {
             };
             format!("{loopback}fib daddr type local")
         } else {
-            format!("{ip} daddr {{ {} }}", self.options.node_port_addresses.join(", "))
+            format!(
+                "{ip} daddr {{ {} }}",
+                self.options.node_port_addresses.join(", ")
+            )
         };
         let mut services: Vec<String> = masquerade.into_iter().collect();
         services.push(format!("{service} vmap @service-ips"));
@@ -302,7 +389,10 @@ impl Nftables {
         let refuse_port = format!("{local} {port} vmap @no-endpoint-nodeports");
         let firewall = format!("{service} vmap @firewall-ips");
         let chains: [(&str, Vec<String>); 6] = [
-            ("mark-for-masquerade", vec![format!("meta mark set meta mark | {bit:#x}")]),
+            (
+                "mark-for-masquerade",
+                vec![format!("meta mark set meta mark | {bit:#x}")],
+            ),
             ("reject-chain", vec!["reject".into()]),
             ("services", services),
             ("firewall-check", vec![firewall]),
@@ -321,17 +411,44 @@ impl Nftables {
             Self::make_chain(text, &t.replace(" kube-proxy", ""), chain, rules);
         }
         let hooks: [(&str, &str, &[&str]); 7] = [
-            ("filter-prerouting", "type filter hook prerouting priority -110", &["ct state new jump firewall-check"]),
-            ("filter-input", "type filter hook input priority -110", &["ct state new jump endpoints-check"]),
-            ("filter-forward", "type filter hook forward priority -110", &["ct state new jump endpoints-check"]),
+            (
+                "filter-prerouting",
+                "type filter hook prerouting priority -110",
+                &["ct state new jump firewall-check"],
+            ),
+            (
+                "filter-input",
+                "type filter hook input priority -110",
+                &["ct state new jump endpoints-check"],
+            ),
+            (
+                "filter-forward",
+                "type filter hook forward priority -110",
+                &["ct state new jump endpoints-check"],
+            ),
             (
                 "filter-output",
                 "type filter hook output priority -110",
-                &["ct state new jump endpoints-check", "ct state new jump firewall-check"],
+                &[
+                    "ct state new jump endpoints-check",
+                    "ct state new jump firewall-check",
+                ],
             ),
-            ("nat-prerouting", "type nat hook prerouting priority dstnat", &["jump services"]),
-            ("nat-output", "type nat hook output priority -100", &["jump services"]),
-            ("nat-postrouting", "type nat hook postrouting priority srcnat", &["jump masquerading"]),
+            (
+                "nat-prerouting",
+                "type nat hook prerouting priority dstnat",
+                &["jump services"],
+            ),
+            (
+                "nat-output",
+                "type nat hook output priority -100",
+                &["jump services"],
+            ),
+            (
+                "nat-postrouting",
+                "type nat hook postrouting priority srcnat",
+                &["jump masquerading"],
+            ),
         ];
         for (chain, hook, rules) in hooks {
             let _ = writeln!(text, "add chain {t} {chain} {{ {hook} ; }}");
@@ -350,12 +467,20 @@ impl Nftables {
     ) {
         let mut by_map: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for (map, key, value) in elements {
-            let item = if value.is_empty() || verb == "delete" { key.to_owned() } else { format!("{key} : {value}") };
+            let item = if value.is_empty() || verb == "delete" {
+                key.to_owned()
+            } else {
+                format!("{key} : {value}")
+            };
             by_map.entry(map).or_default().push(item);
         }
         for (map, items) in by_map {
             for chunk in items.chunks(500) {
-                let _ = writeln!(text, "{verb} element {ip} kube-proxy {map} {{ {} }}", chunk.join(", "));
+                let _ = writeln!(
+                    text,
+                    "{verb} element {ip} kube-proxy {map} {{ {} }}",
+                    chunk.join(", ")
+                );
             }
         }
     }
@@ -364,13 +489,22 @@ impl Nftables {
 impl Backend for Nftables {
     fn full(&mut self, entries: &Entries) -> Vec<Script> {
         let ip = self.ip();
-        self.written = entries.iter().map(|(n, e)| (n.clone(), self.items(n, e))).collect();
-        self.picks = self.written.values().flat_map(|i| i.picks.iter().cloned()).collect();
+        self.written = entries
+            .iter()
+            .map(|(n, e)| (n.clone(), self.items(n, e)))
+            .collect();
+        self.picks = self
+            .written
+            .values()
+            .flat_map(|i| i.picks.iter().cloned())
+            .collect();
         self.shared.clear();
         for key in self.written.values().flat_map(|i| i.shared.iter()) {
             *self.shared.entry(key.clone()).or_default() += 1;
         }
-        let mut text = format!("add table {ip} kube-proxy\ndelete table {ip} kube-proxy\nadd table {ip} kube-proxy\n");
+        let mut text = format!(
+            "add table {ip} kube-proxy\ndelete table {ip} kube-proxy\nadd table {ip} kube-proxy\n"
+        );
         self.skeleton(&mut text);
         for chain in &self.picks {
             Self::make_chain(&mut text, ip, chain, &self.pick_chain(chain));
@@ -386,9 +520,18 @@ impl Backend for Nftables {
                 Self::make_chain(&mut text, ip, chain, rules);
             }
         }
-        let all = self.written.values().flat_map(|i| &i.elements).map(|((m, k), v)| (*m, k.as_str(), v.as_str()));
+        let all = self
+            .written
+            .values()
+            .flat_map(|i| &i.elements)
+            .map(|((m, k), v)| (*m, k.as_str(), v.as_str()));
         Self::elements(&mut text, "add", ip, all);
-        Self::elements(&mut text, "add", ip, self.shared.keys().map(|(m, k)| (*m, k.as_str(), "")));
+        Self::elements(
+            &mut text,
+            "add",
+            ip,
+            self.shared.keys().map(|(m, k)| (*m, k.as_str(), "")),
+        );
         vec![Self::script(text)]
     }
 
@@ -399,7 +542,10 @@ impl Backend for Nftables {
         let mut removed: BTreeMap<(&'static str, String), String> = BTreeMap::new();
         let mut added: BTreeMap<(&'static str, String), String> = BTreeMap::new();
         for (name, entry) in changes {
-            let now = entry.as_ref().map(|e| self.items(name, e)).unwrap_or_default();
+            let now = entry
+                .as_ref()
+                .map(|e| self.items(name, e))
+                .unwrap_or_default();
             let before = self.written.remove(name).unwrap_or_default();
             for (k, v) in &before.elements {
                 if now.elements.get(k) != Some(v) {
@@ -441,7 +587,11 @@ impl Backend for Nftables {
                     }
                 }
             }
-            for chain in now.chains.keys().filter(|c| !before.chains.contains_key(*c)) {
+            for chain in now
+                .chains
+                .keys()
+                .filter(|c| !before.chains.contains_key(*c))
+            {
                 let _ = writeln!(make, "add chain {ip} kube-proxy {chain}");
             }
             for (chain, rules) in &now.chains {
@@ -449,7 +599,11 @@ impl Backend for Nftables {
                     Self::make_chain(&mut make, ip, chain, rules);
                 }
             }
-            let gone: Vec<_> = before.chains.keys().filter(|c| !now.chains.contains_key(*c)).collect();
+            let gone: Vec<_> = before
+                .chains
+                .keys()
+                .filter(|c| !now.chains.contains_key(*c))
+                .collect();
             for chain in &gone {
                 let _ = writeln!(unmake, "flush chain {ip} kube-proxy {chain}");
             }
@@ -464,15 +618,33 @@ impl Backend for Nftables {
             }
         }
         let mut text = make;
-        Self::elements(&mut text, "delete", ip, removed.iter().map(|((m, k), v)| (*m, k.as_str(), v.as_str())));
-        Self::elements(&mut text, "add", ip, added.iter().map(|((m, k), v)| (*m, k.as_str(), v.as_str())));
+        Self::elements(
+            &mut text,
+            "delete",
+            ip,
+            removed
+                .iter()
+                .map(|((m, k), v)| (*m, k.as_str(), v.as_str())),
+        );
+        Self::elements(
+            &mut text,
+            "add",
+            ip,
+            added.iter().map(|((m, k), v)| (*m, k.as_str(), v.as_str())),
+        );
         text.push_str(&unmake);
-        if text.is_empty() { Vec::new() } else { vec![Self::script(text)] }
+        if text.is_empty() {
+            Vec::new()
+        } else {
+            vec![Self::script(text)]
+        }
     }
 
     fn cleanup(&self) -> Vec<Script> {
         let ip = self.ip();
-        vec![Self::script(format!("add table {ip} kube-proxy\ndelete table {ip} kube-proxy\n"))]
+        vec![Self::script(format!(
+            "add table {ip} kube-proxy\ndelete table {ip} kube-proxy\n"
+        ))]
     }
 
     fn owns(&self, line: &str) -> bool {
@@ -511,9 +683,20 @@ mod tests {
         m.slice(Arc::new(slice("s1", "a", &two)), false);
         let text = b.delta(&m.take_changes())[0].text.clone();
         assert!(text.contains("add chain ip kube-proxy pick-2\n"), "{text}");
-        assert!(text.contains("delete element ip kube-proxy service-ips { 10.0.1.1 . tcp . 80 }\n"), "{text}");
-        assert!(text.contains("add element ip kube-proxy service-ips { 10.0.1.1 . tcp . 80 : goto pick-2 }\n"), "{text}");
-        assert!(text.contains("endpoints { 10.0.1.1 . tcp . 80 . 1 : 10.1.1.1 . 8080 }"), "{text}");
+        assert!(
+            text.contains("delete element ip kube-proxy service-ips { 10.0.1.1 . tcp . 80 }\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains(
+                "add element ip kube-proxy service-ips { 10.0.1.1 . tcp . 80 : goto pick-2 }\n"
+            ),
+            "{text}"
+        );
+        assert!(
+            text.contains("endpoints { 10.0.1.1 . tcp . 80 . 1 : 10.1.1.1 . 8080 }"),
+            "{text}"
+        );
         assert!(text.lines().count() < 12, "{text}");
     }
 
@@ -522,7 +705,10 @@ mod tests {
         let mut m = Model::new("n1", Family::V4);
         let pod = [("10.1.0.1", "n1", ready())];
         for s in ["a", "b"] {
-            m.service(Arc::new(service(s, if s == "a" { "10.0.0.1" } else { "10.0.0.2" })));
+            m.service(Arc::new(service(
+                s,
+                if s == "a" { "10.0.0.1" } else { "10.0.0.2" },
+            )));
             m.slice(Arc::new(slice(s, s, &pod)), false);
         }
         m.take_changes();
@@ -532,7 +718,10 @@ mod tests {
         assert!(!b.delta(&m.take_changes())[0].text.contains("hairpin"));
         m.service_gone("ns", "b");
         let text = b.delta(&m.take_changes())[0].text.clone();
-        assert!(text.contains("delete element ip kube-proxy hairpin { 10.1.0.1 . 10.1.0.1 }"), "{text}");
+        assert!(
+            text.contains("delete element ip kube-proxy hairpin { 10.1.0.1 . 10.1.0.1 }"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -543,6 +732,10 @@ mod tests {
         let mut b = backend();
         let first = b.full(m.entries());
         assert_eq!(first, b.full(m.entries()));
-        assert!(first[0].text.contains("no-endpoint-services { 10.0.0.1 . tcp . 80 : goto reject-chain }"));
+        assert!(
+            first[0]
+                .text
+                .contains("no-endpoint-services { 10.0.0.1 . tcp . 80 : goto reject-chain }")
+        );
     }
 }
