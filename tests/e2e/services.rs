@@ -71,7 +71,7 @@ fn reach_all(cluster: &Cluster, space: &'static str) -> String {
     let inside = name(&pods[0]);
     answers(&|| {
         space.try_kubectl(&[
-            "exec", inside, "--", "wget", "-q", "-T", "2", "-O", "-", &url,
+            "exec", inside, "--", "timeout", "3", "wget", "-q", "-O", "-", &url,
         ])
     });
     address

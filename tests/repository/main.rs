@@ -1,6 +1,10 @@
 //! The repository's own rules: which crate may know which (doors), and what must not be written anywhere.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failure of these tests is a panic")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a failure of these tests is a panic"
+)]
 
 mod doors;
 mod words;

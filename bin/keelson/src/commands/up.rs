@@ -199,9 +199,6 @@ pub fn bring_up(cluster: &Cluster, steps: &Steps, timeout: Duration, fresh: bool
     );
 
     let since = Instant::now();
-    if cluster.control_plane == ControlPlane::StaticPods {
-        static_pods::write(cluster)?;
-    }
     supervise::ensure_running(cluster, &hierarchies)?;
     // On a repair, nothing that runs may be taken off the list for a moment.
     let phase = if fresh {
@@ -221,18 +218,19 @@ pub fn bring_up(cluster: &Cluster, steps: &Steps, timeout: Duration, fresh: bool
     std::thread::scope(|scope| -> Result<()> {
         let loading = scope.spawn(|| -> Result<()> {
             let samples = images::build_samples(cluster)?;
-            let daemons = match cluster.control_plane {
-                ControlPlane::StaticPods => Some(images::build_daemons(cluster)?),
-                ControlPlane::Processes => None,
-            };
             each(&names, |name| {
-                wait_for_socket(&cluster.containerd_socket(name), Duration::from_secs(20))
-                    .with_context(|| format!("containerd on {name} does not start; see `keelson logs containerd --node {name}`"))?;
+                let socket = cluster.containerd_socket(name);
+                wait_for_socket(&socket, Duration::from_secs(20)).with_context(|| {
+                    format!("containerd on {name} does not start; see `keelson logs containerd --node {name}`")
+                })?;
                 images::import(cluster, name, &samples)?;
-                match &daemons {
-                    Some(archive) if cluster.nodes.first().is_some_and(|n| n.name == *name) => images::import(cluster, name, archive),
-                    _ => Ok(()),
+                let first = cluster.nodes.first().is_some_and(|n| n.name == *name);
+                if first && cluster.control_plane == ControlPlane::StaticPods {
+                    images::import(cluster, name, &images::build_control_plane(cluster)?)?;
+                    // Only now: a kubelet that does not find an image waits long before it looks again.
+                    static_pods::write(cluster)?;
                 }
+                Ok(())
             })?;
             steps.done("sample images on the nodes", since);
             Ok(())

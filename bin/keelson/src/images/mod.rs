@@ -9,7 +9,7 @@
 
 mod archive;
 
-use crate::cluster::{Cluster, write_file};
+use crate::cluster::{Cluster, Store, write_file};
 use crate::run;
 use anyhow::{Context, Result};
 pub use archive::{Image, Layer};
@@ -180,33 +180,24 @@ fn proxy_tools(layer: &mut Layer) -> Result<()> {
     Ok(())
 }
 
-/// The images of the daemons, and of etcd where it is installed.
-fn daemons(cluster: &Cluster) -> Result<Vec<Image>> {
-    let mut images = Vec::new();
-    for daemon in DAEMONS {
-        let place = format!("/usr/local/bin/{daemon}");
-        let mut layer = programs(&[(own_program(cluster, daemon)?, place.as_str())])?;
-        if daemon == "kube-proxy" {
-            proxy_tools(&mut layer)?;
-        }
-        images.push(Image {
-            name: daemon_image(daemon),
-            layers: vec![layer],
-            entrypoint: vec![place],
-            environment: Vec::new(),
-        });
+/// The image of one daemon.
+fn daemon(cluster: &Cluster, name: &str) -> Result<Image> {
+    let program = match name {
+        "etcd" => run::find_program(name)
+            .context("etcd is not installed (Debian: apt-get install etcd-server)")?,
+        _ => own_program(cluster, name)?,
+    };
+    let place = format!("/usr/local/bin/{name}");
+    let mut layer = programs(&[(program, place.as_str())])?;
+    if name == "kube-proxy" {
+        proxy_tools(&mut layer)?;
     }
-    if let Some(etcd) = run::find_program("etcd") {
-        let layer = programs(&[(etcd, "/usr/local/bin/etcd")])?;
-        let name = daemon_image("etcd");
-        images.push(Image {
-            name,
-            layers: vec![layer],
-            entrypoint: vec!["/usr/local/bin/etcd".into()],
-            environment: Vec::new(),
-        });
-    }
-    Ok(images)
+    Ok(Image {
+        name: daemon_image(name),
+        layers: vec![layer],
+        entrypoint: vec![place],
+        environment: Vec::new(),
+    })
 }
 
 /// What the archive depends on: size and time of change of every input.
@@ -254,14 +245,38 @@ pub fn build_samples(cluster: &Cluster) -> Result<PathBuf> {
     build(cluster, "samples", &inputs, || samples(cluster)).context("build the sample images")
 }
 
-/// Builds the archive of the daemons' images, unless it is there already; its path.
-pub fn build_daemons(cluster: &Cluster) -> Result<PathBuf> {
+fn build_of(cluster: &Cluster, archive: &str, daemons: &[&str]) -> Result<PathBuf> {
     let mut inputs = Vec::new();
-    for daemon in DAEMONS {
-        inputs.push(own_program(cluster, daemon)?);
+    for name in daemons {
+        inputs.extend(match *name {
+            "etcd" => run::find_program("etcd"),
+            _ => Some(own_program(cluster, name)?),
+        });
     }
-    inputs.extend(run::find_program("etcd"));
-    build(cluster, "daemons", &inputs, || daemons(cluster)).context("build the daemons' images")
+    let images = || daemons.iter().map(|name| daemon(cluster, name)).collect();
+    build(cluster, archive, &inputs, images)
+}
+
+/// Builds the archive of all daemons' images, and etcd's where it is installed, unless it is there already; its path.
+pub fn build_daemons(cluster: &Cluster) -> Result<PathBuf> {
+    let mut names = DAEMONS.to_vec();
+    if run::find_program("etcd").is_some() {
+        names.push("etcd");
+    }
+    build_of(cluster, "daemons", &names).context("build the daemons' images")
+}
+
+/// Builds the archive of what this cluster's static pods need, unless it is there already; its path.
+pub fn build_control_plane(cluster: &Cluster) -> Result<PathBuf> {
+    let mut names = vec![
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-scheduler",
+    ];
+    if cluster.store == Store::Etcd {
+        names.push("etcd");
+    }
+    build_of(cluster, "control-plane", &names).context("build the control plane's images")
 }
 
 fn ctr(cluster: &Cluster, node: &str) -> Command {
