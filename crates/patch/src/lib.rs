@@ -1,40 +1,74 @@
 //! Patches: JSON patch (RFC 6902), merge patch (RFC 7386), strategic merge patch, server-side apply.
+//!
+//! All work on trees in printed form (see `wire`); the caller checks the result against the schema with
+//! `wire::json::normalize`.
+
+mod json;
+mod merge;
+mod strategic;
 
 use serde_json::Value;
 use wire::schema::Message;
 
+pub use json::MAX_OPERATIONS;
+
 /// Why a patch is refused. The text is upstream's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PatchError {
-    /// The patch cannot be read (400).
+    /// The patch cannot be read (400, `BadRequest`).
     #[error("{0}")]
     BadRequest(String),
-    /// The patch cannot be applied to this object (422).
+    /// The patch cannot be applied to this object (422). Upstream shows clients not this text but `the server rejected
+    /// our request due to an error in our request`, reason `Invalid`, with empty details.
     #[error("{0}")]
     Unprocessable(String),
-    /// Too many operations (413).
+    /// Too many operations (413, `RequestEntityTooLarge`).
     #[error("{0}")]
     TooLarge(String),
+    /// A directive or a list that strategic merge cannot handle (500, no reason).
+    #[error("{0}")]
+    Internal(String),
 }
 
-/// Applies RFC 6902 operations.
+/// Applies RFC 6902 operations, at most [`MAX_OPERATIONS`]; copies may add 3 MiB together.
 pub fn json_patch(doc: &Value, patch: &[u8]) -> Result<Value, PatchError> {
-    let _ = (doc, patch);
-    Err(PatchError::BadRequest("not implemented".into()))
+    json::apply(doc, patch)
 }
 
 /// Applies RFC 7386.
 pub fn merge_patch(doc: &Value, patch: &[u8]) -> Result<Value, PatchError> {
-    let _ = (doc, patch);
-    Err(PatchError::BadRequest("not implemented".into()))
+    merge::apply(doc, patch)
 }
 
-/// Applies a strategic merge patch with its directives.
+/// Applies a strategic merge patch with its directives (`$patch`, `$deleteFromPrimitiveList`, `$setElementOrder`,
+/// `$retainKeys`).
 pub fn strategic_merge(
     doc: &Value,
     patch: &[u8],
     msg: &'static Message,
 ) -> Result<Value, PatchError> {
-    let _ = (doc, patch, msg);
-    Err(PatchError::BadRequest("not implemented".into()))
+    strategic::apply(doc, patch, msg)
+}
+
+/// Duplicate fields in a patch, for `fieldValidation` of `Warn` and `Strict`: `duplicate field "a.b"`, and for JSON
+/// patches also unknown members, each with `json patch ` in front. Empty for a patch that cannot be read.
+pub fn strict_errors(patch: &[u8], json_patch: bool) -> Vec<String> {
+    if json_patch {
+        return json::strict_errors(patch);
+    }
+    wire::json::parse_strict(patch)
+        .map(|(_, errors)| errors)
+        .unwrap_or_default()
+}
+
+/// What a JSON value is called in Go's type errors.
+pub(crate) fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
 }
