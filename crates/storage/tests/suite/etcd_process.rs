@@ -30,15 +30,21 @@ fn free_port() -> u16 {
 }
 
 impl EtcdProcess {
-    /// Starts etcd and waits until it answers.
+    /// Starts an empty etcd and waits until it answers.
     pub async fn start() -> Self {
+        Self::start_on(None).await
+    }
+
+    /// Starts etcd on a data directory, or an empty one, and waits until it answers.
+    pub async fn start_on(data: Option<&str>) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let data = data.map_or_else(|| dir.path().join("data"), std::path::PathBuf::from);
         let (client, peer) = (free_port(), free_port());
         let address = format!("http://127.0.0.1:{client}");
         let peer = format!("http://127.0.0.1:{peer}");
         let child = Command::new("etcd")
             .args(["--name", "test", "--data-dir"])
-            .arg(dir.path().join("data"))
+            .arg(data)
             .args([
                 "--listen-client-urls",
                 &address,

@@ -1,6 +1,8 @@
 //! The contract of a store, as cases that every backend passes. Each case has its own prefix, so that one store serves
 //! them all, in order; cases may compact.
 
+#![allow(dead_code, reason = "not every test uses all of it")]
+
 pub mod etcd_process;
 
 use std::time::Duration;

@@ -1,0 +1,215 @@
+//! The real `etcdctl` against the embedded store, and a real etcd on its snapshot.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+
+mod suite;
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+
+use bytes::Bytes;
+use storage::embedded::{Embedded, Options};
+use storage::{Expect, ListOptions, Listen, Store, etcd_server};
+use suite::etcd_process::EtcdProcess;
+
+fn etcdctl(endpoint: &str) -> Command {
+    let mut command = Command::new("etcdctl");
+    command
+        .env("ETCDCTL_API", "3")
+        .args(["--endpoints", endpoint]);
+    command
+}
+
+fn output(mut command: Command) -> String {
+    let output = command
+        .output()
+        .expect("etcdctl must be installed for this test (Debian: etcd-client)");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        output.status.success(),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    text
+}
+
+fn run(endpoint: &str, arguments: &[&str]) -> String {
+    let mut command = etcdctl(endpoint);
+    command.args(arguments);
+    output(command)
+}
+
+fn with_input(endpoint: &str, arguments: &[&str], input: &str) -> String {
+    let mut child = etcdctl(endpoint)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+async fn open(dir: &tempfile::TempDir) -> (Embedded, String) {
+    let store = Embedded::open(dir.path().join("data"), Options::default())
+        .await
+        .unwrap();
+    let listen = Listen::Loopback("127.0.0.1:0".parse().unwrap());
+    let address = etcd_server::serve(&store, listen).await.unwrap();
+    (store, address)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn etcdctl_works() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, at) = open(&dir).await;
+    let socket = dir.path().join("etcd.sock");
+    etcd_server::serve(&store, Listen::Unix(socket.clone()))
+        .await
+        .unwrap();
+    tokio::task::spawn_blocking(move || {
+        assert_eq!(run(&at, &["put", "/registry/a", "one"]), "OK\n");
+        assert_eq!(run(&at, &["put", "/registry/b", "two"]), "OK\n");
+        assert_eq!(run(&at, &["get", "/", "--prefix", "--keys-only"]), "/registry/a\n\n/registry/b\n\n");
+        let over_socket = format!("unix://{}", socket.display());
+        assert_eq!(run(&over_socket, &["get", "/", "--prefix", "--keys-only"]), "/registry/a\n\n/registry/b\n\n");
+        assert_eq!(run(&at, &["get", "/registry/a", "/registry/z", "--print-value-only"]), "one\ntwo\n");
+        let descending = ["get", "", "--prefix", "--order=DESCEND", "--sort-by=MODIFY", "--limit=1"];
+        assert_eq!(run(&at, &descending), "/registry/b\ntwo\n");
+        assert_eq!(run(&at, &["put", "/registry/a", "three", "--prev-kv"]), "OK\n/registry/a\none\n");
+        assert_eq!(run(&at, &["get", "/registry/a", "--rev=2"]), "/registry/a\none\n");
+        let input = "value(\"/registry/a\") = \"three\"\nver(\"/registry/none\") = \"0\"\n\nput /registry/c done\nget /registry/c\n\nget /registry/a\n\n";
+        assert_eq!(with_input(&at, &["txn"], input), "SUCCESS\n\nOK\n\n/registry/c\ndone\n");
+        let input = "mod(\"/registry/a\") > \"1000\"\n\nput /registry/c done\n\ndel /registry/c\n\n";
+        assert_eq!(with_input(&at, &["txn"], input), "FAILURE\n\n1\n");
+
+        let mut watch = etcdctl(&at);
+        watch.args(["watch", "/registry/", "--prefix", "--rev=2", "--prev-kv"]).stdout(Stdio::piped());
+        let mut watch = watch.spawn().unwrap();
+        let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let mut next = |count: usize| -> String { lines.by_ref().take(count).collect::<Vec<_>>().join(" ") };
+        assert_eq!(next(9), "PUT   /registry/a one PUT   /registry/b two PUT");
+        assert_eq!(next(10), "/registry/a one /registry/a three PUT   /registry/c done DELETE");
+        run(&at, &["put", "/registry/live", "now"]);
+        assert_eq!(next(8), "/registry/c done /registry/c  PUT   /registry/live".trim_end());
+        watch.kill().unwrap();
+        watch.wait().unwrap();
+
+        let granted = run(&at, &["lease", "grant", "600"]);
+        let lease = granted.split(' ').nth(1).unwrap().to_owned();
+        run(&at, &["put", "/registry/leased", "x", &format!("--lease={lease}")]);
+        let left = run(&at, &["lease", "timetolive", &lease, "--keys"]);
+        assert!(left.contains("granted with TTL(600s)") && left.contains("/registry/leased"), "{left}");
+        assert!(run(&at, &["lease", "list"]).contains(&lease));
+        assert!(run(&at, &["lease", "keep-alive", "--once", &lease]).contains("keepalived with TTL(600)"));
+        run(&at, &["lease", "revoke", &lease]);
+        assert_eq!(run(&at, &["get", "/registry/leased"]), "");
+
+        assert_eq!(run(&at, &["del", "/registry/live", "--prev-kv"]), "1\n/registry/live\nnow\n");
+        let status = run(&at, &["endpoint", "status", "-w", "json"]);
+        assert!(status.contains("\"version\":\"3.5"), "{status}");
+        run(&at, &["endpoint", "health"]);
+        assert!(run(&at, &["member", "list"]).contains("keelson"));
+        assert_eq!(run(&at, &["alarm", "list"]), "");
+        run(&at, &["defrag"]);
+        assert!(run(&at, &["compaction", "4"]).contains("compacted revision 4"));
+        let old = etcdctl(&at).args(["get", "/registry/a", "--rev=2"]).output().unwrap();
+        assert!(String::from_utf8_lossy(&old.stderr).contains("required revision has been compacted"));
+    })
+    .await
+    .unwrap();
+    assert_eq!(
+        store
+            .get(b"/registry/a", 0)
+            .await
+            .unwrap()
+            .kv
+            .unwrap()
+            .value,
+        "three"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_becomes_a_real_etcd() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, at) = open(&dir).await;
+    let lease = store.grant(3600).await.unwrap();
+    for number in 0..3000_usize {
+        // Empty, small, and larger than a page or several.
+        let size = match number % 50 {
+            0 => 0,
+            1 => 10_000,
+            2 => 300_000 * usize::from(number == 2),
+            other => other * 40,
+        };
+        let value: Bytes = vec![b'a' + u8::try_from(number % 26).unwrap(); size].into();
+        let lease = if number == 7 { lease } else { 0 };
+        let key = format!("/registry/things/{number:05}");
+        store
+            .put(key.as_bytes(), value, Expect::Absent, lease)
+            .await
+            .unwrap();
+    }
+    for number in (0..3000).step_by(3) {
+        store
+            .delete(
+                format!("/registry/things/{number:05}").as_bytes(),
+                Expect::Any,
+            )
+            .await
+            .unwrap();
+    }
+    let listed = store.list(b"/", ListOptions::default()).await.unwrap();
+    let file = dir.path().join("snapshot.db").display().to_string();
+    let restored = dir.path().join("restored").display().to_string();
+    tokio::task::spawn_blocking({
+        let restored = restored.clone();
+        move || {
+            run(&at, &["snapshot", "save", &file]);
+            let status = run(&at, &["snapshot", "status", &file, "-w", "json"]);
+            assert!(status.contains("\"revision\":"), "{status}");
+            run(
+                &at,
+                &[
+                    "snapshot",
+                    "restore",
+                    &file,
+                    "--data-dir",
+                    &restored,
+                    "--name",
+                    "test",
+                ],
+            );
+        }
+    })
+    .await
+    .unwrap();
+    let etcd = EtcdProcess::start_on(Some(&restored)).await;
+    let copy = etcd.connect().await;
+    let copied = copy.list(b"/", ListOptions::default()).await.unwrap();
+    assert_eq!(copied.items.len(), 2000);
+    assert!(copied.items == listed.items, "the copy differs");
+    assert!(copied.revision >= listed.revision);
+    // It is a working etcd.
+    copy.put(
+        b"/registry/new",
+        Bytes::from_static(b"1"),
+        Expect::Absent,
+        0,
+    )
+    .await
+    .unwrap();
+}
