@@ -1,5 +1,9 @@
 //! Admission: what may still change or refuse a write after authorization and before storage.
 
+pub mod chain;
+mod json;
+pub mod plugins;
+
 use api::Status;
 use api::reader::ObjectReader;
 use async_trait::async_trait;

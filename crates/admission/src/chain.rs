@@ -1,0 +1,126 @@
+//! The chain: which plugins run, and in what order.
+
+use std::sync::Arc;
+
+use api::Status;
+use auth::Authorizer;
+use serde_json::Value;
+
+use crate::{Attributes, Plugin, plugins};
+
+/// What plugins are made from.
+#[derive(Clone)]
+pub struct Deps {
+    /// For the plugins that ask whether a user may do something else.
+    pub authorizer: Arc<dyn Authorizer>,
+}
+
+/// One plugin in the list.
+pub struct Descriptor {
+    /// As the flags have it.
+    pub name: &'static str,
+    /// Whether it runs without being asked for.
+    pub default_on: bool,
+    /// `None`: upstream has it and we do not: enabling it is an error, except where `default_on` says that upstream runs
+    /// it anyway.
+    pub make: Option<fn(&Deps) -> Arc<dyn Plugin>>,
+}
+
+/// Why the flags were refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChainError {
+    /// Upstream has no such plugin either.
+    #[error("{0} plugin {1:?} is unknown")]
+    Unknown(&'static str, String),
+    /// Upstream has it, we do not.
+    #[error("enable-admission-plugins plugin {0:?} is not implemented")]
+    NotImplemented(String),
+    /// On and off at once.
+    #[error("{0} in enable-admission-plugins and disable-admission-plugins overlapped")]
+    Overlap(String),
+}
+
+/// The plugins that run, in upstream's order.
+#[derive(Clone, Default)]
+pub struct Chain(Vec<Arc<dyn Plugin>>);
+
+impl Chain {
+    /// The default plugins, more or fewer.
+    ///
+    /// # Errors
+    /// [`ChainError`].
+    pub fn new(enable: &[String], disable: &[String], deps: &Deps) -> Result<Chain, ChainError> {
+        let find = |n: &String| plugins::ALL.iter().find(|d| d.name == n);
+        for (flag, names) in [
+            ("enable-admission-plugins", enable),
+            ("disable-admission-plugins", disable),
+        ] {
+            if let Some(n) = names.iter().find(|n| find(n).is_none()) {
+                return Err(ChainError::Unknown(flag, n.clone()));
+            }
+        }
+        if let Some(n) = enable.iter().find(|n| disable.contains(n)) {
+            return Err(ChainError::Overlap(n.clone()));
+        }
+        if let Some(d) = enable
+            .iter()
+            .filter_map(find)
+            .find(|d| d.make.is_none() && !d.default_on)
+        {
+            return Err(ChainError::NotImplemented(d.name.to_owned()));
+        }
+        let on = |d: &&Descriptor| {
+            let named = |l: &[String]| l.iter().any(|n| n == d.name);
+            named(enable) || (d.default_on && !named(disable))
+        };
+        Ok(Chain(
+            plugins::ALL
+                .iter()
+                .filter(on)
+                .filter_map(|d| d.make.map(|make| make(deps)))
+                .collect(),
+        ))
+    }
+
+    /// The names of the plugins that run.
+    pub fn names(&self) -> Vec<&'static str> {
+        self.0.iter().map(|p| p.name()).collect()
+    }
+
+    /// Appends a plugin (webhooks and policies, which have their own state).
+    pub fn push(&mut self, plugin: Arc<dyn Plugin>) {
+        self.0.push(plugin);
+    }
+
+    /// Lets every plugin change or refuse, in order. `object` is absent for deletes.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub async fn admit(
+        &self,
+        a: &Attributes<'_>,
+        mut object: Option<&mut Value>,
+        old: Option<&Value>,
+    ) -> Result<(), Status> {
+        for p in self.0.iter().filter(|p| p.handles(a)) {
+            p.admit(a, object.as_deref_mut(), old).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets every plugin refuse the final object.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub async fn validate(
+        &self,
+        a: &Attributes<'_>,
+        object: Option<&Value>,
+        old: Option<&Value>,
+    ) -> Result<(), Status> {
+        for p in self.0.iter().filter(|p| p.handles(a)) {
+            p.validate(a, object, old).await?;
+        }
+        Ok(())
+    }
+}

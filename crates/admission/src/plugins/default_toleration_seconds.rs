@@ -1,0 +1,50 @@
+//! DefaultTolerationSeconds: pods stay 300 seconds on a node that is not ready or unreachable, unless they say otherwise.
+
+use api::Status;
+use async_trait::async_trait;
+use serde_json::{Value, json};
+
+use crate::json::{array, at, is, list, object};
+use crate::{Attributes, Operation, Plugin};
+
+const SECONDS: i64 = 300;
+
+/// See the module.
+pub struct DefaultTolerationSeconds;
+
+#[async_trait]
+impl Plugin for DefaultTolerationSeconds {
+    fn name(&self) -> &'static str {
+        "DefaultTolerationSeconds"
+    }
+
+    fn handles(&self, a: &Attributes<'_>) -> bool {
+        is(a, "", "pods") && matches!(a.operation, Operation::Create | Operation::Update)
+    }
+
+    async fn admit(
+        &self,
+        _: &Attributes<'_>,
+        pod: Option<&mut Value>,
+        _: Option<&Value>,
+    ) -> Result<(), Status> {
+        let Some(pod) = pod else { return Ok(()) };
+        let covered = |pod: &Value, key: &str| {
+            list(pod, "/spec/tolerations").iter().any(|t| {
+                ["", key].contains(&at(t, "/key")) && ["", "NoExecute"].contains(&at(t, "/effect"))
+            })
+        };
+        for key in [
+            "node.kubernetes.io/not-ready",
+            "node.kubernetes.io/unreachable",
+        ] {
+            if !covered(pod, key) {
+                let t = json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": SECONDS});
+                if let Some(all) = object(pod, &["spec"]).and_then(|s| array(s, "tolerations")) {
+                    all.push(t);
+                }
+            }
+        }
+        Ok(())
+    }
+}
