@@ -15,6 +15,9 @@ pub struct Deps {
     pub authorizer: Arc<dyn Authorizer>,
 }
 
+/// Makes a plugin.
+pub type Make = fn(&Deps) -> Arc<dyn Plugin>;
+
 /// One plugin in the list.
 pub struct Descriptor {
     /// As the flags have it.
@@ -23,7 +26,7 @@ pub struct Descriptor {
     pub default_on: bool,
     /// `None`: upstream has it and we do not: enabling it is an error, except where `default_on` says that upstream runs
     /// it anyway.
-    pub make: Option<fn(&Deps) -> Arc<dyn Plugin>>,
+    pub make: Option<Make>,
 }
 
 /// Why the flags were refused.

@@ -42,10 +42,10 @@ impl Plugin for DefaultIngressClass {
             .reader
             .list("networking.k8s.io", "ingressclasses", "")
             .await?;
-        if let Some(name) = default_of(&classes, "ingressclass.kubernetes.io/is-default-class") {
-            if let Some(spec) = object(ingress, &["spec"]) {
-                spec.insert("ingressClassName".into(), name.into());
-            }
+        if let Some(name) = default_of(&classes, "ingressclass.kubernetes.io/is-default-class")
+            && let Some(spec) = object(ingress, &["spec"])
+        {
+            spec.insert("ingressClassName".into(), name.into());
         }
         Ok(())
     }

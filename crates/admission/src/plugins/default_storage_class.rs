@@ -41,10 +41,10 @@ impl Plugin for DefaultStorageClass {
             .reader
             .list("storage.k8s.io", "storageclasses", "")
             .await?;
-        if let Some(name) = default_of(&classes, "storageclass.kubernetes.io/is-default-class") {
-            if let Some(spec) = object(claim, &["spec"]) {
-                spec.insert("storageClassName".into(), name.into());
-            }
+        if let Some(name) = default_of(&classes, "storageclass.kubernetes.io/is-default-class")
+            && let Some(spec) = object(claim, &["spec"])
+        {
+            spec.insert("storageClassName".into(), name.into());
         }
         Ok(())
     }

@@ -20,10 +20,9 @@ mod storage_protection;
 
 use std::sync::Arc;
 
-use crate::Plugin;
-use crate::chain::{Deps, Descriptor};
+use crate::chain::{Descriptor, Make};
 
-const fn on(name: &'static str, make: fn(&Deps) -> Arc<dyn Plugin>) -> Descriptor {
+const fn on(name: &'static str, make: Make) -> Descriptor {
     Descriptor {
         name,
         default_on: true,
@@ -31,7 +30,7 @@ const fn on(name: &'static str, make: fn(&Deps) -> Arc<dyn Plugin>) -> Descripto
     }
 }
 
-const fn off(name: &'static str, make: fn(&Deps) -> Arc<dyn Plugin>) -> Descriptor {
+const fn off(name: &'static str, make: Make) -> Descriptor {
     Descriptor {
         name,
         default_on: false,

@@ -299,10 +299,10 @@ fn claim_status(node: &str, new: &Value, old: &Value) -> Verdict {
                 }
             }
         }
-        if some(&v, "/status").is_none() {
-            if let Some(o) = v.as_object_mut() {
-                o.remove("status");
-            }
+        if some(&v, "/status").is_none()
+            && let Some(o) = v.as_object_mut()
+        {
+            o.remove("status");
         }
         v
     };
@@ -544,7 +544,7 @@ impl NodeRestriction {
             ("storage.k8s.io", "csinodes", _) => Ok(name_is("CSINode")?),
             ("resource.k8s.io", "resourceslices", _) => {
                 let own = |o: Option<&Value>| o.is_some_and(|o| at(o, "/spec/nodeName") == node);
-                Ok(match a.operation {
+                match a.operation {
                     Create => refuse(own(new), || {
                         "can only create ResourceSlice with the same NodeName as the requesting node".to_owned()
                     })?,
@@ -552,7 +552,8 @@ impl NodeRestriction {
                         "can only delete ResourceSlice with the same NodeName as the requesting node".to_owned()
                     })?,
                     _ => {}
-                })
+                }
+                Ok(())
             }
             ("certificates.k8s.io", "podcertificaterequests", _) => {
                 Err("PodCertificateRequest feature gate is disabled"

@@ -31,10 +31,8 @@ impl Plugin for TaintNodesByCondition {
         let has = list(node, "/spec/taints")
             .iter()
             .any(|t| at(t, "/key") == KEY && at(t, "/effect") == "NoSchedule");
-        if !has {
-            if let Some(taints) = object(node, &["spec"]).and_then(|s| array(s, "taints")) {
-                taints.push(json!({"key": KEY, "effect": "NoSchedule"}));
-            }
+        if !has && let Some(taints) = object(node, &["spec"]).and_then(|s| array(s, "taints")) {
+            taints.push(json!({"key": KEY, "effect": "NoSchedule"}));
         }
         Ok(())
     }

@@ -49,10 +49,9 @@ impl Plugin for Priority {
                 if let Some(v) = old
                     .and_then(|o| some(o, &pointer))
                     .filter(|_| some(pod, &pointer).is_none())
+                    && let Some(spec) = object(pod, &["spec"])
                 {
-                    if let Some(spec) = object(pod, &["spec"]) {
-                        spec.insert(key.to_owned(), v.clone());
-                    }
+                    spec.insert(key.to_owned(), v.clone());
                 }
             }
             return Ok(());

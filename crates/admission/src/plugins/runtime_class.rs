@@ -80,10 +80,10 @@ impl Plugin for RuntimeClass {
             }
         }
         for t in list(&class, "/scheduling/tolerations") {
-            if !list(pod, "/spec/tolerations").contains(t) {
-                if let Some(all) = object(pod, &["spec"]).and_then(|s| array(s, "tolerations")) {
-                    all.push(t.clone());
-                }
+            if !list(pod, "/spec/tolerations").contains(t)
+                && let Some(all) = object(pod, &["spec"]).and_then(|s| array(s, "tolerations"))
+            {
+                all.push(t.clone());
             }
         }
         Ok(())

@@ -93,10 +93,11 @@ fn mount(pod: &mut Value) {
             }
         }
     }
-    if needed && !has_volume {
-        if let Some(volumes) = array(spec, "volumes") {
-            volumes.push(token_volume(&name));
-        }
+    if needed
+        && !has_volume
+        && let Some(volumes) = array(spec, "volumes")
+    {
+        volumes.push(token_volume(&name));
     }
 }
 

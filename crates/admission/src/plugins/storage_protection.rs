@@ -38,10 +38,10 @@ impl Plugin for StorageObjectInUseProtection {
         let (Some(new), Some(name)) = (new, finalizer(a)) else {
             return Ok(());
         };
-        if let Some(all) = object(new, &["metadata"]).and_then(|m| array(m, "finalizers")) {
-            if !all.iter().any(|f| f == name) {
-                all.push(name.into());
-            }
+        if let Some(all) = object(new, &["metadata"]).and_then(|m| array(m, "finalizers"))
+            && !all.iter().any(|f| f == name)
+        {
+            all.push(name.into());
         }
         Ok(())
     }

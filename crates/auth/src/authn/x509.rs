@@ -55,8 +55,8 @@ impl ClientCas {
         Reloaded::new(files, parse).map(ClientCas)
     }
 
-    /// Verifies a chain (leaf first) for use as a client, now.
-    fn verify(&self, chain: &[Vec<u8>], anchors: &Anchors) -> Result<(), String> {
+    /// Verifies a chain (leaf first) for use as a client at a time.
+    fn verify(&self, chain: &[Vec<u8>], anchors: &Anchors, now: UnixTime) -> Result<(), String> {
         let Some((leaf, rest)) = chain.split_first() else {
             return Err("no certificate".to_owned());
         };
@@ -70,7 +70,7 @@ impl ClientCas {
             webpki::ALL_VERIFICATION_ALGS,
             &anchors.list,
             &rest,
-            UnixTime::now(),
+            now,
             KeyUsage::client_auth(),
             None,
             None,
@@ -139,7 +139,7 @@ impl Authenticator for X509 {
             return Ok(Some(user));
         }
         self.cas
-            .verify(&peer.certificates, &anchors)
+            .verify(&peer.certificates, &anchors, UnixTime::now())
             .map_err(AuthenticationError)?;
         let user = subject(leaf).map_err(AuthenticationError)?;
         if user.name.is_empty() {
@@ -181,7 +181,7 @@ impl Verified {
             return Ok(true);
         }
         self.cas
-            .verify(&peer.certificates, &anchors)
+            .verify(&peer.certificates, &anchors, UnixTime::now())
             .map_err(AuthenticationError)?;
         let name = subject(leaf).map_err(AuthenticationError)?.name;
         if !self.names.is_empty() && !self.names.contains(&name) {
@@ -249,11 +249,11 @@ mod tests {
                 .await
                 .is_err()
         );
-        assert!(
-            x.authenticate(&peer(&ca, "jane", Use::Client, Duration::ZERO), &h)
-                .await
-                .is_err()
+        let later = UnixTime::since_unix_epoch(
+            Duration::from_secs(UnixTime::now().as_secs()) + LEAF_VALIDITY * 2,
         );
+        let p = peer(&ca, "jane", Use::Client, LEAF_VALIDITY);
+        assert!(cas.verify(&p.certificates, &cas.0.get(), later).is_err());
         assert!(
             x.authenticate(
                 &Peer {
