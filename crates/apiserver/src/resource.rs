@@ -151,6 +151,11 @@ pub trait Strategy: Send + Sync + 'static {
         Ok(Reservation::none())
     }
 
+    /// Whether a finished delete answers the object rather than a Status.
+    fn returns_deleted(&self) -> bool {
+        false
+    }
+
     /// After an object is gone from the store (release of allocations).
     fn after_delete(&self, object: &Value) {
         let _ = object;
@@ -256,7 +261,7 @@ pub trait ObjectWriter: Send + Sync {
         resource: &str,
         namespace: &str,
         name: &str,
-        change: &mut (dyn FnMut(&mut Value) -> Result<(), Status> + Send),
+        change: &mut (dyn for<'v> FnMut(&'v mut Value) -> Result<(), Status> + Send),
     ) -> Result<Value, Status>;
 
     /// Deletes with `metav1.DeleteOptions`.
@@ -271,7 +276,13 @@ pub trait ObjectWriter: Send + Sync {
     ) -> Result<Value, Status>;
 
     /// The newest object from the store.
-    async fn read(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Result<Value, Status>;
+    async fn read(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Value, Status>;
 }
 
 /// POST handlers on a named object.

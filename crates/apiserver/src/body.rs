@@ -1,0 +1,134 @@
+//! Response bodies, and requests' bodies read within their limit.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use api::Status;
+use bytes::{Bytes, BytesMut};
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt;
+
+/// The largest request body in bytes. Source: upstream's `MaxRequestBodyBytes`.
+pub const MAX_REQUEST_BYTES: usize = 3 * 1024 * 1024;
+
+/// An error of a body in flight; it ends the response.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A streamed body.
+pub type DynBody = Pin<Box<dyn http_body::Body<Data = Bytes, Error = BoxError> + Send>>;
+
+/// The body of a response.
+pub enum Body {
+    /// All at once.
+    Full(Option<Bytes>),
+    /// Piece by piece.
+    Stream(DynBody),
+}
+
+impl Body {
+    /// No bytes.
+    pub fn empty() -> Body {
+        Body::Full(None)
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(b: Bytes) -> Body {
+        Body::Full(if b.is_empty() { None } else { Some(b) })
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(b: Vec<u8>) -> Body {
+        Bytes::from(b).into()
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut *self {
+            Body::Full(b) => Poll::Ready(b.take().map(|b| Ok(Frame::data(b)))),
+            Body::Stream(s) => s.as_mut().poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Body::Full(b) => b.is_none(),
+            Body::Stream(s) => s.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Body::Full(b) => SizeHint::with_exact(b.as_ref().map_or(0, |b| b.len() as u64)),
+            Body::Stream(s) => s.size_hint(),
+        }
+    }
+}
+
+/// The 413 of a body over the limit.
+fn too_large() -> Status {
+    Status::failure(
+        413,
+        "RequestEntityTooLarge",
+        format!("Request entity too large: limit is {MAX_REQUEST_BYTES}"),
+    )
+}
+
+/// Reads a request's body; over the limit it is a 413 without reading on.
+pub async fn read_limited<B>(body: B) -> Result<Bytes, Status>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: std::fmt::Display,
+{
+    if body.size_hint().lower() > MAX_REQUEST_BYTES as u64 {
+        return Err(too_large());
+    }
+    let mut body = std::pin::pin!(body);
+    let mut first: Option<Bytes> = None;
+    let mut all = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| Status::bad_request(format!("unable to read body: {e}")))?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if all.len() + first.as_ref().map_or(0, Bytes::len) + data.len() > MAX_REQUEST_BYTES {
+            return Err(too_large());
+        }
+        if all.is_empty() && first.is_none() {
+            first = Some(data);
+            continue;
+        }
+        if let Some(f) = first.take() {
+            all.extend_from_slice(&f);
+        }
+        all.extend_from_slice(&data);
+    }
+    Ok(first.unwrap_or_else(|| all.freeze()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::Full;
+
+    #[tokio::test]
+    async fn cve_2019_11253_bodies_are_limited_before_they_are_parsed() {
+        let exact = Full::new(Bytes::from(vec![b'x'; MAX_REQUEST_BYTES]));
+        assert_eq!(
+            read_limited(exact).await.expect("within the limit").len(),
+            MAX_REQUEST_BYTES
+        );
+        let over = Full::new(Bytes::from(vec![b'x'; MAX_REQUEST_BYTES + 1]));
+        let status = read_limited(over).await.expect_err("over the limit");
+        assert_eq!(status.code, 413);
+        assert_eq!(status.message, "Request entity too large: limit is 3145728");
+    }
+}

@@ -1,0 +1,829 @@
+//! The watch cache of one stored resource: what exists, what changed lately, and who watches.
+//!
+//! Invariants: `items` is the state of the store at `revision`, as far as this prefix goes; every change after `floor` is
+//! in `ring`; a watcher gets each change after its start once and in order, or is ended. Objects are held as stored
+//! bytes; labels, selectable fields and encodings are made when first asked for. Nothing here waits while the lock is
+//! held.
+//!
+//! Absent on purpose: a second copy of objects in decoded form; history beyond the ring (the store has it).
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::Bound;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use api::Status;
+use bytes::Bytes;
+use futures::StreamExt;
+use imbl::OrdMap;
+use serde::Deserialize;
+use serde_json::Value;
+use storage::{Error, KeyValue, ListOptions, Revision, SharedStore, WatchMessage};
+use tokio::sync::mpsc;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::codec;
+use crate::resource::{ResourceDef, StorageDef};
+
+/// Changes a watcher may be behind before it is ended.
+const QUEUE: usize = 4096;
+/// The fewest changes kept, whatever their age.
+const RING_MIN: usize = 100;
+/// The most changes kept.
+const RING_MAX: usize = 20_000;
+/// How long changes are kept. Source: upstream's `eventFreshDuration`.
+const RING_AGE: Duration = Duration::from_secs(75);
+/// Changes whose encoded frames are kept for watchers that have not sent them yet.
+const FRAMES_KEPT: usize = 64;
+/// Snapshots kept for continued lists.
+const SNAPSHOTS: usize = 16;
+/// Keys read at once from the store.
+const PAGE: usize = 2000;
+/// Decoded objects are kept for readers only in caches up to this size.
+const DECODED_MAX: usize = 1000;
+
+/// Sorted labels.
+pub type LabelSet = Box<[(Box<str>, Box<str>)]>;
+
+/// One object as it is in the store.
+pub struct Entry {
+    /// The whole key.
+    pub key: Bytes,
+    /// The stored bytes.
+    pub value: Bytes,
+    /// Its resourceVersion.
+    pub revision: Revision,
+    /// The lease it ends with; 0 for none.
+    pub lease: i64,
+    labels: OnceLock<LabelSet>,
+    fields: OnceLock<Box<[Box<str>]>>,
+    decoded: OnceLock<Arc<Value>>,
+}
+
+#[derive(Deserialize)]
+struct MetaView {
+    #[serde(default)]
+    metadata: LabelsView,
+}
+
+#[derive(Default, Deserialize)]
+struct LabelsView {
+    #[serde(default)]
+    labels: Option<std::collections::BTreeMap<Box<str>, Box<str>>>,
+}
+
+impl Entry {
+    fn new(kv: KeyValue) -> Entry {
+        Entry {
+            key: kv.key,
+            value: kv.value,
+            revision: kv.mod_revision,
+            lease: kv.lease,
+            labels: OnceLock::new(),
+            fields: OnceLock::new(),
+            decoded: OnceLock::new(),
+        }
+    }
+
+    /// The labels, sorted by key.
+    pub fn labels(&self, storage: &StorageDef) -> &LabelSet {
+        self.labels.get_or_init(|| {
+            let view: Option<MetaView> = if storage.json {
+                serde_json::from_slice(&self.value).ok()
+            } else {
+                codec::stored_raw(&self.value)
+                    .ok()
+                    .and_then(|raw| wire::proto::from_slice(raw, storage.schema).ok())
+            };
+            view.and_then(|v| v.metadata.labels)
+                .map(|m| m.into_iter().collect())
+                .unwrap_or_default()
+        })
+    }
+
+    /// A selectable field of the cache's own definition.
+    fn field(&self, def: &ResourceDef, index: usize) -> &str {
+        let all = self.fields.get_or_init(|| {
+            let Ok(object) = codec::decode(def, &self.value, self.revision) else {
+                return Box::default();
+            };
+            let values = def.strategy.field_values(&object);
+            def.selectable_fields
+                .iter()
+                .map(|f| {
+                    values
+                        .iter()
+                        .find(|(k, _)| k == f)
+                        .map(|(_, v)| v.as_str())
+                        .unwrap_or_default()
+                        .into()
+                })
+                .collect()
+        });
+        all.get(index).map_or("", |v| v)
+    }
+}
+
+/// The form of a watch frame: which served version, which event, which encoding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FrameKey {
+    /// [`crate::server::Served::id`]
+    pub served: u32,
+    /// 0 added, 1 modified, 2 deleted.
+    pub event: u8,
+    /// The encoding as the encoder numbers it.
+    pub form: u8,
+}
+
+/// One change, shared by all who watch.
+pub struct Change {
+    /// The revision of the change.
+    pub revision: Revision,
+    /// The object after it; `None` for a deletion.
+    pub current: Option<Arc<Entry>>,
+    /// The object before it; `None` for a creation.
+    pub previous: Option<Arc<Entry>>,
+    at: Instant,
+    frames: Mutex<Vec<(FrameKey, Bytes)>>,
+}
+
+impl Change {
+    /// The frame, made by `make` the first time.
+    pub fn frame(
+        &self,
+        key: FrameKey,
+        make: impl FnOnce() -> Result<Bytes, Status>,
+    ) -> Result<Bytes, Status> {
+        let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, b)) = frames.iter().find(|(k, _)| *k == key) {
+            return Ok(b.clone());
+        }
+        let made = make()?;
+        frames.push((key, made.clone()));
+        Ok(made)
+    }
+
+    fn forget_frames(&self) {
+        *self.frames.lock().unwrap_or_else(PoisonError::into_inner) = Vec::new();
+    }
+}
+
+/// What a watcher is told about, at least; it filters the rest itself.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Interest {
+    /// Everything.
+    All,
+    /// Keys that start with this (a namespace).
+    Namespace(Bytes),
+    /// One key.
+    Key(Bytes),
+    /// Objects whose n-th selectable field has, or had, this value.
+    Field(usize, Box<str>),
+}
+
+struct Watcher {
+    id: u64,
+    queue: mpsc::Sender<Arc<Change>>,
+}
+
+struct State {
+    items: OrdMap<Bytes, Arc<Entry>>,
+    revision: Revision,
+    floor: Revision,
+    ring: VecDeque<Arc<Change>>,
+    snapshots: VecDeque<(Revision, OrdMap<Bytes, Arc<Entry>>)>,
+    watchers: HashMap<Interest, Vec<Watcher>>,
+    fields_watched: Vec<(usize, usize)>,
+    ready: bool,
+}
+
+/// The state of a resource at a revision.
+#[derive(Clone)]
+pub struct Snapshot {
+    /// By whole key.
+    pub items: OrdMap<Bytes, Arc<Entry>>,
+    /// The revision.
+    pub revision: Revision,
+}
+
+impl Snapshot {
+    /// The entries whose key starts with `prefix` and is not less than `start`.
+    pub fn range<'a>(
+        &'a self,
+        prefix: &'a [u8],
+        start: &'a [u8],
+    ) -> impl Iterator<Item = &'a Arc<Entry>> {
+        let from: &[u8] = if start > prefix { start } else { prefix };
+        self.items
+            .range::<_, [u8]>((Bound::Included(from), Bound::Unbounded))
+            .map(|(_, e)| e)
+            .take_while(move |e| e.key.starts_with(prefix))
+    }
+}
+
+/// The cache of one stored resource.
+pub struct Cache {
+    /// Where and how it is stored.
+    pub storage: StorageDef,
+    /// `/registry/pods/`
+    pub prefix: Bytes,
+    /// The definition that field values are read with.
+    pub def: Arc<ResourceDef>,
+    store: SharedStore,
+    state: Mutex<State>,
+    fresh: watch::Sender<Revision>,
+    requested: AtomicI64,
+    next_id: AtomicU64,
+    /// Watchers now.
+    pub watching: AtomicI64,
+    /// Watchers ended because they were slow.
+    pub ended_slow: AtomicU64,
+}
+
+/// A running watch: the changes after its start, in order, until the sender is gone.
+pub struct Subscription {
+    cache: Arc<Cache>,
+    id: u64,
+    interest: Interest,
+    queue: mpsc::Receiver<Arc<Change>>,
+}
+
+impl Subscription {
+    /// The next change; `None` when the watcher was too slow or the cache starts anew.
+    pub fn poll_next(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Arc<Change>>> {
+        self.queue.poll_recv(cx)
+    }
+
+    /// The revision up to which this watcher has been told everything, if nothing waits in its queue.
+    pub fn idle_revision(&self) -> Option<Revision> {
+        let state = self.cache.lock();
+        self.queue.is_empty().then_some(state.revision)
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut state = self.cache.lock();
+        self.cache.watching.fetch_sub(1, Ordering::Relaxed);
+        state.remove(&self.interest, self.id);
+    }
+}
+
+impl State {
+    fn remove(&mut self, interest: &Interest, id: u64) {
+        let Some(list) = self.watchers.get_mut(interest) else {
+            return;
+        };
+        let before = list.len();
+        list.retain(|w| w.id != id);
+        let gone = list.len() < before;
+        if list.is_empty() {
+            self.watchers.remove(interest);
+        }
+        if gone && let Interest::Field(i, _) = interest {
+            if let Some(f) = self.fields_watched.iter_mut().find(|(n, _)| n == i) {
+                f.1 = f.1.saturating_sub(1);
+            }
+            self.fields_watched.retain(|(_, n)| *n > 0);
+        }
+    }
+
+    fn tell(&mut self, interest: &Interest, change: &Arc<Change>, ended: &AtomicU64) {
+        let Some(list) = self.watchers.get(interest) else {
+            return;
+        };
+        let mut gone = Vec::new();
+        for w in list {
+            match w.queue.try_send(change.clone()) {
+                Ok(()) => {}
+                Err(mpsc::error::TrySendError::Full(_)) => {
+                    ended.fetch_add(1, Ordering::Relaxed);
+                    gone.push(w.id);
+                }
+                Err(mpsc::error::TrySendError::Closed(_)) => gone.push(w.id),
+            }
+        }
+        for id in gone {
+            self.remove(interest, id);
+        }
+    }
+
+    fn push(&mut self, change: Arc<Change>) {
+        let now = change.at;
+        self.ring.push_back(change);
+        if let Some(old) = self
+            .ring
+            .len()
+            .checked_sub(FRAMES_KEPT)
+            .and_then(|i| self.ring.get(i))
+        {
+            old.forget_frames();
+        }
+        while self.ring.len() > RING_MIN {
+            let Some(first) = self.ring.front() else {
+                break;
+            };
+            if self.ring.len() <= RING_MAX && now.duration_since(first.at) < RING_AGE {
+                break;
+            }
+            self.floor = first.revision;
+            self.ring.pop_front();
+        }
+    }
+}
+
+/// Where a watch begins.
+pub enum Start {
+    /// With the whole state, then changes.
+    State(Snapshot),
+    /// With the changes after a revision.
+    After(Vec<Arc<Change>>),
+}
+
+impl Cache {
+    /// A cache that knows nothing yet; [`Cache::run`] fills it.
+    pub fn new(def: Arc<ResourceDef>, storage: StorageDef, store: SharedStore) -> Arc<Cache> {
+        let prefix = Bytes::from(format!("{}/", storage.prefix));
+        Arc::new(Cache {
+            storage,
+            prefix,
+            def,
+            store,
+            state: Mutex::new(State {
+                items: OrdMap::new(),
+                revision: 0,
+                floor: 0,
+                ring: VecDeque::new(),
+                snapshots: VecDeque::new(),
+                watchers: HashMap::new(),
+                fields_watched: Vec::new(),
+                ready: false,
+            }),
+            fresh: watch::channel(0).0,
+            requested: AtomicI64::new(0),
+            next_id: AtomicU64::new(1),
+            watching: AtomicI64::new(0),
+            ended_slow: AtomicU64::new(0),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number of objects and the sum of their stored bytes.
+    pub fn len(&self) -> usize {
+        self.lock().items.len()
+    }
+
+    /// Whether nothing is stored.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether the first list is done.
+    pub fn ready(&self) -> bool {
+        self.lock().ready
+    }
+
+    /// The revision the cache is at.
+    pub fn revision(&self) -> Revision {
+        self.lock().revision
+    }
+
+    /// Waits for the first list.
+    pub async fn wait_ready(&self) {
+        let mut rx = self.fresh.subscribe();
+        while !self.ready() {
+            if rx.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Lists, then follows the store until cancelled; starts anew when the store forgot where it was.
+    pub async fn run(self: Arc<Cache>) {
+        let mut backoff = Duration::from_millis(20);
+        loop {
+            match self.follow().await {
+                Ok(()) => backoff = Duration::from_millis(20),
+                Err(e) => {
+                    tracing::warn!(prefix = %self.storage.prefix, error = %e, "watch cache lost the store");
+                    tokio::time::sleep(backoff).await;
+                    backoff = (backoff * 2).min(Duration::from_secs(2));
+                }
+            }
+        }
+    }
+
+    async fn follow(&self) -> Result<(), Error> {
+        if !self.ready() {
+            self.fill().await?;
+        }
+        let from = self.revision() + 1;
+        let mut stream = match self.store.watch(&self.prefix, from).await {
+            Err(Error::Compacted { .. }) => {
+                self.reset();
+                return Ok(());
+            }
+            other => other?,
+        };
+        while let Some(message) = stream.next().await {
+            match message {
+                Ok(WatchMessage::Events(events)) => self.take_in(events),
+                Ok(WatchMessage::Progress(revision)) => self.progress(revision),
+                Err(Error::Compacted { .. }) => {
+                    self.reset();
+                    return Ok(());
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Err(Error::Unavailable("watch ended".into()))
+    }
+
+    async fn fill(&self) -> Result<(), Error> {
+        let mut items = OrdMap::new();
+        let mut options = ListOptions {
+            limit: PAGE,
+            ..ListOptions::default()
+        };
+        loop {
+            let page = self.store.list(&self.prefix, options.clone()).await?;
+            options.revision = page.revision;
+            if let Some(last) = page.items.last() {
+                let mut start = last.key.to_vec();
+                start.push(0);
+                options.start = start.into();
+            }
+            for kv in page.items {
+                items.insert(kv.key.clone(), Arc::new(Entry::new(kv)));
+            }
+            if !page.more {
+                break;
+            }
+        }
+        let mut state = self.lock();
+        state.items = items;
+        state.revision = options.revision;
+        state.floor = options.revision;
+        state.ring.clear();
+        state.snapshots.clear();
+        state.ready = true;
+        drop(state);
+        self.fresh.send_replace(options.revision);
+        Ok(())
+    }
+
+    /// Forgets everything and ends all watchers; they resume or are told that their revision is too old.
+    fn reset(&self) {
+        let mut state = self.lock();
+        state.ready = false;
+        state.watchers.clear();
+        state.fields_watched.clear();
+    }
+
+    fn take_in(&self, events: Vec<storage::Event>) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        for event in events {
+            let revision = event.kv.mod_revision;
+            // Already in the list that filled the cache.
+            if revision <= state.floor {
+                continue;
+            }
+            let key = event.kv.key.clone();
+            let change = if event.deleted {
+                let Some(previous) = state.items.remove(&key) else {
+                    continue;
+                };
+                Change {
+                    revision,
+                    current: None,
+                    previous: Some(previous),
+                    at: now,
+                    frames: Mutex::default(),
+                }
+            } else {
+                let entry = Arc::new(Entry::new(event.kv));
+                let previous = state.items.insert(key.clone(), entry.clone());
+                Change {
+                    revision,
+                    current: Some(entry),
+                    previous,
+                    at: now,
+                    frames: Mutex::default(),
+                }
+            };
+            let change = Arc::new(change);
+            state.push(change.clone());
+            state.revision = state.revision.max(revision);
+            self.tell_all(&mut state, &key, &change);
+        }
+        let revision = state.revision;
+        drop(state);
+        self.fresh.send_replace(revision);
+    }
+
+    fn tell_all(&self, state: &mut State, key: &Bytes, change: &Arc<Change>) {
+        if state.watchers.is_empty() {
+            return;
+        }
+        state.tell(&Interest::All, change, &self.ended_slow);
+        state.tell(&Interest::Key(key.clone()), change, &self.ended_slow);
+        let tail = key.get(self.prefix.len()..).unwrap_or_default();
+        if let Some(slash) = tail.iter().position(|b| *b == b'/') {
+            let ns = key.slice(..self.prefix.len() + slash + 1);
+            state.tell(&Interest::Namespace(ns), change, &self.ended_slow);
+        }
+        for (index, _) in state.fields_watched.clone() {
+            let value = |e: &Option<Arc<Entry>>| -> Option<Box<str>> {
+                e.as_ref().map(|e| e.field(&self.def, index).into())
+            };
+            let (current, previous) = (value(&change.current), value(&change.previous));
+            if let Some(p) = previous.filter(|p| Some(p) != current.as_ref()) {
+                state.tell(&Interest::Field(index, p), change, &self.ended_slow);
+            }
+            if let Some(c) = current {
+                state.tell(&Interest::Field(index, c), change, &self.ended_slow);
+            }
+        }
+    }
+
+    fn progress(&self, revision: Revision) {
+        let mut state = self.lock();
+        if revision > state.revision {
+            state.revision = revision;
+            drop(state);
+            self.fresh.send_replace(revision);
+        }
+    }
+
+    /// Waits until the cache is at `revision` or later. 504 when it does not get there in time.
+    pub async fn wait_for(&self, revision: Revision) -> Result<(), Status> {
+        let mut rx = self.fresh.subscribe();
+        let deadline = Instant::now() + Duration::from_secs(3);
+        let mut patience = Duration::from_millis(20);
+        loop {
+            if self.ready() && self.revision() >= revision {
+                return Ok(());
+            }
+            if self.requested.fetch_max(revision, Ordering::SeqCst) < revision {
+                let _ = self.store.request_progress().await;
+            }
+            let wait = tokio::time::timeout(patience, async {
+                rx.wait_for(|r| *r >= revision).await.map(|_| ())
+            })
+            .await;
+            match wait {
+                Ok(Ok(())) if self.ready() => return Ok(()),
+                Ok(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                Err(_) => {
+                    if Instant::now() >= deadline {
+                        return Err(too_large(revision, self.revision()));
+                    }
+                    patience = (patience * 2).min(Duration::from_millis(200));
+                    self.requested.store(0, Ordering::SeqCst);
+                }
+            }
+        }
+    }
+
+    /// Waits until the cache shows everything that was acknowledged before this call.
+    pub async fn wait_current(&self) -> Result<(), Status> {
+        let revision = self.store.revision().await.map_err(store_error)?;
+        self.wait_for(revision).await
+    }
+
+    /// The state now.
+    pub fn snapshot(&self) -> Snapshot {
+        let state = self.lock();
+        Snapshot {
+            items: state.items.clone(),
+            revision: state.revision,
+        }
+    }
+
+    /// The state at a revision, if it is the present one or was remembered.
+    pub fn snapshot_at(&self, revision: Revision) -> Option<Snapshot> {
+        let state = self.lock();
+        if let Some((_, items)) = state.snapshots.iter().find(|(r, _)| *r == revision) {
+            return Some(Snapshot {
+                items: items.clone(),
+                revision,
+            });
+        }
+        // Nothing of this prefix changed since then.
+        let last = state
+            .ring
+            .back()
+            .map_or(state.floor, |c| c.revision)
+            .max(state.floor);
+        (revision <= state.revision && last <= revision).then(|| Snapshot {
+            items: state.items.clone(),
+            revision,
+        })
+    }
+
+    /// Keeps a snapshot for the pages that follow.
+    pub fn remember(&self, snapshot: &Snapshot) {
+        let mut state = self.lock();
+        if state.snapshots.iter().any(|(r, _)| *r == snapshot.revision) {
+            return;
+        }
+        if state.snapshots.len() >= SNAPSHOTS {
+            state.snapshots.pop_front();
+        }
+        state
+            .snapshots
+            .push_back((snapshot.revision, snapshot.items.clone()));
+    }
+
+    /// One entry from the cache.
+    pub fn entry(&self, key: &[u8]) -> Option<Arc<Entry>> {
+        self.lock().items.get(key).cloned()
+    }
+
+    /// Whether an entry matches a field selector of `def`.
+    pub fn matches_fields(
+        &self,
+        entry: &Entry,
+        def: &ResourceDef,
+        fields: &crate::select::Fields,
+    ) -> bool {
+        if fields.is_empty() {
+            return true;
+        }
+        let (namespace, name) = self.names(&entry.key);
+        if def.version == self.def.version && def.group == self.def.group {
+            return fields.matches(namespace, name, |i| entry.field(&self.def, i).to_owned());
+        }
+        let Ok(object) = codec::decode(def, &entry.value, entry.revision) else {
+            return false;
+        };
+        let values = def.strategy.field_values(&object);
+        fields.matches(namespace, name, |i| {
+            let key = def.selectable_fields.get(i).copied().unwrap_or_default();
+            values
+                .iter()
+                .find(|(k, _)| *k == key)
+                .map(|(_, v)| v.clone())
+                .unwrap_or_default()
+        })
+    }
+
+    /// Namespace (empty for cluster scope) and name of a key.
+    pub fn names<'a>(&self, key: &'a [u8]) -> (&'a str, &'a str) {
+        let tail = key.get(self.prefix.len()..).unwrap_or_default();
+        let tail = std::str::from_utf8(tail).unwrap_or_default();
+        tail.split_once('/').unwrap_or(("", tail))
+    }
+
+    /// An entry in decoded form, kept while the cache is small.
+    pub fn decoded(&self, entry: &Entry, def: &ResourceDef) -> Result<Arc<Value>, Status> {
+        if let Some(v) = entry.decoded.get() {
+            return Ok(v.clone());
+        }
+        let value = Arc::new(codec::decode(def, &entry.value, entry.revision)?);
+        if self.len() <= DECODED_MAX {
+            return Ok(entry.decoded.get_or_init(|| value).clone());
+        }
+        Ok(value)
+    }
+
+    /// Begins a watch. `after` is the revision already known to the client; `None` begins with the whole state.
+    pub fn subscribe(
+        self: &Arc<Cache>,
+        interest: Interest,
+        after: Option<Revision>,
+    ) -> Result<(Start, Subscription), Status> {
+        let mut state = self.lock();
+        let start = match after {
+            None => Start::State(Snapshot {
+                items: state.items.clone(),
+                revision: state.revision,
+            }),
+            Some(r) => {
+                if r < state.floor {
+                    return Err(Status::expired(format!(
+                        "too old resource version: {r} ({})",
+                        state.floor
+                    )));
+                }
+                let from = state.ring.partition_point(|c| c.revision <= r);
+                Start::After(state.ring.range(from..).cloned().collect())
+            }
+        };
+        let (queue, rx) = mpsc::channel(QUEUE);
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        if let Interest::Field(i, _) = &interest {
+            match state.fields_watched.iter_mut().find(|(n, _)| n == i) {
+                Some(f) => f.1 += 1,
+                None => state.fields_watched.push((*i, 1)),
+            }
+        }
+        state
+            .watchers
+            .entry(interest.clone())
+            .or_default()
+            .push(Watcher { id, queue });
+        self.watching.fetch_add(1, Ordering::Relaxed);
+        drop(state);
+        Ok((
+            start,
+            Subscription {
+                cache: self.clone(),
+                id,
+                interest,
+                queue: rx,
+            },
+        ))
+    }
+
+    /// The store behind this cache.
+    pub fn store(&self) -> &SharedStore {
+        &self.store
+    }
+
+    /// The entries of a page read from the store at an older revision.
+    pub async fn list_at(
+        &self,
+        prefix: &[u8],
+        start: &[u8],
+        revision: Revision,
+        limit: usize,
+    ) -> Result<(Vec<Arc<Entry>>, storage::Listed), Status> {
+        let options = ListOptions {
+            start: Bytes::copy_from_slice(start),
+            limit,
+            revision,
+            count_only: false,
+        };
+        let mut listed = self
+            .store
+            .list(prefix, options)
+            .await
+            .map_err(store_error)?;
+        let items = std::mem::take(&mut listed.items);
+        Ok((
+            items
+                .into_iter()
+                .map(|kv| Arc::new(Entry::new(kv)))
+                .collect(),
+            listed,
+        ))
+    }
+}
+
+/// An entry for a key read from the store.
+pub fn entry_of(kv: KeyValue) -> Entry {
+    Entry::new(kv)
+}
+
+/// The 504 for a revision that has not happened.
+pub fn too_large(asked: Revision, current: Revision) -> Status {
+    let mut s = Status::failure(
+        504,
+        "Timeout",
+        format!("Timeout: Too large resource version: {asked}, current: {current}"),
+    );
+    s.details = Some(Box::new(api::status::StatusDetails {
+        causes: vec![api::status::StatusCause {
+            reason: "ResourceVersionTooLarge".into(),
+            message: "Too large resource version".into(),
+            field: String::new(),
+        }],
+        retry_after_seconds: 1,
+        ..Default::default()
+    }));
+    s
+}
+
+/// A store's error as clients see it.
+pub fn store_error(e: Error) -> Status {
+    match e {
+        Error::Compacted { .. } => Status::expired(
+            "The provided resource version is too old and can no longer be served; please list again without one.",
+        ),
+        Error::Future { current } => too_large(0, current),
+        Error::TooLarge { .. } => Status::failure(
+            413,
+            "RequestEntityTooLarge",
+            format!("Request entity too large: {e}"),
+        ),
+        Error::Unavailable(_) | Error::SlowWatcher => {
+            let mut s = Status::unavailable(e.to_string());
+            s.details = Some(Box::new(api::status::StatusDetails {
+                retry_after_seconds: 1,
+                ..Default::default()
+            }));
+            s
+        }
+        other => Status::internal(other),
+    }
+}

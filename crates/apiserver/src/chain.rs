@@ -1,0 +1,572 @@
+//! The filter chain: what every request passes, written once, from top to bottom.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use admission::Plugin;
+use api::Status;
+use auth::{Attributes, Authenticator, Authorizer, Decision, Peer, UserInfo};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::body::Incoming;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::Response;
+use crate::body::Body;
+use crate::core::Core;
+use crate::encode::status_response;
+use crate::engine::{Engine, timestamp};
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::negotiate;
+use crate::query::Query;
+use crate::request_info::RequestInfo;
+use crate::verbs::Call;
+
+/// What an operator may set.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The address to listen on.
+    pub bind: SocketAddr,
+    /// The address clients are told, `host:port`.
+    pub advertise: String,
+    /// How long a request that is no watch or stream may take.
+    pub request_timeout: Duration,
+    /// Requests in flight at once, watches and streams excluded. Those over it wait a little, then get 429.
+    pub max_in_flight: usize,
+    /// `v1.37.0`
+    pub git_version: String,
+    /// The commit this was built from; may be empty.
+    pub git_commit: String,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            bind: SocketAddr::from(([0, 0, 0, 0], 6443)),
+            advertise: "127.0.0.1:6443".into(),
+            request_timeout: Duration::from_secs(60),
+            max_in_flight: 600,
+            git_version: "v1.37.0".into(),
+            git_commit: String::new(),
+        }
+    }
+}
+
+/// What a hook may use.
+#[derive(Clone)]
+pub struct HookContext {
+    /// Writes as `system:apiserver`, through the whole write path.
+    pub engine: Arc<Engine>,
+    /// `system:apiserver` in `system:masters`.
+    pub user: UserInfo,
+    /// Cancelled at shutdown.
+    pub stop: CancellationToken,
+}
+
+impl HookContext {
+    /// A writer in the server's own name.
+    pub fn writer(&self) -> crate::engine::Writer<'_> {
+        crate::engine::Writer {
+            engine: &self.engine,
+            user: &self.user,
+            subresource: "",
+            dry_run: false,
+            manager: "",
+        }
+    }
+}
+
+/// The work of a hook.
+pub type HookRun = Box<dyn FnOnce(HookContext) -> BoxFuture<'static, Result<(), String>> + Send>;
+
+/// Something done after the caches are filled: bootstrap objects, reconcilers. The server is ready when all hooks have
+/// returned; what shall go on afterwards is spawned by the hook.
+pub struct Hook {
+    /// Shown as `poststarthook/<name>`.
+    pub name: &'static str,
+    /// The work. An error is logged and keeps the server unready.
+    pub run: HookRun,
+}
+
+/// Extra paths outside `/api` and `/apis`, such as `/.well-known/openid-configuration`.
+pub type ExtraPath = Arc<dyn Fn(&HeaderMap, &Query) -> (u16, &'static str, Vec<u8>) + Send + Sync>;
+
+/// What the server is made of.
+pub struct Dependencies {
+    /// Store and resources.
+    pub core: Arc<Core>,
+    /// Who is asking.
+    pub authenticator: Arc<dyn Authenticator>,
+    /// May they.
+    pub authorizer: Arc<dyn Authorizer>,
+    /// In order.
+    pub admission: Vec<Arc<dyn Plugin>>,
+    /// For connections to kubelets; `None` refuses them.
+    pub kubelet_tls: Option<Arc<tokio_rustls::rustls::ClientConfig>>,
+    /// After start.
+    pub hooks: Vec<Hook>,
+    /// Further paths.
+    pub extra_paths: Vec<(String, ExtraPath)>,
+    /// Metrics of others in the process, in Prometheus' text format.
+    pub extra_metrics: Vec<Arc<dyn Fn() -> String + Send + Sync>>,
+}
+
+/// The running server.
+pub struct Server {
+    /// As set.
+    pub config: Config,
+    /// Writes.
+    pub engine: Arc<Engine>,
+    /// See [`Dependencies::authenticator`].
+    pub authenticator: Arc<dyn Authenticator>,
+    /// See [`Dependencies::kubelet_tls`].
+    pub kubelet_tls: Option<Arc<tokio_rustls::rustls::ClientConfig>>,
+    /// See [`Dependencies::extra_paths`].
+    pub extra_paths: Vec<(String, ExtraPath)>,
+    /// See [`Dependencies::extra_metrics`].
+    pub extra_metrics: Vec<Arc<dyn Fn() -> String + Send + Sync>>,
+    /// Checks.
+    pub health: Health,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Cancelled at shutdown: watches end.
+    pub stop: CancellationToken,
+    /// Requests in flight.
+    pub permits: Semaphore,
+    /// Documents that change only with the set of resources.
+    pub documents: crate::discovery::Documents,
+}
+
+/// How long a request waits for its turn when the server is full.
+const QUEUE_WAIT: Duration = Duration::from_secs(5);
+
+impl Server {
+    /// Serves one request. Never panics outward, never hangs beyond the request timeout (watches and streams excluded).
+    pub async fn handle(
+        self: Arc<Server>,
+        peer: Arc<Peer>,
+        request: http::Request<Incoming>,
+    ) -> Response {
+        let started = Instant::now();
+        let query = Query::parse(request.uri().query().unwrap_or_default());
+        let errors = negotiate::for_errors(request.headers(), &query);
+        let Ok(info) = RequestInfo::parse(request.method(), request.uri().path(), &query) else {
+            return status_response(
+                &errors,
+                &Status::bad_request("the request's path is not valid"),
+            );
+        };
+        let audit_id = audit_id(request.headers());
+        let long = info.long_running();
+        let label = self.metrics.begin(&info, &self.engine.core);
+
+        let limit = self.config.request_timeout;
+        let walk = std::panic::AssertUnwindSafe(self.clone().walk(peer, info, query, request))
+            .catch_unwind();
+        let outcome = if long {
+            walk.await
+        } else {
+            match tokio::time::timeout(limit, walk).await {
+                Ok(o) => o,
+                Err(_) => Ok(Err(timed_out())),
+            }
+        };
+        let mut response = match outcome {
+            Ok(Ok(response)) => response,
+            Ok(Err(status)) => status_response(&errors, &status),
+            Err(_) => {
+                tracing::error!("a request handler panicked");
+                let text = "This request caused apiserver to panic. Look in the logs for details.";
+                status_response(&errors, &Status::failure(500, "InternalError", text))
+            }
+        };
+        self.metrics
+            .end(label, response.status().as_u16(), started.elapsed());
+        let headers = response.headers_mut();
+        if let Ok(v) = HeaderValue::from_str(&audit_id) {
+            headers.insert(HeaderName::from_static("audit-id"), v);
+        }
+        headers
+            .entry(CACHE_CONTROL)
+            .or_insert(HeaderValue::from_static("no-cache, private"));
+        response
+    }
+
+    /// The walk itself.
+    async fn walk(
+        self: Arc<Server>,
+        peer: Arc<Peer>,
+        info: RequestInfo,
+        query: Query,
+        request: http::Request<Incoming>,
+    ) -> Result<Response, Status> {
+        // Who is asking.
+        let user = match self
+            .authenticator
+            .authenticate(&peer, request.headers())
+            .await
+        {
+            Ok(Some(user)) => user,
+            Ok(None) => return Err(Status::unauthorized()),
+            Err(e) => {
+                tracing::debug!(error = %e, "authentication failed");
+                return Err(Status::unauthorized());
+            }
+        };
+
+        // Whom they act for.
+        let user = self.impersonate(user, request.headers()).await?;
+
+        // A place among the requests in flight. Watches, streams, health checks and the server's own kind are exempt.
+        let exempt = info.long_running() || !info.is_resource || user.in_group(auth::GROUP_MASTERS);
+        let _permit = if exempt {
+            None
+        } else {
+            match tokio::time::timeout(QUEUE_WAIT, self.permits.acquire()).await {
+                Ok(Ok(p)) => Some(p),
+                _ => {
+                    return Err(Status::too_many_requests(
+                        "too many requests, please try again later",
+                        1,
+                    ));
+                }
+            }
+        };
+
+        // May they.
+        let attributes = attributes(&info, &query, user.clone());
+        let (decision, reason) = self.engine.authorizer.authorize(&attributes).await;
+        if decision != Decision::Allow {
+            return Err(forbidden(&attributes, &reason));
+        }
+
+        // Where to.
+        self.clone().route(info, query, user, request).await
+    }
+
+    async fn route(
+        self: Arc<Server>,
+        info: RequestInfo,
+        query: Query,
+        user: UserInfo,
+        request: http::Request<Incoming>,
+    ) -> Result<Response, Status> {
+        if info.is_resource {
+            let table = self.engine.core.table();
+            let Some(served) = table
+                .find(&info.group, &info.version, &info.resource)
+                .cloned()
+            else {
+                return if table.has(&info.group, &info.version) {
+                    Err(Status::no_such_path())
+                } else {
+                    Ok(page_not_found())
+                };
+            };
+            let call = Call {
+                raw_query: request.uri().query().unwrap_or_default().to_owned(),
+                method: request.method().clone(),
+                headers: request.headers().clone(),
+                server: self.clone(),
+                info,
+                user,
+                query,
+                served,
+                now: timestamp(),
+                warnings: std::sync::Mutex::default(),
+            };
+            return call.serve(request).await;
+        }
+        let method = request.method();
+        if let Some((_, f)) = self.extra_paths.iter().find(|(p, _)| *p == info.path) {
+            let (code, media, bytes) = f(request.headers(), &query);
+            let mut r = Response::new(Body::from(bytes));
+            *r.status_mut() = http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::OK);
+            r.headers_mut()
+                .insert(CONTENT_TYPE, HeaderValue::from_static(media));
+            return Ok(r);
+        }
+        if method != http::Method::GET && method != http::Method::HEAD {
+            let known = matches!(
+                info.path.as_str(),
+                "/api"
+                    | "/apis"
+                    | "/version"
+                    | "/healthz"
+                    | "/livez"
+                    | "/readyz"
+                    | "/metrics"
+                    | "/openapi/v3"
+            );
+            return if known {
+                Err(Status::method_not_allowed())
+            } else {
+                Ok(page_not_found())
+            };
+        }
+        let path = info.path.trim_end_matches('/').to_owned();
+        let first = path.split('/').nth(1).unwrap_or_default();
+        match first {
+            "healthz" | "livez" | "readyz" => {
+                Ok(self.health.serve(&path, &query, &self.engine.core).await)
+            }
+            "metrics" if path == "/metrics" => Ok(self.metrics.serve(&self).await),
+            "version" if path == "/version" => Ok(self.documents.version(&self.config)),
+            "openapi" => Ok(crate::openapi::serve(&self, &path, request.headers())
+                .unwrap_or_else(page_not_found)),
+            "" | "api" | "apis" => crate::discovery::serve(&self, &path, request.headers(), &query)
+                .map(|r| r.unwrap_or_else(page_not_found)),
+            _ => Ok(page_not_found()),
+        }
+    }
+
+    /// Applies `Impersonate-*` headers, each of which needs the right to impersonate.
+    async fn impersonate(&self, user: UserInfo, headers: &HeaderMap) -> Result<UserInfo, Status> {
+        let text = |v: &HeaderValue| v.to_str().unwrap_or_default().to_owned();
+        let name = headers
+            .get("impersonate-user")
+            .map(text)
+            .unwrap_or_default();
+        let uid = headers.get("impersonate-uid").map(text).unwrap_or_default();
+        let mut groups: Vec<String> = headers
+            .get_all("impersonate-group")
+            .iter()
+            .map(text)
+            .collect();
+        let mut extra: std::collections::BTreeMap<String, Vec<String>> =
+            std::collections::BTreeMap::new();
+        for (k, v) in headers {
+            if let Some(key) = k.as_str().strip_prefix("impersonate-extra-") {
+                let key =
+                    crate::query::percent_decode(key, false).unwrap_or_else(|| key.to_owned());
+                extra
+                    .entry(key.to_ascii_lowercase())
+                    .or_default()
+                    .push(text(v));
+            }
+        }
+        if name.is_empty() {
+            if uid.is_empty() && groups.is_empty() && extra.is_empty() {
+                return Ok(user);
+            }
+            return Err(Status::bad_request(format!(
+                "requested &user.DefaultInfo{{Name:\"\", UID:{}, Groups:{}, Extra:{}}} without impersonating a user name",
+                api::text::go_quote(&uid),
+                go_strings(&groups),
+                go_extra(&extra),
+            )));
+        }
+        let mut asked: Vec<(&str, &str, String, String, String)> = Vec::new();
+        let service_account = name
+            .strip_prefix("system:serviceaccount:")
+            .and_then(|r| r.split_once(':'));
+        match service_account {
+            Some((ns, n)) => asked.push((
+                "",
+                "serviceaccounts",
+                ns.to_owned(),
+                n.to_owned(),
+                String::new(),
+            )),
+            None => asked.push(("", "users", String::new(), name.clone(), String::new())),
+        }
+        for g in &groups {
+            asked.push(("", "groups", String::new(), g.clone(), String::new()));
+        }
+        if !uid.is_empty() {
+            asked.push((
+                "authentication.k8s.io",
+                "uids",
+                String::new(),
+                uid.clone(),
+                String::new(),
+            ));
+        }
+        for (k, values) in &extra {
+            for v in values {
+                asked.push((
+                    "authentication.k8s.io",
+                    "userextras",
+                    String::new(),
+                    v.clone(),
+                    k.clone(),
+                ));
+            }
+        }
+        for (group, resource, namespace, name, subresource) in asked {
+            let a = Attributes {
+                user: user.clone(),
+                verb: "impersonate".into(),
+                namespace,
+                group: group.into(),
+                version: "v1".into(),
+                resource: resource.into(),
+                subresource,
+                name,
+                is_resource: true,
+                ..Attributes::default()
+            };
+            let (decision, reason) = self.engine.authorizer.authorize(&a).await;
+            if decision != Decision::Allow {
+                return Err(forbidden(&a, &reason));
+            }
+        }
+        if let Some((ns, _)) = service_account
+            && groups.is_empty()
+        {
+            groups = vec![
+                "system:serviceaccounts".into(),
+                format!("system:serviceaccounts:{ns}"),
+            ];
+        }
+        let always = if name == auth::ANONYMOUS {
+            auth::GROUP_UNAUTHENTICATED
+        } else {
+            auth::GROUP_AUTHENTICATED
+        };
+        if !groups.iter().any(|g| g == always) {
+            groups.push(always.to_owned());
+        }
+        Ok(UserInfo {
+            name,
+            uid,
+            groups,
+            extra,
+        })
+    }
+}
+
+fn go_strings(list: &[String]) -> String {
+    if list.is_empty() {
+        return "[]string(nil)".into();
+    }
+    let all: Vec<String> = list.iter().map(|s| api::text::go_quote(s)).collect();
+    format!("[]string{{{}}}", all.join(", "))
+}
+
+fn go_extra(extra: &std::collections::BTreeMap<String, Vec<String>>) -> String {
+    if extra.is_empty() {
+        return "map[string][]string(nil)".into();
+    }
+    let all: Vec<String> = extra
+        .iter()
+        .map(|(k, v)| {
+            let inner: Vec<String> = v.iter().map(|s| api::text::go_quote(s)).collect();
+            format!(
+                "{}:[]string{{{}}}",
+                api::text::go_quote(k),
+                inner.join(", ")
+            )
+        })
+        .collect();
+    format!("map[string][]string{{{}}}", all.join(", "))
+}
+
+fn audit_id(headers: &HeaderMap) -> String {
+    headers
+        .get("audit-id")
+        .and_then(|v| v.to_str().ok())
+        .filter(|v| !v.is_empty() && v.len() <= 64)
+        .map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned)
+}
+
+fn timed_out() -> Status {
+    let mut s = Status::failure(
+        504,
+        "Timeout",
+        "Timeout: request did not complete within the allotted timeout",
+    );
+    s.details = Some(Box::default());
+    s
+}
+
+/// The plain 404 of a path that is no API.
+pub fn page_not_found() -> Response {
+    let mut r = Response::new(Body::from(b"404 page not found\n".to_vec()));
+    *r.status_mut() = http::StatusCode::NOT_FOUND;
+    r.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    r.headers_mut().insert(
+        "x-content-type-options",
+        HeaderValue::from_static("nosniff"),
+    );
+    r
+}
+
+fn attributes(info: &RequestInfo, query: &Query, user: UserInfo) -> Attributes {
+    let selects = matches!(info.verb.as_str(), "list" | "watch" | "deletecollection");
+    let selector = |k: &str| {
+        query
+            .get(k)
+            .filter(|v| selects && !v.is_empty())
+            .map(str::to_owned)
+    };
+    let mut name = info.name.clone();
+    if selects && name.is_empty() {
+        // A selector of one name counts as that name.
+        name = query
+            .str("fieldSelector")
+            .split(',')
+            .find_map(|t| {
+                t.strip_prefix("metadata.name=")
+                    .map(|n| n.trim_start_matches('=').to_owned())
+            })
+            .unwrap_or_default();
+    }
+    Attributes {
+        user,
+        verb: info.verb.clone(),
+        namespace: info.namespace.clone(),
+        group: info.group.clone(),
+        version: info.version.clone(),
+        resource: info.resource.clone(),
+        subresource: info.subresource.clone(),
+        name,
+        path: info.path.clone(),
+        is_resource: info.is_resource,
+        field_selector: selector("fieldSelector"),
+        label_selector: selector("labelSelector"),
+    }
+}
+
+/// Upstream's 403.
+fn forbidden(a: &Attributes, reason: &str) -> Status {
+    let user = api::text::go_quote(&a.user.name);
+    let mut why = if a.is_resource {
+        let mut resource = a.resource.clone();
+        if !a.subresource.is_empty() {
+            resource = format!("{resource}/{}", a.subresource);
+        }
+        let at = if a.namespace.is_empty() {
+            "at the cluster scope".to_owned()
+        } else {
+            format!("in the namespace {}", api::text::go_quote(&a.namespace))
+        };
+        format!(
+            "User {user} cannot {} resource {} in API group {} {at}",
+            a.verb,
+            api::text::go_quote(&resource),
+            api::text::go_quote(&a.group)
+        )
+    } else {
+        format!(
+            "User {user} cannot {} path {}",
+            a.verb,
+            api::text::go_quote(&a.path)
+        )
+    };
+    if !reason.is_empty() {
+        why = format!("{why}: {reason}");
+    }
+    let mut s = Status::forbidden(&a.group, &a.resource, &a.name, &why);
+    if !a.is_resource {
+        s.details = Some(Box::default());
+    }
+    s
+}

@@ -1,0 +1,123 @@
+//! Between stored bytes and objects of a served version.
+//!
+//! Stored objects carry neither resourceVersion nor selfLink; the resourceVersion of an object is the revision of its
+//! last write. A version without a conversion reads the stored protobuf with its own schema, so that reads need no tree.
+
+use api::Status;
+use bytes::Bytes;
+use serde_json::{Map, Value};
+use storage::Revision;
+use wire::envelope;
+
+use crate::resource::{ResourceDef, StorageDef};
+
+/// `apps/v1`, `v1`.
+pub fn group_version(group: &str, version: &str) -> String {
+    if group.is_empty() {
+        version.to_owned()
+    } else {
+        format!("{group}/{version}")
+    }
+}
+
+/// The protobuf message within stored bytes.
+pub fn stored_raw(value: &[u8]) -> Result<&[u8], Status> {
+    envelope::unwrap(value).map(|u| u.raw).map_err(damaged)
+}
+
+fn damaged(e: impl std::fmt::Display) -> Status {
+    Status::internal(format!("unable to decode stored object: {e}"))
+}
+
+/// The object's metadata for writing.
+pub fn meta_mut(object: &mut Value) -> Option<&mut Map<String, Value>> {
+    let map = object.as_object_mut()?;
+    map.entry("metadata")
+        .or_insert_with(|| Value::Object(Map::new()))
+        .as_object_mut()
+}
+
+/// A string of the metadata, empty if absent.
+pub fn meta_str<'a>(object: &'a Value, key: &str) -> &'a str {
+    object
+        .get("metadata")
+        .and_then(|m| m.get(key))
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+}
+
+/// Sets a string of the metadata; empty removes it.
+pub fn set_meta(object: &mut Value, key: &str, value: &str) {
+    if let Some(m) = meta_mut(object) {
+        if value.is_empty() {
+            m.remove(key);
+        } else {
+            m.insert(key.to_owned(), Value::String(value.to_owned()));
+        }
+    }
+}
+
+/// Sets `apiVersion` and `kind`.
+pub fn set_kind(object: &mut Value, api_version: &str, kind: &str) {
+    if let Some(map) = object.as_object_mut() {
+        map.insert("apiVersion".into(), Value::String(api_version.to_owned()));
+        map.insert("kind".into(), Value::String(kind.to_owned()));
+    }
+}
+
+/// The storage of a resource that has one.
+pub fn storage(def: &ResourceDef) -> Result<&StorageDef, Status> {
+    def.storage.as_ref().ok_or_else(Status::method_not_allowed)
+}
+
+/// Reads stored bytes as an object of the served version.
+pub fn decode(def: &ResourceDef, bytes: &[u8], revision: Revision) -> Result<Value, Status> {
+    let storage = storage(def)?;
+    let mut object: Value = if storage.json {
+        serde_json::from_slice(bytes).map_err(damaged)?
+    } else {
+        let schema = if def.conversion.is_some() {
+            storage.schema
+        } else {
+            def.schema
+        };
+        wire::proto::from_slice(stored_raw(bytes)?, schema).map_err(damaged)?
+    };
+    if let Some(c) = def.conversion {
+        (c.from_storage)(&mut object);
+    }
+    set_kind(
+        &mut object,
+        &group_version(&def.group, &def.version),
+        &def.kind,
+    );
+    set_meta(&mut object, "resourceVersion", &revision.to_string());
+    Ok(object)
+}
+
+/// The bytes to store for an object of the served version.
+pub fn encode(def: &ResourceDef, object: &Value) -> Result<Bytes, Status> {
+    let storage = storage(def)?;
+    let mut object = object.clone();
+    if let Some(m) = meta_mut(&mut object) {
+        m.remove("resourceVersion");
+        m.remove("selfLink");
+    }
+    if let Some(c) = def.conversion {
+        (c.to_storage)(&mut object);
+    }
+    if storage.json {
+        set_kind(&mut object, &storage.api_version, &storage.kind);
+        let mut out = Vec::new();
+        wire::json::encode_any(&object, &mut out);
+        return Ok(out.into());
+    }
+    let schema = if def.conversion.is_some() {
+        storage.schema
+    } else {
+        def.schema
+    };
+    let raw = wire::proto::value_to_vec(&object, schema)
+        .map_err(|e| Status::internal(format!("unable to encode object: {e}")))?;
+    Ok(envelope::wrap(&storage.api_version, &storage.kind, &raw).into())
+}

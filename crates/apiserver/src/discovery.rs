@@ -1,0 +1,381 @@
+//! What is served: `/api`, `/apis`, their groups and versions, in the legacy form and aggregated, and `/version`.
+//!
+//! Everything is derived from the table of resources; nothing is kept but the version's bytes.
+
+use std::sync::Arc;
+
+use api::Status;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderMap;
+use http::header::{CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
+use serde_json::{Map, Value, json};
+
+use crate::Response;
+use crate::body::Body;
+use crate::chain::{Config, Server};
+use crate::core::{Served, Table};
+use crate::encode;
+use crate::negotiate::{self, Media, Output};
+use crate::query::Query;
+
+/// Documents that do not depend on requests.
+#[derive(Default)]
+pub struct Documents;
+
+impl Documents {
+    /// `/version`
+    pub fn version(&self, config: &Config) -> Response {
+        let mut info = component::version::info();
+        if let Some(m) = info.as_object_mut() {
+            m.insert("gitVersion".into(), config.git_version.clone().into());
+            m.insert("gitCommit".into(), config.git_commit.clone().into());
+        }
+        let bytes = serde_json::to_vec_pretty(&info).unwrap_or_default();
+        let mut r = Response::new(Body::from(bytes));
+        r.headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        r
+    }
+}
+
+/// Answers a discovery path without its trailing slash; `None` for paths that are none.
+pub fn serve(
+    server: &Arc<Server>,
+    path: &str,
+    headers: &HeaderMap,
+    query: &Query,
+) -> Result<Option<Response>, Status> {
+    let table = server.engine.core.table();
+    let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
+    let core = |s: &Served| s.def.group.is_empty();
+    let document = match parts.as_slice() {
+        [] => {
+            let pretty = encode::any(Media::Json, true, &root(server, &table))?;
+            return Ok(Some(json_response(pretty)));
+        }
+        ["api"] => {
+            if wants_aggregated(headers) {
+                return Ok(Some(aggregated(&table, headers, true)));
+            }
+            json!({
+                "kind": "APIVersions",
+                "versions": ["v1"],
+                "serverAddressByClientCIDRs": [
+                    {"clientCIDR": "0.0.0.0/0", "serverAddress": server.config.advertise}
+                ],
+            })
+        }
+        ["apis"] => {
+            if wants_aggregated(headers) {
+                return Ok(Some(aggregated(&table, headers, false)));
+            }
+            let list: Vec<Value> = groups(&table).iter().map(|g| group(&table, g)).collect();
+            json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": list})
+        }
+        ["api", version]
+            if table
+                .all
+                .iter()
+                .any(|s| core(s) && s.def.version == *version) =>
+        {
+            resources(&table, "", version)
+        }
+        ["apis", name] if table.all.iter().any(|s| !core(s) && s.def.group == *name) => {
+            let mut g = group(&table, name);
+            if let Some(m) = g.as_object_mut() {
+                m.insert("kind".into(), "APIGroup".into());
+                m.insert("apiVersion".into(), "v1".into());
+            }
+            g
+        }
+        ["apis", name, version] if table.has(name, version) => resources(&table, name, version),
+        _ => return Ok(None),
+    };
+    let output = negotiate::output(headers, query, false, false)?;
+    respond(&output, &document).map(Some)
+}
+
+fn respond(output: &Output, document: &Value) -> Result<Response, Status> {
+    let kind = document
+        .get("kind")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let schema = api::schema::message("v1", kind);
+    let bytes = match schema {
+        Some(schema) => {
+            let kind = encode::Kind {
+                schema,
+                api_version: "v1",
+                kind,
+                dynamic: false,
+            };
+            encode::tree(output.media, output.pretty, kind, document)?
+        }
+        None if output.media == Media::Protobuf => {
+            encode::any(Media::Json, output.pretty, document)?
+        }
+        None => encode::any(output.media, output.pretty, document)?,
+    };
+    let media = if schema.is_none() && output.media == Media::Protobuf {
+        Media::Json
+    } else {
+        output.media
+    };
+    let mut r = Response::new(Body::from(bytes));
+    r.headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(media.name()));
+    r.headers_mut()
+        .insert(VARY, HeaderValue::from_static("Accept"));
+    Ok(r)
+}
+
+fn json_response(bytes: Vec<u8>) -> Response {
+    let mut r = Response::new(Body::from(bytes));
+    r.headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    r
+}
+
+fn root(server: &Server, table: &Table) -> Value {
+    let mut paths: Vec<String> = [
+        "/api",
+        "/api/v1",
+        "/apis",
+        "/apis/",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v3",
+        "/openapi/v3/",
+        "/readyz",
+        "/version",
+    ]
+    .iter()
+    .map(|s| (*s).to_owned())
+    .collect();
+    for g in groups(table) {
+        paths.push(format!("/apis/{g}"));
+        for v in versions(table, &g) {
+            paths.push(format!("/apis/{g}/{v}"));
+        }
+    }
+    paths.extend(server.extra_paths.iter().map(|(p, _)| p.clone()));
+    paths.sort();
+    json!({"paths": paths})
+}
+
+/// Named groups in the order of registration.
+fn groups(table: &Table) -> Vec<String> {
+    let mut out: Vec<String> = Vec::new();
+    for s in &table.all {
+        if !s.def.group.is_empty() && !out.contains(&s.def.group) {
+            out.push(s.def.group.clone());
+        }
+    }
+    out
+}
+
+/// The versions of a group, the preferred one first.
+fn versions(table: &Table, group: &str) -> Vec<String> {
+    let mut out: Vec<String> = Vec::new();
+    for s in &table.all {
+        if s.def.group == group && !out.contains(&s.def.version) {
+            out.push(s.def.version.clone());
+        }
+    }
+    out
+}
+
+fn group(table: &Table, name: &str) -> Value {
+    let list: Vec<Value> = versions(table, name)
+        .iter()
+        .map(|v| json!({"groupVersion": format!("{name}/{v}"), "version": v}))
+        .collect();
+    json!({"name": name, "versions": list, "preferredVersion": list.first()})
+}
+
+fn storage_hash(s: &Served) -> Option<String> {
+    let storage = s.def.storage.as_ref()?;
+    let (group, version) = storage
+        .api_version
+        .split_once('/')
+        .unwrap_or(("", &storage.api_version));
+    let text = format!("{group}/{version}/{}", storage.kind);
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    Some(STANDARD.encode(digest.as_ref().get(..8)?))
+}
+
+fn put_list(m: &mut Map<String, Value>, key: &str, list: &[String]) {
+    if !list.is_empty() {
+        m.insert(key.into(), list.into());
+    }
+}
+
+fn resources(table: &Table, group: &str, version: &str) -> Value {
+    let mut list = Vec::new();
+    let mut of_version: Vec<&Arc<Served>> = table
+        .all
+        .iter()
+        .filter(|s| s.def.group == group && s.def.version == version)
+        .collect();
+    of_version.sort_by(|a, b| a.def.resource.cmp(&b.def.resource));
+    for s in of_version {
+        let d = &s.def;
+        let mut m = Map::new();
+        m.insert("name".into(), d.resource.clone().into());
+        m.insert("singularName".into(), d.singular.clone().into());
+        m.insert("namespaced".into(), d.namespaced.into());
+        m.insert("kind".into(), d.kind.clone().into());
+        m.insert("verbs".into(), d.verbs.clone().into());
+        put_list(&mut m, "shortNames", &d.short_names);
+        put_list(&mut m, "categories", &d.categories);
+        if let Some(h) = storage_hash(s) {
+            m.insert("storageVersionHash".into(), h.into());
+        }
+        list.push(Value::Object(m));
+        for sub in &d.subresources {
+            let mut m = Map::new();
+            m.insert("name".into(), format!("{}/{}", d.resource, sub.name).into());
+            m.insert("singularName".into(), "".into());
+            m.insert("namespaced".into(), d.namespaced.into());
+            if (sub.gvk.0, sub.gvk.1) != (group, version) {
+                m.insert("group".into(), sub.gvk.0.into());
+                m.insert("version".into(), sub.gvk.1.into());
+            }
+            m.insert("kind".into(), sub.gvk.2.into());
+            m.insert("verbs".into(), sub.verbs.to_vec().into());
+            list.push(Value::Object(m));
+        }
+    }
+    let gv = crate::codec::group_version(group, version);
+    json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": gv, "resources": list})
+}
+
+/// Whether the client asks for the aggregated form (and knows nothing better).
+fn wants_aggregated(headers: &HeaderMap) -> bool {
+    let accept = negotiate::accept(headers);
+    accept.split(',').any(|clause| {
+        let mut has = [false; 3];
+        for p in clause.split(';').map(str::trim) {
+            match p {
+                "as=APIGroupDiscoveryList" => has[0] = true,
+                "g=apidiscovery.k8s.io" => has[1] = true,
+                "v=v2" => has[2] = true,
+                _ => {}
+            }
+        }
+        has.iter().all(|h| *h)
+    })
+}
+
+fn aggregated(table: &Table, headers: &HeaderMap, core: bool) -> Response {
+    let names = if core {
+        vec![String::new()]
+    } else {
+        groups(table)
+    };
+    let items: Vec<Value> = names
+        .iter()
+        .map(|g| {
+            let list: Vec<Value> = versions(table, g)
+                .iter()
+                .map(|v| {
+                    json!({"version": v, "resources": aggregated_resources(table, g, v), "freshness": "Current"})
+                })
+                .collect();
+            let metadata = if g.is_empty() { json!({}) } else { json!({"name": g}) };
+            json!({"metadata": metadata, "versions": list})
+        })
+        .collect();
+    let document = json!({
+        "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items,
+    });
+    let bytes = serde_json::to_vec(&document).unwrap_or_default();
+    let digest = ring::digest::digest(&ring::digest::SHA512, &bytes);
+    let mut etag = String::from("\"");
+    for b in digest.as_ref() {
+        let _ = std::fmt::Write::write_fmt(&mut etag, format_args!("{b:02X}"));
+    }
+    etag.push('"');
+    let matches = headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok()) == Some(etag.as_str());
+    let mut r = Response::new(if matches {
+        Body::empty()
+    } else {
+        Body::from(bytes)
+    });
+    if matches {
+        *r.status_mut() = http::StatusCode::NOT_MODIFIED;
+    }
+    let h = r.headers_mut();
+    h.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static(
+            "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+        ),
+    );
+    h.insert(VARY, HeaderValue::from_static("Accept"));
+    if let Ok(v) = HeaderValue::from_str(&etag) {
+        h.insert(ETAG, v);
+    }
+    r
+}
+
+fn response_kind(own: (&str, &str), gvk: (&str, &str, &str)) -> Value {
+    let (group, version) = if own == (gvk.0, gvk.1) {
+        ("", "")
+    } else {
+        (gvk.0, gvk.1)
+    };
+    json!({"group": group, "version": version, "kind": gvk.2})
+}
+
+fn aggregated_resources(table: &Table, group: &str, version: &str) -> Vec<Value> {
+    let mut of_version: Vec<&Arc<Served>> = table
+        .all
+        .iter()
+        .filter(|s| s.def.group == group && s.def.version == version)
+        .collect();
+    of_version.sort_by(|a, b| a.def.resource.cmp(&b.def.resource));
+    of_version
+        .into_iter()
+        .map(|s| {
+            let d = &s.def;
+            let own = (group, version);
+            let mut m = Map::new();
+            m.insert("resource".into(), d.resource.clone().into());
+            m.insert(
+                "responseKind".into(),
+                response_kind(own, (group, version, &d.kind)),
+            );
+            m.insert(
+                "scope".into(),
+                if d.namespaced {
+                    "Namespaced"
+                } else {
+                    "Cluster"
+                }
+                .into(),
+            );
+            m.insert("singularResource".into(), d.singular.clone().into());
+            m.insert("verbs".into(), d.verbs.clone().into());
+            put_list(&mut m, "shortNames", &d.short_names);
+            put_list(&mut m, "categories", &d.categories);
+            let subs: Vec<Value> = d
+                .subresources
+                .iter()
+                .map(|sub| {
+                    json!({
+                        "subresource": sub.name,
+                        "responseKind": response_kind(own, sub.gvk),
+                        "verbs": sub.verbs,
+                    })
+                })
+                .collect();
+            if !subs.is_empty() {
+                m.insert("subresources".into(), subs.into());
+            }
+            Value::Object(m)
+        })
+        .collect()
+}

@@ -1,0 +1,907 @@
+//! Objects, lists and watch frames in the encodings and forms that clients ask for.
+//!
+//! Stored protobuf of a version without conversion is transcoded without a tree. Lists are streamed: the whole is never
+//! held.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use api::Status;
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http_body::{Frame, SizeHint};
+use serde_json::{Map, Value, json};
+use storage::Revision;
+use wire::schema::Message;
+use wire::{envelope, transcode};
+
+use crate::Response;
+use crate::body::{Body, BoxError};
+use crate::cache::Entry;
+use crate::codec;
+use crate::negotiate::{Form, Include, Media, Output};
+use crate::resource::ResourceDef;
+
+/// What an encoder must know about a type.
+#[derive(Clone, Copy)]
+pub struct Kind<'a> {
+    /// The schema.
+    pub schema: &'static Message,
+    /// `apps/v1`
+    pub api_version: &'a str,
+    /// `Deployment`
+    pub kind: &'a str,
+    /// Printed with sorted keys and never as protobuf (custom resources).
+    pub dynamic: bool,
+}
+
+/// Where an object comes from.
+#[derive(Clone, Copy)]
+pub enum Source<'a> {
+    /// The cache or the store.
+    Stored(&'a Entry),
+    /// A tree of the served version.
+    Tree(&'a Value),
+}
+
+fn failed(e: impl std::fmt::Display) -> Status {
+    Status::internal(format!("unable to encode: {e}"))
+}
+
+/// Seconds since the epoch.
+pub fn unix_now() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
+/// Bytes of a tree in an encoding. JSON ends with a newline, as Go's encoder does.
+pub fn tree(media: Media, pretty: bool, kind: Kind<'_>, value: &Value) -> Result<Vec<u8>, Status> {
+    let mut out = Vec::with_capacity(512);
+    match media {
+        Media::Json => {
+            if kind.dynamic {
+                wire::json::encode_any(value, &mut out);
+            } else {
+                wire::json::encode(value, kind.schema, &mut out).map_err(failed)?;
+            }
+            if pretty {
+                out = indent(&out);
+            }
+            out.push(b'\n');
+        }
+        Media::Yaml => wire::yaml::encode(value, kind.schema, &mut out).map_err(failed)?,
+        Media::Protobuf if kind.dynamic => {
+            return Err(Status::failure(
+                406,
+                "NotAcceptable",
+                "this type has no protobuf encoding",
+            ));
+        }
+        Media::Protobuf => {
+            let raw = wire::proto::value_to_vec(value, kind.schema).map_err(failed)?;
+            out = envelope::wrap(kind.api_version, kind.kind, &raw);
+        }
+    }
+    Ok(out)
+}
+
+/// Re-indents compact JSON by two spaces, as Go's `json.Indent`.
+pub fn indent(compact: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(compact.len() * 2);
+    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+    let newline = |out: &mut Vec<u8>, depth: usize| {
+        out.push(b'\n');
+        out.resize(out.len() + depth * 2, b' ');
+    };
+    let mut bytes = compact.iter().copied().peekable();
+    while let Some(b) = bytes.next() {
+        if in_string {
+            out.push(b);
+            match b {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match b {
+            b'"' => {
+                in_string = true;
+                out.push(b);
+            }
+            b'{' | b'[' => {
+                out.push(b);
+                if bytes.peek().is_some_and(|n| matches!(n, b'}' | b']')) {
+                    if let Some(n) = bytes.next() {
+                        out.push(n);
+                    }
+                } else {
+                    depth += 1;
+                    newline(&mut out, depth);
+                }
+            }
+            b'}' | b']' => {
+                depth = depth.saturating_sub(1);
+                newline(&mut out, depth);
+                out.push(b);
+            }
+            b',' => {
+                out.push(b);
+                newline(&mut out, depth);
+            }
+            b':' => out.extend_from_slice(b": "),
+            b => out.push(b),
+        }
+    }
+    out
+}
+
+/// The served version of one resource, as encoders use it.
+pub struct Encoder<'a> {
+    /// The definition.
+    pub def: &'a ResourceDef,
+    /// `apps/v1`
+    pub api_version: &'a str,
+}
+
+impl Encoder<'_> {
+    fn kind(&self) -> Kind<'_> {
+        Kind {
+            schema: self.def.schema,
+            api_version: self.api_version,
+            kind: &self.def.kind,
+            dynamic: self.def.storage.as_ref().is_some_and(|s| s.json),
+        }
+    }
+
+    fn direct(&self) -> bool {
+        self.def.conversion.is_none() && self.def.storage.as_ref().is_some_and(|s| !s.json)
+    }
+
+    /// Runs `f` on the tree of a source.
+    fn with_tree<T>(
+        &self,
+        source: Source<'_>,
+        f: impl FnOnce(&Value) -> Result<T, Status>,
+    ) -> Result<T, Status> {
+        match source {
+            Source::Tree(v) => f(v),
+            Source::Stored(e) => f(&codec::decode(self.def, &e.value, e.revision)?),
+        }
+    }
+
+    /// Appends compact JSON without a newline; `bare` leaves out kind and apiVersion, as in lists.
+    pub fn json_into(
+        &self,
+        source: Source<'_>,
+        bare: bool,
+        revision: Option<Revision>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Status> {
+        if let Source::Stored(e) = source
+            && self.direct()
+        {
+            let rv = revision.unwrap_or(e.revision).to_string();
+            let options = transcode::Options {
+                resource_version: Some(&rv),
+            };
+            let (api_version, kind) = if bare {
+                ("", "")
+            } else {
+                (self.api_version, self.def.kind.as_str())
+            };
+            let raw = codec::stored_raw(&e.value)?;
+            return transcode::proto_to_json(
+                raw,
+                self.def.schema,
+                api_version,
+                kind,
+                &options,
+                out,
+            )
+            .map_err(failed);
+        }
+        let mut value = match source {
+            Source::Tree(v) => v.clone(),
+            Source::Stored(e) => codec::decode(self.def, &e.value, e.revision)?,
+        };
+        if let Some(r) = revision {
+            codec::set_meta(&mut value, "resourceVersion", &r.to_string());
+        }
+        if self.kind().dynamic {
+            wire::json::encode_any(&value, out);
+            return Ok(());
+        }
+        if bare && let Some(m) = value.as_object_mut() {
+            m.remove("kind");
+            m.remove("apiVersion");
+        }
+        wire::json::encode(&value, self.def.schema, out).map_err(failed)
+    }
+
+    /// The protobuf message (no envelope).
+    pub fn proto_raw(
+        &self,
+        source: Source<'_>,
+        revision: Option<Revision>,
+    ) -> Result<Vec<u8>, Status> {
+        if let Source::Stored(e) = source
+            && self.direct()
+        {
+            let rv = revision.unwrap_or(e.revision).to_string();
+            return transcode::with_resource_version(
+                codec::stored_raw(&e.value)?,
+                self.def.schema,
+                &rv,
+            )
+            .map_err(failed);
+        }
+        if self.kind().dynamic {
+            return Err(Status::failure(
+                406,
+                "NotAcceptable",
+                "this type has no protobuf encoding",
+            ));
+        }
+        self.with_tree(source, |v| {
+            let mut v = v.clone();
+            if let Some(r) = revision {
+                codec::set_meta(&mut v, "resourceVersion", &r.to_string());
+            }
+            wire::proto::value_to_vec(&v, self.def.schema).map_err(failed)
+        })
+    }
+
+    /// PartialObjectMetadata.
+    fn partial(&self, source: Source<'_>, beta: bool) -> Result<Value, Status> {
+        self.with_tree(source, |v| {
+            let mut metadata = v.get("metadata").cloned().unwrap_or_else(|| json!({}));
+            strip(&mut metadata);
+            Ok(json!({
+                "kind": "PartialObjectMetadata",
+                "apiVersion": meta_version(beta),
+                "metadata": metadata,
+            }))
+        })
+    }
+
+    fn row(
+        &self,
+        source: Source<'_>,
+        beta: bool,
+        include: Include,
+        now: i64,
+    ) -> Result<Value, Status> {
+        self.with_tree(source, |v| {
+            let cells = (self.def.printer.cells)(v, now);
+            let object = match include {
+                Include::None => None,
+                Include::Metadata => Some(self.partial(Source::Tree(v), beta)?),
+                Include::Object => Some(v.clone()),
+            };
+            let mut row = json!({"cells": cells});
+            if let (Some(o), Some(m)) = (object, row.as_object_mut()) {
+                m.insert("object".into(), o);
+            }
+            Ok(row)
+        })
+    }
+
+    fn table(&self, beta: bool, metadata: Value, rows: Vec<Value>) -> Value {
+        let columns: Vec<Value> = self
+            .def
+            .printer
+            .columns
+            .iter()
+            .map(|c| {
+                json!({
+                    "name": c.name, "type": c.type_, "format": c.format,
+                    "description": c.description, "priority": c.priority,
+                })
+            })
+            .collect();
+        json!({
+            "kind": "Table",
+            "apiVersion": meta_version(beta),
+            "metadata": metadata,
+            "columnDefinitions": columns,
+            "rows": rows,
+        })
+    }
+
+    /// One object in the form and encoding asked for.
+    pub fn object(&self, output: &Output, source: Source<'_>) -> Result<Vec<u8>, Status> {
+        match (output.form, output.media) {
+            (Form::Object, Media::Json) => {
+                let mut out = Vec::with_capacity(1024);
+                self.json_into(source, false, None, &mut out)?;
+                if output.pretty {
+                    out = indent(&out);
+                }
+                out.push(b'\n');
+                Ok(out)
+            }
+            (Form::Object, Media::Protobuf) => {
+                let raw = self.proto_raw(source, None)?;
+                Ok(envelope::wrap(self.api_version, &self.def.kind, &raw))
+            }
+            (Form::Object, Media::Yaml) => {
+                self.with_tree(source, |v| tree(Media::Yaml, false, self.kind(), v))
+            }
+            (Form::Partial(beta), media) => tree(
+                media,
+                output.pretty,
+                partial_kind(beta)?,
+                &self.partial(source, beta)?,
+            ),
+            (Form::Table(beta, include), media) => {
+                let row = self.row(source, beta, include, unix_now())?;
+                let rv = self.with_tree(source, |v| {
+                    Ok(codec::meta_str(v, "resourceVersion").to_owned())
+                })?;
+                let table = self.table(beta, json!({"resourceVersion": rv}), vec![row]);
+                any(media, output.pretty, &table)
+            }
+        }
+    }
+
+    /// One object of a watch event, as the bytes of a frame. `revision` replaces the object's own (deletions).
+    pub fn frame(
+        &self,
+        output: &Output,
+        event: &str,
+        entry: &Entry,
+        revision: Revision,
+    ) -> Result<Bytes, Status> {
+        let source = Source::Stored(entry);
+        match (output.form, output.media) {
+            (Form::Object, Media::Protobuf) => {
+                let raw = self.proto_raw(source, Some(revision))?;
+                let whole = envelope::wrap(self.api_version, &self.def.kind, &raw);
+                Ok(envelope::watch_frame(event, &whole).into())
+            }
+            (Form::Object, _) => {
+                let mut out = frame_head(event);
+                self.json_into(source, false, Some(revision), &mut out)?;
+                out.extend_from_slice(b"}\n");
+                Ok(out.into())
+            }
+            (Form::Partial(beta), media) => {
+                let mut p = self.partial(source, beta)?;
+                codec::set_meta(&mut p, "resourceVersion", &revision.to_string());
+                frame_of(media, event, partial_kind(beta)?, &p)
+            }
+            (Form::Table(beta, include), _) => {
+                let row = self.row(source, beta, include, unix_now())?;
+                let table = self.table(
+                    beta,
+                    json!({"resourceVersion": revision.to_string()}),
+                    vec![row],
+                );
+                let mut out = frame_head(event);
+                wire::json::encode_any(&table, &mut out);
+                out.extend_from_slice(b"}\n");
+                Ok(out.into())
+            }
+        }
+    }
+
+    /// A bookmark: an object of the watched kind with nothing but a resourceVersion.
+    pub fn bookmark(
+        &self,
+        output: &Output,
+        revision: Revision,
+        initial_end: bool,
+    ) -> Result<Bytes, Status> {
+        let mut metadata = json!({"resourceVersion": revision.to_string()});
+        if initial_end && let Some(m) = metadata.as_object_mut() {
+            m.insert(
+                "annotations".into(),
+                json!({"k8s.io/initial-events-end": "true"}),
+            );
+        }
+        match output.form {
+            Form::Partial(beta) => {
+                let v = json!({"kind": "PartialObjectMetadata", "apiVersion": meta_version(beta), "metadata": metadata});
+                frame_of(output.media, "BOOKMARK", partial_kind(beta)?, &v)
+            }
+            Form::Table(beta, _) => {
+                let object = json!({"kind": "PartialObjectMetadata", "apiVersion": meta_version(beta), "metadata": metadata});
+                let columns = self.def.printer.columns.len();
+                let row = json!({"cells": vec![Value::Null; columns], "object": object});
+                let table = self.table(
+                    beta,
+                    json!({"resourceVersion": revision.to_string()}),
+                    vec![row],
+                );
+                let mut out = frame_head("BOOKMARK");
+                wire::json::encode_any(&table, &mut out);
+                out.extend_from_slice(b"}\n");
+                Ok(out.into())
+            }
+            Form::Object => {
+                let v = json!({"kind": self.def.kind, "apiVersion": self.api_version, "metadata": metadata});
+                frame_of(output.media, "BOOKMARK", self.kind(), &v)
+            }
+        }
+    }
+}
+
+/// An encoder that owns its definition, for streamed lists.
+#[derive(Clone)]
+pub struct Lister {
+    /// The definition.
+    pub def: Arc<ResourceDef>,
+    /// `apps/v1`
+    pub api_version: String,
+}
+
+impl Lister {
+    fn encoder(&self) -> Encoder<'_> {
+        Encoder {
+            def: &self.def,
+            api_version: &self.api_version,
+        }
+    }
+
+    /// A list in the form and encoding asked for. `metadata` is a ListMeta tree.
+    pub fn list(
+        &self,
+        output: &Output,
+        metadata: &Value,
+        items: Vec<Arc<Entry>>,
+    ) -> Result<Body, Status> {
+        let e = self.encoder();
+        let list_meta = |out: &mut Vec<u8>| {
+            wire::json::encode(metadata, api::schema::list_meta(), out).map_err(failed)
+        };
+        let (kind, api_version) = match output.form {
+            Form::Object => (self.def.list_kind.as_str(), self.api_version.as_str()),
+            Form::Partial(beta) => ("PartialObjectMetadataList", meta_version(beta)),
+            Form::Table(beta, include) => {
+                let now = unix_now();
+                let mut rows = Vec::with_capacity(items.len());
+                for i in &items {
+                    rows.push(e.row(Source::Stored(i), beta, include, now)?);
+                }
+                return Ok(any(
+                    output.media,
+                    output.pretty,
+                    &e.table(beta, metadata.clone(), rows),
+                )?
+                .into());
+            }
+        };
+        match output.media {
+            Media::Json if !output.pretty => {
+                let mut head = Vec::with_capacity(256);
+                head.extend_from_slice(b"{\"kind\":");
+                wire::json::encode_any(&Value::String(kind.into()), &mut head);
+                head.extend_from_slice(b",\"apiVersion\":");
+                wire::json::encode_any(&Value::String(api_version.into()), &mut head);
+                head.extend_from_slice(b",\"metadata\":");
+                list_meta(&mut head)?;
+                head.extend_from_slice(b",\"items\":[");
+                let stream = JsonList {
+                    lister: self.clone(),
+                    form: output.form,
+                    buffer: head,
+                    items: items.into_iter(),
+                    first: true,
+                    done: false,
+                };
+                Ok(Body::Stream(Box::pin(stream)))
+            }
+            Media::Protobuf => self.proto_list(output.form, kind, api_version, metadata, items),
+            media => {
+                let mut values = Vec::with_capacity(items.len());
+                for i in &items {
+                    let v = match output.form {
+                        Form::Partial(beta) => e.partial(Source::Stored(i), beta)?,
+                        _ => {
+                            let mut v = codec::decode(&self.def, &i.value, i.revision)?;
+                            // Go prints the elements of typed lists without their type.
+                            if !e.kind().dynamic
+                                && let Some(m) = v.as_object_mut()
+                            {
+                                m.remove("kind");
+                                m.remove("apiVersion");
+                            }
+                            v
+                        }
+                    };
+                    values.push(v);
+                }
+                let list = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata, "items": values});
+                let schema = api::schema::message(api_version, kind);
+                match schema.filter(|_| !e.kind().dynamic) {
+                    Some(schema) => {
+                        let kind = Kind {
+                            schema,
+                            api_version,
+                            kind,
+                            dynamic: false,
+                        };
+                        Ok(tree(media, output.pretty, kind, &list)?.into())
+                    }
+                    None => Ok(any(media, output.pretty, &list)?.into()),
+                }
+            }
+        }
+    }
+
+    fn proto_list(
+        &self,
+        form: Form,
+        kind: &str,
+        api_version: &str,
+        metadata: &Value,
+        items: Vec<Arc<Entry>>,
+    ) -> Result<Body, Status> {
+        let e = self.encoder();
+        let meta = wire::proto::value_to_vec(metadata, api::schema::list_meta()).map_err(failed)?;
+        let mut raw_len = 1 + varint_len(meta.len()) + meta.len();
+        let streamed = form == Form::Object && e.direct();
+        let mut ready: Vec<Vec<u8>> = Vec::new();
+        let mut lens = Vec::with_capacity(items.len());
+        for i in &items {
+            let len = match form {
+                Form::Partial(beta) => {
+                    let p = e.partial(Source::Stored(i), beta)?;
+                    let raw = wire::proto::value_to_vec(&p, partial_kind(beta)?.schema)
+                        .map_err(failed)?;
+                    let n = raw.len();
+                    ready.push(raw);
+                    n
+                }
+                _ if streamed => match spliced_len(codec::stored_raw(&i.value)?, i.revision) {
+                    Some(n) => n,
+                    None => e.proto_raw(Source::Stored(i), None)?.len(),
+                },
+                _ => {
+                    let raw = e.proto_raw(Source::Stored(i), None)?;
+                    let n = raw.len();
+                    ready.push(raw);
+                    n
+                }
+            };
+            lens.push(len);
+            raw_len += 1 + varint_len(len) + len;
+        }
+        let mut head = Vec::with_capacity(64 + meta.len());
+        head.extend_from_slice(&envelope::MAGIC);
+        let mut types = Vec::new();
+        put_bytes(&mut types, 1, api_version.as_bytes());
+        put_bytes(&mut types, 2, kind.as_bytes());
+        put_bytes(&mut head, 1, &types);
+        head.push(0x12);
+        put_varint(&mut head, raw_len);
+        put_bytes(&mut head, 1, &meta);
+        // contentEncoding and contentType, both empty.
+        let tail: &[u8] = &[0x1a, 0, 0x22, 0];
+        let total = head.len() + raw_len - (1 + varint_len(meta.len()) + meta.len()) + tail.len();
+        if !streamed {
+            for raw in &ready {
+                put_bytes(&mut head, 2, raw);
+            }
+            head.extend_from_slice(tail);
+            return Ok(head.into());
+        }
+        Ok(Body::Stream(Box::pin(ProtoList {
+            lister: self.clone(),
+            buffer: head,
+            items: items.into_iter().zip(lens),
+            left: total as u64,
+            done: false,
+        })))
+    }
+}
+
+/// The length of a stored message once `metadata.resourceVersion` is spliced in; `None` when its shape is unusual.
+fn spliced_len(raw: &[u8], revision: Revision) -> Option<usize> {
+    let (first, rest) = raw.split_first()?;
+    if *first != 0x0a {
+        return None;
+    }
+    let (mut len, mut shift, mut used) = (0usize, 0u32, 0usize);
+    for b in rest.iter().take(5) {
+        len |= usize::from(b & 0x7f) << shift;
+        shift += 7;
+        used += 1;
+        if b & 0x80 == 0 {
+            break;
+        }
+    }
+    let digits = revision.checked_ilog10()? as usize + 1;
+    let grown = len + 2 + digits;
+    Some(raw.len() - used - len + varint_len(grown) + grown)
+}
+
+fn varint_len(n: usize) -> usize {
+    let mut n = n >> 7;
+    let mut len = 1;
+    while n > 0 {
+        len += 1;
+        n >>= 7;
+    }
+    len
+}
+
+fn put_varint(out: &mut Vec<u8>, mut n: usize) {
+    while n >= 0x80 {
+        out.push((n & 0x7f) as u8 | 0x80);
+        n >>= 7;
+    }
+    out.push(n as u8);
+}
+
+fn put_bytes(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
+    out.push(tag << 3 | 2);
+    put_varint(out, bytes.len());
+    out.extend_from_slice(bytes);
+}
+
+/// Bytes per piece of a streamed list.
+const CHUNK: usize = 64 * 1024;
+
+struct JsonList {
+    lister: Lister,
+    form: Form,
+    buffer: Vec<u8>,
+    items: std::vec::IntoIter<Arc<Entry>>,
+    first: bool,
+    done: bool,
+}
+
+impl JsonList {
+    fn fill(&mut self) -> Result<(), Status> {
+        let e = self.lister.encoder();
+        while self.buffer.len() < CHUNK {
+            let Some(item) = self.items.next() else {
+                self.buffer.extend_from_slice(b"]}\n");
+                self.done = true;
+                break;
+            };
+            if !self.first {
+                self.buffer.push(b',');
+            }
+            self.first = false;
+            match self.form {
+                Form::Partial(beta) => {
+                    let p = e.partial(Source::Stored(&item), beta)?;
+                    wire::json::encode(&p, partial_kind(beta)?.schema, &mut self.buffer)
+                        .map_err(failed)?;
+                }
+                _ => e.json_into(Source::Stored(&item), true, None, &mut self.buffer)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl http_body::Body for JsonList {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        if this.done {
+            return Poll::Ready(None);
+        }
+        if let Err(s) = this.fill() {
+            this.done = true;
+            return Poll::Ready(Some(Err(s.into())));
+        }
+        let piece = std::mem::replace(
+            &mut this.buffer,
+            Vec::with_capacity(if this.done { 0 } else { CHUNK + 4096 }),
+        );
+        Poll::Ready(Some(Ok(Frame::data(piece.into()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.done
+    }
+}
+
+struct ProtoList {
+    lister: Lister,
+    buffer: Vec<u8>,
+    items: std::iter::Zip<std::vec::IntoIter<Arc<Entry>>, std::vec::IntoIter<usize>>,
+    left: u64,
+    done: bool,
+}
+
+impl ProtoList {
+    fn fill(&mut self) -> Result<(), Status> {
+        let e = self.lister.encoder();
+        while self.buffer.len() < CHUNK {
+            let Some((item, len)) = self.items.next() else {
+                self.buffer.extend_from_slice(&[0x1a, 0, 0x22, 0]);
+                self.done = true;
+                break;
+            };
+            let raw = e.proto_raw(Source::Stored(&item), None)?;
+            if raw.len() != len {
+                return Err(Status::internal("a stored object has an unusual shape"));
+            }
+            put_bytes(&mut self.buffer, 2, &raw);
+        }
+        Ok(())
+    }
+}
+
+impl http_body::Body for ProtoList {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        if this.done {
+            return Poll::Ready(None);
+        }
+        if let Err(s) = this.fill() {
+            this.done = true;
+            return Poll::Ready(Some(Err(s.into())));
+        }
+        let piece = std::mem::replace(
+            &mut this.buffer,
+            Vec::with_capacity(if this.done { 0 } else { CHUNK + 4096 }),
+        );
+        this.left = this.left.saturating_sub(piece.len() as u64);
+        Poll::Ready(Some(Ok(Frame::data(piece.into()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.done
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+fn meta_version(beta: bool) -> &'static str {
+    if beta {
+        "meta.k8s.io/v1beta1"
+    } else {
+        "meta.k8s.io/v1"
+    }
+}
+
+fn partial_kind(beta: bool) -> Result<Kind<'static>, Status> {
+    let schema = api::schema::message("meta.k8s.io/v1", "PartialObjectMetadata")
+        .ok_or_else(|| Status::internal("no schema of PartialObjectMetadata"))?;
+    Ok(Kind {
+        schema,
+        api_version: meta_version(beta),
+        kind: "PartialObjectMetadata",
+        dynamic: false,
+    })
+}
+
+fn strip(metadata: &mut Value) {
+    if let Some(m) = metadata.as_object_mut() {
+        m.retain(|_, v| !v.is_null());
+    }
+}
+
+fn frame_head(event: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1024);
+    out.extend_from_slice(b"{\"type\":\"");
+    out.extend_from_slice(event.as_bytes());
+    out.extend_from_slice(b"\",\"object\":");
+    out
+}
+
+/// A watch frame around a tree.
+pub fn frame_of(media: Media, event: &str, kind: Kind<'_>, value: &Value) -> Result<Bytes, Status> {
+    if media == Media::Protobuf {
+        let whole = tree(media, false, kind, value)?;
+        return Ok(envelope::watch_frame(event, &whole).into());
+    }
+    let mut out = frame_head(event);
+    if kind.dynamic {
+        wire::json::encode_any(value, &mut out);
+    } else {
+        wire::json::encode(value, kind.schema, &mut out).map_err(failed)?;
+    }
+    out.extend_from_slice(b"}\n");
+    Ok(out.into())
+}
+
+/// A tree without a schema.
+pub fn any(media: Media, pretty: bool, value: &Value) -> Result<Vec<u8>, Status> {
+    let mut out = Vec::new();
+    wire::json::encode_any(value, &mut out);
+    match media {
+        Media::Yaml => {
+            out.clear();
+            wire::yaml::encode_any(value, &mut out);
+            Ok(out)
+        }
+        _ if pretty => {
+            out = indent(&out);
+            out.push(b'\n');
+            Ok(out)
+        }
+        _ => {
+            out.push(b'\n');
+            Ok(out)
+        }
+    }
+}
+
+/// The tree of a Status.
+pub fn status_tree(status: &Status) -> Value {
+    serde_json::to_value(status).unwrap_or_else(|_| Value::Object(Map::new()))
+}
+
+/// How Status is encoded.
+pub fn status_kind() -> Option<Kind<'static>> {
+    Some(Kind {
+        schema: api::schema::message("v1", "Status")?,
+        api_version: "v1",
+        kind: "Status",
+        dynamic: false,
+    })
+}
+
+/// A Status as a watch's ERROR event.
+pub fn status_frame(media: Media, status: &Status) -> Bytes {
+    status_kind()
+        .and_then(|k| frame_of(media, "ERROR", k, &status_tree(status)).ok())
+        .unwrap_or_default()
+}
+
+/// A Status as a response.
+pub fn status_response(output: &Output, status: &Status) -> Response {
+    let code = http::StatusCode::from_u16(if status.code == 0 { 200 } else { status.code })
+        .unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+    let value = status_tree(status);
+    let encoded = status_kind().and_then(|k| tree(output.media, output.pretty, k, &value).ok());
+    let (media, bytes) = match encoded {
+        Some(b) => (output.media, b),
+        None => (Media::Json, serde_json::to_vec(&value).unwrap_or_default()),
+    };
+    let mut response = Response::new(Body::from(bytes));
+    *response.status_mut() = code;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media.name()));
+    if let Some(after) = status
+        .details
+        .as_ref()
+        .map(|d| d.retry_after_seconds)
+        .filter(|s| *s > 0)
+    {
+        headers.insert(http::header::RETRY_AFTER, HeaderValue::from(after));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_indented_as_go_does() {
+        let v = br#"{"a":[],"b":{"c":"x:{\"y\"}","d":[1,2]}}"#;
+        let want = "{\n  \"a\": [],\n  \"b\": {\n    \"c\": \"x:{\\\"y\\\"}\",\n    \"d\": [\n      1,\n      2\n    ]\n  }\n}";
+        assert_eq!(String::from_utf8(indent(v)).expect("UTF-8"), want);
+    }
+
+    #[test]
+    fn spliced_lengths_are_right() {
+        // metadata { name: "a" }, then field 2.
+        let raw = [0x0a, 3, 0x0a, 1, b'a', 0x12, 0];
+        // resourceVersion "1234" adds tag, length and four digits.
+        assert_eq!(spliced_len(&raw, 1234), Some(raw.len() + 6));
+    }
+}

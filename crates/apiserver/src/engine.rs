@@ -1,0 +1,1076 @@
+//! Writes: the one path by which objects come to be, change and go, whoever asks.
+//!
+//! The order of a write: decode (the caller's), defaults, mutating admission, defaults again, prepare, validate,
+//! validating admission, reserve, store. Updates retry on conflict with the change applied anew, unless the client named
+//! the resourceVersion it knows. A write that changes nothing is not stored.
+
+use std::sync::Arc;
+
+use admission::{Attributes, Operation, Plugin};
+use api::Status;
+use api::field::{ErrorList, Path};
+use api::reader::ObjectReader;
+use async_trait::async_trait;
+use auth::UserInfo;
+use rand::Rng;
+use serde_json::{Map, Value};
+use storage::{Expect, KeyValue, Revision, Written};
+
+use crate::cache::store_error;
+use crate::codec::{self, meta_mut, meta_str, set_meta};
+use crate::core::{Core, Served};
+use crate::options::{DeleteOptions, Propagation};
+use crate::resource::{Context, ObjectWriter, Strategy};
+
+/// How often a write is tried anew when others write the same object.
+const RETRIES: usize = 64;
+/// Characters of generated names. Source: upstream's `util/rand`: no vowels, nothing easily confused.
+const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+/// The longest base of a generated name.
+const GENERATE_MAX: usize = 58;
+
+/// What writes need besides the store.
+pub struct Engine {
+    /// Store, resources, caches.
+    pub core: Arc<Core>,
+    /// Admission plugins in their order.
+    pub admission: Vec<Arc<dyn Plugin>>,
+    /// For strategies that check rights.
+    pub authorizer: Arc<dyn auth::Authorizer>,
+    /// Other objects.
+    pub reader: Arc<dyn ObjectReader>,
+}
+
+/// Who writes what.
+pub struct Request<'a> {
+    /// The resource.
+    pub served: &'a Served,
+    /// The user.
+    pub user: &'a UserInfo,
+    /// Empty for cluster scope.
+    pub namespace: &'a str,
+    /// Empty until it is known.
+    pub name: &'a str,
+    /// Empty for the resource itself.
+    pub subresource: &'a str,
+    /// Nothing is stored.
+    pub dry_run: bool,
+    /// RFC 3339 in seconds.
+    pub now: &'a str,
+    /// `Warning:` headers to send.
+    pub warnings: &'a std::sync::Mutex<Vec<String>>,
+    /// The field manager of this write; empty to leave managedFields alone.
+    pub manager: &'a str,
+}
+
+impl Request<'_> {
+    fn warn(&self, more: impl IntoIterator<Item = String>) {
+        let mut all = self
+            .warnings
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        for w in more {
+            if !all.contains(&w) {
+                all.push(w);
+            }
+        }
+    }
+
+    fn not_found(&self) -> Status {
+        Status::not_found(&self.served.def.group, &self.served.def.resource, self.name)
+    }
+}
+
+/// A stored object of the served version, with the pair it came from.
+pub struct Found {
+    /// With its resourceVersion.
+    pub object: Value,
+    /// The pair.
+    pub kv: KeyValue,
+}
+
+/// What an update does with the object it finds.
+#[async_trait]
+pub trait Change: Send {
+    /// The new object, made from the newest one; `None` when it does not exist. Called again after a conflict.
+    async fn apply(&mut self, existing: Option<&Value>) -> Result<Value, Status>;
+
+    /// Whether a missing object is created.
+    fn creates(&self) -> bool {
+        false
+    }
+
+    /// The precondition on the uid.
+    fn uid(&self) -> Option<&str> {
+        None
+    }
+}
+
+/// A PUT.
+pub struct Replace(pub Value);
+
+#[async_trait]
+impl Change for Replace {
+    async fn apply(&mut self, _: Option<&Value>) -> Result<Value, Status> {
+        Ok(self.0.clone())
+    }
+
+    fn uid(&self) -> Option<&str> {
+        Some(meta_str(&self.0, "uid")).filter(|u| !u.is_empty())
+    }
+}
+
+/// A generated name: the base, cut to its limit, and five random characters.
+pub fn generate_name(base: &str) -> String {
+    let mut end = base.len().min(GENERATE_MAX);
+    while !base.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut out = base.get(..end).unwrap_or_default().to_owned();
+    let mut rng = rand::rng();
+    for _ in 0..5 {
+        let i = rng.random_range(0..ALPHABET.len());
+        out.push(char::from(ALPHABET.get(i).copied().unwrap_or(b'x')));
+    }
+    out
+}
+
+/// Now, as objects carry it.
+pub fn timestamp() -> String {
+    format_time(jiff::Timestamp::now().as_second())
+}
+
+/// Seconds since the epoch as RFC 3339.
+pub fn format_time(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds)
+        .map(|t| t.to_string())
+        .unwrap_or_default()
+}
+
+fn parse_time(s: &str) -> Option<i64> {
+    s.parse::<jiff::Timestamp>()
+        .ok()
+        .map(jiff::Timestamp::as_second)
+}
+
+/// Makes the object's namespace that of the request.
+pub fn match_namespace(
+    object: &mut Value,
+    namespaced: bool,
+    namespace: &str,
+) -> Result<(), Status> {
+    let wanted = if namespaced { namespace } else { "" };
+    let has = meta_str(object, "namespace");
+    if has == wanted {
+        return Ok(());
+    }
+    if !has.is_empty() && !wanted.is_empty() {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    set_meta(object, "namespace", wanted);
+    Ok(())
+}
+
+fn finalizers(object: &Value) -> Vec<String> {
+    object
+        .pointer("/metadata/finalizers")
+        .and_then(Value::as_array)
+        .map(|a| {
+            a.iter()
+                .filter_map(|v| v.as_str().map(str::to_owned))
+                .collect()
+        })
+        .unwrap_or_default()
+}
+
+fn set_finalizers(object: &mut Value, list: Vec<String>) {
+    if let Some(m) = meta_mut(object) {
+        if list.is_empty() {
+            m.remove("finalizers");
+        } else {
+            m.insert("finalizers".into(), list.into());
+        }
+    }
+}
+
+fn meta_int(object: &Value, key: &str) -> Option<i64> {
+    object
+        .get("metadata")
+        .and_then(|m| m.get(key))
+        .and_then(Value::as_i64)
+}
+
+fn set_meta_int(object: &mut Value, key: &str, value: i64) {
+    if let Some(m) = meta_mut(object) {
+        m.insert(key.to_owned(), value.into());
+    }
+}
+
+fn bump_generation(object: &mut Value) {
+    if let Some(g) = meta_int(object, "generation").filter(|g| *g > 0) {
+        set_meta_int(object, "generation", g + 1);
+    }
+}
+
+fn dedup_owners(object: &mut Value) {
+    if let Some(list) = object
+        .pointer_mut("/metadata/ownerReferences")
+        .and_then(Value::as_array_mut)
+    {
+        let mut seen: Vec<Value> = Vec::with_capacity(list.len());
+        list.retain(|r| {
+            let new = !seen.contains(r);
+            if new {
+                seen.push(r.clone());
+            }
+            new
+        });
+    }
+}
+
+enum Deletion {
+    /// Store this and answer it.
+    Update(Box<Value>),
+    /// Remove the key.
+    Now,
+    /// It is on its way already.
+    Pending,
+}
+
+impl Engine {
+    fn context<'a>(&'a self, r: &'a Request<'_>, name: &'a str) -> Context<'a> {
+        Context {
+            user: r.user,
+            namespace: r.namespace,
+            name,
+            subresource: r.subresource,
+            dry_run: r.dry_run,
+            now: r.now,
+            reader: &*self.reader,
+            authorizer: &*self.authorizer,
+        }
+    }
+
+    /// The attributes that admission sees.
+    pub fn attributes<'a>(
+        &'a self,
+        r: &'a Request<'_>,
+        operation: Operation,
+        name: &'a str,
+    ) -> Attributes<'a> {
+        let def = &r.served.def;
+        let kind = def
+            .subresources
+            .iter()
+            .find(|s| s.name == r.subresource)
+            .map_or(def.kind.as_str(), |s| s.gvk.2);
+        Attributes {
+            operation,
+            user: r.user,
+            group: &def.group,
+            version: &def.version,
+            resource: &def.resource,
+            subresource: r.subresource,
+            kind,
+            namespace: r.namespace,
+            name,
+            dry_run: r.dry_run,
+            reader: &*self.reader,
+        }
+    }
+
+    /// Mutating admission.
+    pub async fn admit(
+        &self,
+        a: &Attributes<'_>,
+        mut object: Option<&mut Value>,
+        old: Option<&Value>,
+    ) -> Result<(), Status> {
+        for p in self.admission.iter().filter(|p| p.handles(a)) {
+            p.admit(a, object.as_deref_mut(), old).await?;
+        }
+        Ok(())
+    }
+
+    /// Validating admission.
+    pub async fn validate_admission(
+        &self,
+        a: &Attributes<'_>,
+        object: Option<&Value>,
+        old: Option<&Value>,
+    ) -> Result<(), Status> {
+        for p in self.admission.iter().filter(|p| p.handles(a)) {
+            p.validate(a, object, old).await?;
+        }
+        Ok(())
+    }
+
+    fn defaults(&self, served: &Served, object: &mut Value) {
+        crate::meta::apply_defaults(served.def.schema, object);
+        served.def.strategy.default(object);
+    }
+
+    /// Reads the newest object.
+    pub async fn read(
+        &self,
+        served: &Served,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Found>, Status> {
+        let key = served.key(namespace, name)?;
+        let got = self.core.store().get(&key, 0).await.map_err(store_error)?;
+        match got.kv {
+            None => Ok(None),
+            Some(kv) => {
+                let object = codec::decode(&served.def, &kv.value, kv.mod_revision)?;
+                Ok(Some(Found { object, kv }))
+            }
+        }
+    }
+
+    fn invalid(&self, r: &Request<'_>, object: &Value, errors: &ErrorList) -> Status {
+        Status::invalid(
+            &r.served.def.group,
+            &r.served.def.kind,
+            meta_str(object, "name"),
+            errors,
+        )
+    }
+
+    /// Creates an object. Returns it with its resourceVersion (none in a dry run).
+    pub async fn create(&self, r: &Request<'_>, object: Value) -> Result<Value, Status> {
+        let def = &r.served.def;
+        if !def.verbs.iter().any(|v| v == "create") {
+            return Err(Status::method_not_allowed());
+        }
+        let generated =
+            meta_str(&object, "name").is_empty() && !meta_str(&object, "generateName").is_empty();
+        let mut last = None;
+        for _ in 0..8 {
+            match self.create_once(r, object.clone()).await {
+                Err(s) if generated && s.is_already_exists() => last = Some(s),
+                other => return other,
+            }
+        }
+        Err(last.unwrap_or_else(|| Status::internal("no name was free")))
+    }
+
+    async fn create_once(&self, r: &Request<'_>, mut object: Value) -> Result<Value, Status> {
+        let def = r.served.def.clone();
+        match_namespace(&mut object, def.namespaced, r.namespace)?;
+        if !meta_str(&object, "resourceVersion").is_empty() {
+            return Err(Status::failure(
+                500,
+                "",
+                "resourceVersion should not be set on objects to be created",
+            ));
+        }
+        if let Some(m) = meta_mut(&mut object) {
+            for k in [
+                "uid",
+                "creationTimestamp",
+                "deletionTimestamp",
+                "deletionGracePeriodSeconds",
+                "selfLink",
+                "generation",
+            ] {
+                m.remove(k);
+            }
+        }
+        dedup_owners(&mut object);
+        self.defaults(r.served, &mut object);
+        crate::meta::manage(r.served, None, &mut object, r.manager, r.subresource, r.now);
+        {
+            let name = meta_str(&object, "name").to_owned();
+            let a = self.attributes(r, Operation::Create, &name);
+            let before = object.clone();
+            self.admit(&a, Some(&mut object), None).await?;
+            if object != before {
+                dedup_owners(&mut object);
+                self.defaults(r.served, &mut object);
+            }
+        }
+        set_meta(&mut object, "uid", &uuid::Uuid::new_v4().to_string());
+        set_meta(&mut object, "creationTimestamp", r.now);
+        if meta_str(&object, "name").is_empty() {
+            let base = meta_str(&object, "generateName");
+            if !base.is_empty() {
+                let name = generate_name(base);
+                set_meta(&mut object, "name", &name);
+            }
+        }
+        self.finish_create(r, object).await
+    }
+
+    /// The part that a create and an update that creates share: prepare, validate, admit, reserve, store.
+    async fn finish_create(&self, r: &Request<'_>, mut object: Value) -> Result<Value, Status> {
+        let def = r.served.def.clone();
+        let name = meta_str(&object, "name").to_owned();
+        let ctx = self.context(r, &name);
+        if let Some(m) = meta_mut(&mut object) {
+            m.remove("generation");
+        }
+        def.strategy.prepare_create(&ctx, &mut object);
+        if def.strategy.has_generation() {
+            set_meta_int(&mut object, "generation", 1);
+        }
+        let mut errors = crate::meta::validate(&*def.strategy, def.namespaced, &object);
+        errors.extend(def.strategy.validate_create(&ctx, &object));
+        if !errors.is_empty() {
+            return Err(self.invalid(r, &object, &errors));
+        }
+        r.warn(def.strategy.warnings(&ctx, &object));
+        let a = self.attributes(r, Operation::Create, &name);
+        self.validate_admission(&a, Some(&object), None).await?;
+        let reservation = def.strategy.begin_write(&ctx, &mut object, None).await?;
+        let key = r.served.key(r.namespace, &name)?;
+        let exists = || Status::already_exists(&def.group, &def.resource, &name);
+        if r.dry_run {
+            let got = self.core.store().get(&key, 0).await.map_err(store_error)?;
+            if got.kv.is_some() {
+                return Err(exists());
+            }
+            return Ok(object);
+        }
+        let bytes = codec::encode(&def, &object)?;
+        let lease = self.core.lease(codec::storage(&def)?.ttl_seconds).await?;
+        let written = self
+            .core
+            .store()
+            .put(&key, bytes, Expect::Absent, lease)
+            .await
+            .map_err(store_error)?;
+        match written {
+            Written::Done { revision, .. } => {
+                reservation.keep();
+                finish(&def, &mut object, revision);
+                Ok(object)
+            }
+            Written::Mismatch { .. } => Err(exists()),
+        }
+    }
+
+    /// Updates an object, or creates it when the change or the strategy allows it. Returns it and whether it was created.
+    pub async fn update(
+        &self,
+        r: &Request<'_>,
+        change: &mut dyn Change,
+    ) -> Result<(Value, bool), Status> {
+        let def = r.served.def.clone();
+        let key = r.served.key(r.namespace, r.name)?;
+        let creates =
+            r.subresource.is_empty() && (change.creates() || def.strategy.allow_create_on_update());
+        let mut current = self
+            .core
+            .store()
+            .get(&key, 0)
+            .await
+            .map_err(store_error)?
+            .kv;
+        for _ in 0..RETRIES {
+            let Some(kv) = current.take() else {
+                if !creates {
+                    return Err(r.not_found());
+                }
+                if let Some(o) = self.create_by_update(r, change).await? {
+                    return Ok((o, true));
+                }
+                current = self
+                    .core
+                    .store()
+                    .get(&key, 0)
+                    .await
+                    .map_err(store_error)?
+                    .kv;
+                continue;
+            };
+            match self.update_once(r, change, &key, kv).await? {
+                Ok(object) => return Ok((object, false)),
+                Err(found) => current = found,
+            }
+        }
+        Err(Status::conflict(
+            &def.group,
+            &def.resource,
+            r.name,
+            "too many writers at once; please try again",
+        ))
+    }
+
+    /// `None` when somebody else created it meanwhile.
+    async fn create_by_update(
+        &self,
+        r: &Request<'_>,
+        change: &mut dyn Change,
+    ) -> Result<Option<Value>, Status> {
+        let def = &r.served.def;
+        let mut object = change.apply(None).await?;
+        self.check_identity(r, &mut object)?;
+        if let Some(uid) = change.uid() {
+            return Err(Status::conflict(
+                &def.group,
+                &def.resource,
+                r.name,
+                &format!("Precondition failed: UID in precondition: {uid}, UID in object meta: "),
+            ));
+        }
+        if !meta_str(&object, "resourceVersion").is_empty() {
+            return Err(r.not_found());
+        }
+        dedup_owners(&mut object);
+        self.defaults(r.served, &mut object);
+        crate::meta::manage(r.served, None, &mut object, r.manager, r.subresource, r.now);
+        let a = self.attributes(r, Operation::Create, r.name);
+        self.admit(&a, Some(&mut object), None).await?;
+        self.defaults(r.served, &mut object);
+        set_meta(&mut object, "uid", &uuid::Uuid::new_v4().to_string());
+        set_meta(&mut object, "creationTimestamp", r.now);
+        match self.finish_create(r, object).await {
+            Err(s) if s.is_already_exists() => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    fn check_identity(&self, r: &Request<'_>, object: &mut Value) -> Result<(), Status> {
+        let name = meta_str(object, "name");
+        if name.is_empty() {
+            set_meta(object, "name", r.name);
+        } else if name != r.name {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({name}) does not match the name on the URL ({})",
+                r.name
+            )));
+        }
+        match_namespace(object, r.served.def.namespaced, r.namespace)
+    }
+
+    /// `Ok(Err(newest))` on a conflict that may be retried.
+    async fn update_once(
+        &self,
+        r: &Request<'_>,
+        change: &mut dyn Change,
+        key: &[u8],
+        kv: KeyValue,
+    ) -> Result<Result<Value, Option<KeyValue>>, Status> {
+        let def = r.served.def.clone();
+        let strategy = &def.strategy;
+        let old = codec::decode(&def, &kv.value, kv.mod_revision)?;
+        let uid = meta_str(&old, "uid").to_owned();
+        if let Some(wanted) = change.uid()
+            && wanted != uid
+        {
+            let key = String::from_utf8_lossy(key);
+            return Err(Status::conflict(
+                &def.group,
+                &def.resource,
+                r.name,
+                &format!(
+                    "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: \
+                     Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}"
+                ),
+            ));
+        }
+        let mut object = change.apply(Some(&old)).await?;
+        self.check_identity(r, &mut object)?;
+        let asked = meta_str(&object, "resourceVersion").to_owned();
+        if asked.is_empty() || asked == "0" {
+            if !strategy.allow_unconditional_update() {
+                let mut errors = ErrorList::new();
+                errors.invalid_shown(
+                    &Path::new("metadata").child("resourceVersion"),
+                    "0",
+                    "must be specified for an update",
+                );
+                return Err(Status::invalid(&def.group, &def.resource, r.name, &errors));
+            }
+        } else if asked != kv.mod_revision.to_string() {
+            return Err(Status::modified(&def.group, &def.resource, r.name));
+        }
+        set_meta(&mut object, "resourceVersion", &kv.mod_revision.to_string());
+        dedup_owners(&mut object);
+        self.defaults(r.served, &mut object);
+        crate::meta::manage(
+            r.served,
+            Some(&old),
+            &mut object,
+            r.manager,
+            r.subresource,
+            r.now,
+        );
+        let a = self.attributes(r, Operation::Update, r.name);
+        self.admit(&a, Some(&mut object), Some(&old)).await?;
+        self.defaults(r.served, &mut object);
+        let ctx = self.context(r, r.name);
+        self.prepare_update(&**strategy, &ctx, &mut object, &old);
+        let mut errors = crate::meta::validate_update(&**strategy, def.namespaced, &object, &old);
+        errors.extend(strategy.validate_update(&ctx, &object, &old));
+        if !errors.is_empty() {
+            return Err(self.invalid(r, &object, &errors));
+        }
+        r.warn(strategy.warnings(&ctx, &object));
+        self.validate_admission(&a, Some(&object), Some(&old))
+            .await?;
+        if finalizers(&object).is_empty()
+            && !strategy.keeps(&object)
+            && !meta_str(&old, "deletionTimestamp").is_empty()
+            && meta_int(&old, "deletionGracePeriodSeconds").unwrap_or(0) == 0
+        {
+            // The last finalizer is gone.
+            if r.dry_run {
+                return Ok(Ok(object));
+            }
+            return match self.remove(r, key, kv.mod_revision).await? {
+                Ok(_) => {
+                    strategy.after_delete(&object);
+                    Ok(Ok(object))
+                }
+                Err(current) => Ok(Err(current)),
+            };
+        }
+        let reservation = strategy.begin_write(&ctx, &mut object, Some(&old)).await?;
+        let bytes = codec::encode(&def, &object)?;
+        if bytes == kv.value {
+            reservation.keep();
+            finish(&def, &mut object, kv.mod_revision);
+            return Ok(Ok(object));
+        }
+        if r.dry_run {
+            return Ok(Ok(object));
+        }
+        let ttl = codec::storage(&def)?.ttl_seconds;
+        let lease = if ttl > 0 {
+            self.core.lease(ttl).await?
+        } else {
+            0
+        };
+        let expect = Expect::Revision(kv.mod_revision);
+        match self
+            .core
+            .store()
+            .put(key, bytes, expect, lease)
+            .await
+            .map_err(store_error)?
+        {
+            Written::Done { revision, .. } => {
+                reservation.keep();
+                finish(&def, &mut object, revision);
+                Ok(Ok(object))
+            }
+            Written::Mismatch { current, .. } => Ok(Err(current)),
+        }
+    }
+
+    fn prepare_update(
+        &self,
+        strategy: &dyn Strategy,
+        ctx: &Context<'_>,
+        object: &mut Value,
+        old: &Value,
+    ) {
+        let generation = meta_int(old, "generation");
+        let restore = |object: &mut Value| {
+            if let Some(m) = meta_mut(object) {
+                match generation {
+                    Some(g) => m.insert("generation".into(), g.into()),
+                    None => m.remove("generation"),
+                };
+            }
+        };
+        restore(object);
+        strategy.prepare_update(ctx, object, old);
+        restore(object);
+        let old_meta = old.get("metadata").and_then(Value::as_object);
+        if let (Some(m), Some(o)) = (meta_mut(object), old_meta) {
+            if !m.contains_key("uid")
+                && let Some(uid) = o.get("uid")
+            {
+                m.insert("uid".into(), uid.clone());
+            }
+            for k in ["creationTimestamp", "deletionTimestamp"] {
+                if let Some(v) = o.get(k) {
+                    m.insert(k.into(), v.clone());
+                }
+            }
+            if !o.contains_key("deletionTimestamp") {
+                m.remove("deletionTimestamp");
+                m.remove("deletionGracePeriodSeconds");
+            }
+            if let Some(v) = o.get("deletionGracePeriodSeconds")
+                && !m.contains_key("deletionGracePeriodSeconds")
+            {
+                m.insert("deletionGracePeriodSeconds".into(), v.clone());
+            }
+            m.remove("selfLink");
+        }
+        if strategy.has_generation() && strategy.generation_changed(object, old) {
+            set_meta_int(object, "generation", generation.unwrap_or(0) + 1);
+        }
+    }
+
+    async fn remove(
+        &self,
+        r: &Request<'_>,
+        key: &[u8],
+        revision: Revision,
+    ) -> Result<Result<Revision, Option<KeyValue>>, Status> {
+        match self
+            .core
+            .store()
+            .delete(key, Expect::Revision(revision))
+            .await
+            .map_err(store_error)?
+        {
+            Written::Done { revision, .. } => Ok(Ok(revision)),
+            Written::Mismatch { current: None, .. } => Err(r.not_found()),
+            Written::Mismatch { current, .. } => Ok(Err(current)),
+        }
+    }
+
+    /// Deletes an object. Returns what to answer (the object, or a Status of success) and whether it is gone.
+    pub async fn delete(
+        &self,
+        r: &Request<'_>,
+        options: &DeleteOptions,
+    ) -> Result<(Value, bool), Status> {
+        let def = r.served.def.clone();
+        let key = r.served.key(r.namespace, r.name)?;
+        let mut current = self
+            .core
+            .store()
+            .get(&key, 0)
+            .await
+            .map_err(store_error)?
+            .kv;
+        for _ in 0..RETRIES {
+            let Some(kv) = current.take() else {
+                return Err(r.not_found());
+            };
+            let old = codec::decode(&def, &kv.value, kv.mod_revision)?;
+            let decision = self.decide_delete(r, options, &old).await?;
+            match decision {
+                Deletion::Pending => return Ok((deleted(r.served, old), false)),
+                Deletion::Update(object) => {
+                    let mut object = *object;
+                    let bytes = codec::encode(&def, &object)?;
+                    if r.dry_run || bytes == kv.value {
+                        finish(&def, &mut object, kv.mod_revision);
+                        return Ok((object, false));
+                    }
+                    let expect = Expect::Revision(kv.mod_revision);
+                    match self
+                        .core
+                        .store()
+                        .put(&key, bytes, expect, kv.lease)
+                        .await
+                        .map_err(store_error)?
+                    {
+                        Written::Done { revision, .. } => {
+                            finish(&def, &mut object, revision);
+                            return Ok((object, false));
+                        }
+                        Written::Mismatch { current: c, .. } => current = c,
+                    }
+                }
+                Deletion::Now => {
+                    if r.dry_run {
+                        return Ok((deleted(r.served, old), true));
+                    }
+                    match self.remove(r, &key, kv.mod_revision).await? {
+                        Ok(revision) => {
+                            def.strategy.after_delete(&old);
+                            let mut old = old;
+                            finish(&def, &mut old, revision);
+                            return Ok((deleted(r.served, old), true));
+                        }
+                        Err(c) => current = c,
+                    }
+                }
+            }
+        }
+        Err(Status::conflict(
+            &def.group,
+            &def.resource,
+            r.name,
+            "too many writers at once; please try again",
+        ))
+    }
+
+    async fn decide_delete(
+        &self,
+        r: &Request<'_>,
+        options: &DeleteOptions,
+        old: &Value,
+    ) -> Result<Deletion, Status> {
+        let def = &r.served.def;
+        let strategy = &def.strategy;
+        for (asked, key, why) in [
+            (&options.uid, "uid", "UID"),
+            (
+                &options.resource_version,
+                "resourceVersion",
+                "ResourceVersion",
+            ),
+        ] {
+            let has = meta_str(old, key);
+            if let Some(asked) = asked
+                && asked != has
+            {
+                let tail = if key == "uid" {
+                    "The object might have been deleted and then recreated"
+                } else {
+                    "The object might have been modified"
+                };
+                let why = format!(
+                    "the {why} in the precondition ({asked}) does not match the {why} in record ({has}). {tail}"
+                );
+                return Err(Status::conflict(&def.group, &def.kind, r.name, &why));
+            }
+        }
+        let a = self.attributes(r, Operation::Delete, r.name);
+        self.admit(&a, None, Some(old)).await?;
+        self.validate_admission(&a, None, Some(old)).await?;
+        let mut object = old.clone();
+        let ctx = self.context(r, r.name);
+        strategy.begin_delete(&ctx, &mut object).await?;
+        let mut graceful = false;
+        let deleting = meta_str(&object, "deletionTimestamp").to_owned();
+        let period = meta_int(&object, "deletionGracePeriodSeconds");
+        if !deleting.is_empty() {
+            match period {
+                None | Some(0) => {}
+                Some(period) => {
+                    let now = parse_time(r.now).unwrap_or_default();
+                    match options.grace {
+                        Some(g) if g < period => {
+                            let mut g = g;
+                            let mut at = parse_time(&deleting).unwrap_or(now) - period + g;
+                            if at < now {
+                                at = now;
+                                if g != 0 {
+                                    g = 1;
+                                }
+                            }
+                            set_meta(&mut object, "deletionTimestamp", &format_time(at));
+                            set_meta_int(&mut object, "deletionGracePeriodSeconds", g);
+                            graceful = g > 0;
+                        }
+                        _ => return Ok(Deletion::Pending),
+                    }
+                }
+            }
+        } else if let Some(grace) = strategy.graceful_delete_seconds(&object, options.grace) {
+            let now = parse_time(r.now).unwrap_or_default();
+            set_meta(&mut object, "deletionTimestamp", &format_time(now + grace));
+            set_meta_int(&mut object, "deletionGracePeriodSeconds", grace);
+            bump_generation(&mut object);
+            graceful = grace > 0;
+        }
+        let wanted = self.collector_finalizers(&object, options);
+        set_finalizers(&mut object, wanted);
+        let pending = !finalizers(&object).is_empty() || strategy.keeps(&object);
+        if graceful {
+            return Ok(Deletion::Update(Box::new(object)));
+        }
+        if pending {
+            if meta_str(&object, "deletionTimestamp").is_empty() {
+                bump_generation(&mut object);
+                set_meta(&mut object, "deletionTimestamp", r.now);
+            }
+            if !strategy.keeps(&object) {
+                set_meta_int(&mut object, "deletionGracePeriodSeconds", 0);
+            }
+            return Ok(Deletion::Update(Box::new(object)));
+        }
+        Ok(Deletion::Now)
+    }
+
+    /// The finalizers after the delete options have asked the garbage collector for orphaning or foreground deletion.
+    fn collector_finalizers(&self, object: &Value, options: &DeleteOptions) -> Vec<String> {
+        let present = finalizers(object);
+        let has = |f: &str| present.iter().any(|p| p == f);
+        let (orphan, foreground) = match (options.orphan, options.policy) {
+            (Some(orphan), _) => (orphan, false),
+            (None, Some(Propagation::Orphan)) => (true, false),
+            (None, Some(Propagation::Foreground)) => (false, true),
+            (None, Some(Propagation::Background)) => (false, false),
+            (None, None) => (has("orphan"), has("foregroundDeletion")),
+        };
+        let mut out: Vec<String> = present
+            .iter()
+            .filter(|f| *f != "orphan" && *f != "foregroundDeletion")
+            .cloned()
+            .collect();
+        if orphan {
+            out.push("orphan".into());
+        }
+        if foreground {
+            out.push("foregroundDeletion".into());
+        }
+        let same = out.len() == present.len() && out.iter().all(|f| present.contains(f));
+        if same { present } else { out }
+    }
+}
+
+/// Sets what only the server knows after a write.
+fn finish(def: &crate::resource::ResourceDef, object: &mut Value, revision: Revision) {
+    codec::set_kind(
+        object,
+        &codec::group_version(&def.group, &def.version),
+        &def.kind,
+    );
+    set_meta(object, "resourceVersion", &revision.to_string());
+}
+
+/// The answer of a finished delete.
+fn deleted(served: &Served, object: Value) -> Value {
+    let def = &served.def;
+    if def.strategy.returns_deleted() {
+        return object;
+    }
+    let mut details = Map::new();
+    details.insert("name".into(), meta_str(&object, "name").into());
+    if !def.group.is_empty() {
+        details.insert("group".into(), def.group.clone().into());
+    }
+    details.insert("kind".into(), def.resource.clone().into());
+    details.insert("uid".into(), meta_str(&object, "uid").into());
+    serde_json::json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details,
+    })
+}
+
+/// How actions change an object.
+type Editor<'f> = dyn FnMut(&mut Value) -> Result<(), Status> + Send + 'f;
+
+/// A change made by a closure.
+struct ByClosure<'a, 'f>(&'a mut Editor<'f>);
+
+#[async_trait]
+impl Change for ByClosure<'_, '_> {
+    async fn apply(&mut self, existing: Option<&Value>) -> Result<Value, Status> {
+        let mut object = existing.cloned().unwrap_or_default();
+        (self.0)(&mut object)?;
+        Ok(object)
+    }
+}
+
+/// Writes in the name of a user; given to actions (binding, eviction) and hooks.
+pub struct Writer<'a> {
+    /// The engine.
+    pub engine: &'a Engine,
+    /// Who writes.
+    pub user: &'a UserInfo,
+    /// The subresource the writes count as.
+    pub subresource: &'a str,
+    /// Nothing is stored.
+    pub dry_run: bool,
+    /// The field manager; empty to leave managedFields alone.
+    pub manager: &'a str,
+}
+
+impl Writer<'_> {
+    fn served(&self, group: &str, resource: &str) -> Result<Arc<Served>, Status> {
+        self.engine
+            .core
+            .table()
+            .find_any(group, resource)
+            .cloned()
+            .ok_or_else(|| Status::internal(format!("{resource} is not served")))
+    }
+
+    /// Creates an object.
+    pub async fn create(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        object: Value,
+    ) -> Result<Value, Status> {
+        let served = self.served(group, resource)?;
+        let (now, warnings) = (timestamp(), std::sync::Mutex::default());
+        let r = Request {
+            served: &served,
+            user: self.user,
+            namespace,
+            name: "",
+            subresource: "",
+            dry_run: self.dry_run,
+            now: &now,
+            warnings: &warnings,
+            manager: self.manager,
+        };
+        self.engine.create(&r, object).await
+    }
+}
+
+#[async_trait]
+impl ObjectWriter for Writer<'_> {
+    async fn update(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+        change: &mut (dyn for<'v> FnMut(&'v mut Value) -> Result<(), Status> + Send),
+    ) -> Result<Value, Status> {
+        let served = self.served(group, resource)?;
+        let (now, warnings) = (timestamp(), std::sync::Mutex::default());
+        let r = Request {
+            served: &served,
+            user: self.user,
+            namespace,
+            name,
+            subresource: self.subresource,
+            dry_run: self.dry_run,
+            now: &now,
+            warnings: &warnings,
+            manager: self.manager,
+        };
+        self.engine
+            .update(&r, &mut ByClosure(change))
+            .await
+            .map(|(o, _)| o)
+    }
+
+    async fn delete(
+        &self,
+        ctx: &Context<'_>,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+        options: &Value,
+    ) -> Result<Value, Status> {
+        let served = self.served(group, resource)?;
+        let options = DeleteOptions::parse(Some(options), &crate::query::Query::default())?;
+        let warnings = std::sync::Mutex::default();
+        let r = Request {
+            served: &served,
+            user: ctx.user,
+            namespace,
+            name,
+            subresource: "",
+            dry_run: ctx.dry_run || options.dry_run,
+            now: ctx.now,
+            warnings: &warnings,
+            manager: "",
+        };
+        self.engine.delete(&r, &options).await.map(|(o, _)| o)
+    }
+
+    async fn read(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Value, Status> {
+        let served = self.served(group, resource)?;
+        match self.engine.read(&served, namespace, name).await? {
+            Some(f) => Ok(f.object),
+            None => Err(Status::not_found(group, resource, name)),
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Label and field selectors of a request.
+//!
+//! Source: upstream's `apimachinery/pkg/labels` and `pkg/fields`; error texts are theirs.
+
+use api::Status;
+use api::selector::{FieldSelector, Selector};
+
+/// A parsed label selector; the empty one matches everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labels(Selector);
+
+/// Labels sorted by key.
+struct Sorted<'a>(&'a [(Box<str>, Box<str>)]);
+
+impl api::selector::Labels for Sorted<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        let at = self.0.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
+        self.0.get(at).map(|(_, v)| &**v)
+    }
+}
+
+impl Labels {
+    /// Parses a selector; errors are 400s with upstream's text.
+    pub fn parse(s: &str) -> Result<Labels, Status> {
+        Selector::parse(s).map(Labels).map_err(Status::bad_request)
+    }
+
+    /// Whether everything matches.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_everything()
+    }
+
+    /// Whether labels, sorted by key, match.
+    pub fn matches(&self, labels: &[(Box<str>, Box<str>)]) -> bool {
+        self.0.matches(&Sorted(labels))
+    }
+}
+
+/// What a field selector compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// `metadata.name`
+    Name,
+    /// `metadata.namespace`
+    Namespace,
+    /// The n-th of the resource's selectable fields.
+    Custom(usize),
+}
+
+/// One term of a field selector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Term {
+    /// What is compared.
+    pub field: Field,
+    /// With what.
+    pub value: String,
+    /// `=` rather than `!=`.
+    pub equal: bool,
+}
+
+/// A parsed field selector; the empty one matches everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fields(pub Vec<Term>);
+
+impl Fields {
+    /// Parses a selector over `metadata.name`, `metadata.namespace` and `selectable`.
+    pub fn parse(s: &str, selectable: &[&str]) -> Result<Fields, Status> {
+        let parsed = FieldSelector::parse(s).map_err(Status::bad_request)?;
+        let mut out = Vec::with_capacity(parsed.terms.len());
+        for t in parsed.terms {
+            let (key, value, equal) = (t.field.as_str(), t.value, !t.not);
+            let field = match key {
+                "metadata.name" => Field::Name,
+                "metadata.namespace" => Field::Namespace,
+                other => match selectable.iter().position(|f| *f == other) {
+                    Some(i) => Field::Custom(i),
+                    None => {
+                        return Err(Status::bad_request(format!(
+                            "field label not supported: {other}"
+                        )));
+                    }
+                },
+            };
+            out.push(Term {
+                field,
+                value,
+                equal,
+            });
+        }
+        Ok(Fields(out))
+    }
+
+    /// Whether everything matches.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The name that `metadata.name=` requires, if it does.
+    pub fn required_name(&self) -> Option<&str> {
+        self.0
+            .iter()
+            .find(|t| t.equal && t.field == Field::Name)
+            .map(|t| t.value.as_str())
+    }
+
+    /// The first resource field that must equal a value, for indexes.
+    pub fn required_custom(&self) -> Option<(usize, &str)> {
+        self.0.iter().find_map(|t| match t.field {
+            Field::Custom(i) if t.equal => Some((i, t.value.as_str())),
+            _ => None,
+        })
+    }
+
+    /// Whether an object matches; `custom` gives the values in the order of the selectable fields.
+    pub fn matches(&self, namespace: &str, name: &str, custom: impl Fn(usize) -> String) -> bool {
+        self.0.iter().all(|t| {
+            let same = match t.field {
+                Field::Name => name == t.value,
+                Field::Namespace => namespace == t.value,
+                Field::Custom(i) => custom(i) == t.value,
+            };
+            same == t.equal
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(pairs: &[(&str, &str)]) -> Vec<(Box<str>, Box<str>)> {
+        let mut v: Vec<_> = pairs
+            .iter()
+            .map(|(k, v)| ((*k).into(), (*v).into()))
+            .collect();
+        v.sort();
+        v
+    }
+
+    #[test]
+    fn label_selectors_match() {
+        let l = labels(&[("app", "web"), ("tier", "2"), ("x.io/y", "z")]);
+        for (s, want) in [
+            ("", true),
+            ("app=web", true),
+            ("app==web,tier!=3", true),
+            ("app in (web, db),!gone", true),
+            ("app notin (web)", false),
+            ("missing notin (web)", true),
+            ("tier>1,tier<3", true),
+            ("tier>2", false),
+            ("x.io/y", true),
+            ("!x.io/y", false),
+            ("app=", false),
+        ] {
+            assert_eq!(Labels::parse(s).expect(s).matches(&l), want, "{s}");
+        }
+    }
+
+    #[test]
+    fn label_selector_errors_are_upstreams() {
+        let e = Labels::parse("a b c").expect_err("three words");
+        assert_eq!(
+            e.message,
+            "unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt"
+        );
+    }
+
+    #[test]
+    fn field_selectors_match_and_refuse() {
+        let f = Fields::parse("metadata.name=a,spec.nodeName!=n\\,1", &["spec.nodeName"])
+            .expect("valid");
+        assert!(f.matches("ns", "a", |_| "n2".into()));
+        assert!(!f.matches("ns", "a", |_| "n,1".into()));
+        assert!(!f.matches("ns", "b", |_| String::new()));
+        let e = Fields::parse("spec.bogus=x", &["spec.nodeName"]).expect_err("unknown");
+        assert_eq!(e.message, "field label not supported: spec.bogus");
+    }
+}

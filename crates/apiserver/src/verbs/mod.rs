@@ -1,0 +1,441 @@
+//! The verbs of the REST API: from a routed request to a response.
+
+pub mod connect;
+mod read;
+mod subresource;
+mod watch;
+mod write;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use api::Status;
+use auth::UserInfo;
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::{Method, StatusCode};
+use hyper::body::Incoming;
+use serde_json::Value;
+use wire::json::{Decoded, Strictness};
+use wire::schema::Message;
+
+use crate::Response;
+use crate::body::{Body, read_limited};
+use crate::chain::Server;
+use crate::core::Served;
+use crate::encode::{self, Kind, Source};
+use crate::engine::{self, Request};
+use crate::negotiate::{self, Media, Output};
+use crate::options::FieldValidation;
+use crate::query::Query;
+use crate::request_info::RequestInfo;
+
+/// A routed request on a resource.
+pub struct Call {
+    /// The server.
+    pub server: Arc<Server>,
+    /// What it is about.
+    pub info: RequestInfo,
+    /// Who asks, after impersonation.
+    pub user: UserInfo,
+    /// The query.
+    pub query: Query,
+    /// The raw query.
+    pub raw_query: String,
+    /// The method.
+    pub method: Method,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The resource.
+    pub served: Arc<Served>,
+    /// RFC 3339 in seconds.
+    pub now: String,
+    /// `Warning:` headers of the answer.
+    pub warnings: Mutex<Vec<String>>,
+}
+
+impl Call {
+    /// Serves the request.
+    pub async fn serve(self, request: http::Request<Incoming>) -> Result<Response, Status> {
+        let def = &self.served.def;
+        if def.namespaced
+            && self.info.namespace.is_empty()
+            && !matches!(
+                self.info.verb.as_str(),
+                "list" | "watch" | "deletecollection"
+            )
+            && !(self.info.verb == "create" && def.storage.is_none())
+        {
+            return Err(if self.info.name.is_empty() {
+                Status::method_not_allowed()
+            } else {
+                Status::no_such_path()
+            });
+        }
+        if !def.namespaced && !self.info.namespace.is_empty() && def.resource != "namespaces" {
+            return Err(Status::no_such_path());
+        }
+        if self.info.legacy_watch {
+            return Err(Status::no_such_path());
+        }
+        if !self.info.subresource.is_empty() {
+            return self.subresource(request).await;
+        }
+        let verb = self.info.verb.clone();
+        let named = !self.info.name.is_empty();
+        let offered =
+            def.verbs.iter().any(|v| *v == verb) || (verb == "create" && def.review.is_some());
+        let fits = match verb.as_str() {
+            "create" => !named,
+            "get" | "update" | "patch" | "delete" => named,
+            _ => !named,
+        };
+        if !offered || !fits {
+            return Err(Status::method_not_allowed());
+        }
+        match verb.as_str() {
+            "get" => self.get().await,
+            "list" => self.list().await,
+            "watch" => self.watch().await,
+            "create" => self.create(request.into_body()).await,
+            "update" => self.update(request.into_body()).await,
+            "patch" => self.patch(request.into_body()).await,
+            "delete" => self.delete(request.into_body()).await,
+            "deletecollection" => self.delete_collection(request.into_body()).await,
+            _ => Err(Status::method_not_allowed()),
+        }
+    }
+
+    fn group(&self) -> &str {
+        &self.served.def.group
+    }
+
+    fn resource(&self) -> &str {
+        &self.served.def.resource
+    }
+
+    /// The namespace of objects: empty for cluster-scoped resources.
+    fn namespace(&self) -> &str {
+        if self.served.def.namespaced {
+            &self.info.namespace
+        } else {
+            ""
+        }
+    }
+
+    fn write_request<'a>(&'a self, dry_run: bool, manager: &'a str) -> Request<'a> {
+        Request {
+            served: &self.served,
+            user: &self.user,
+            namespace: if self.resource() == "namespaces" && self.group().is_empty() {
+                &self.info.name
+            } else {
+                self.namespace()
+            },
+            name: &self.info.name,
+            subresource: &self.info.subresource,
+            dry_run,
+            now: &self.now,
+            warnings: &self.warnings,
+            manager,
+        }
+    }
+
+    /// The name that managedFields gets: the parameter, or the user agent's first part.
+    fn manager<'a>(&'a self, field_manager: &'a str) -> &'a str {
+        if !field_manager.is_empty() {
+            return field_manager;
+        }
+        let agent = self
+            .headers
+            .get(http::header::USER_AGENT)
+            .and_then(|v| v.to_str().ok())
+            .and_then(|a| a.split('/').next())
+            .unwrap_or_default();
+        if agent.is_empty() { "unknown" } else { agent }
+    }
+
+    fn warn(&self, texts: impl IntoIterator<Item = String>) {
+        let mut all = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        for t in texts {
+            if !all.contains(&t) {
+                all.push(t);
+            }
+        }
+    }
+
+    fn respond(&self, code: u16, media: Media, body: impl Into<Body>) -> Response {
+        let mut response = Response::new(body.into());
+        *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::OK);
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static(media.name()));
+        self.add_warnings(&mut response);
+        response
+    }
+
+    /// Puts the collected warnings into a response.
+    pub fn add_warnings(&self, response: &mut Response) {
+        let all = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        for w in all.iter() {
+            let text: String = w
+                .chars()
+                .filter(|c| !c.is_control())
+                .flat_map(|c| {
+                    matches!(c, '"' | '\\')
+                        .then_some('\\')
+                        .into_iter()
+                        .chain([c])
+                })
+                .collect();
+            if let Ok(v) = HeaderValue::from_bytes(format!("299 - \"{text}\"").as_bytes()) {
+                response.headers_mut().append(http::header::WARNING, v);
+            }
+        }
+    }
+
+    /// An object of the served version, or a Status in its place.
+    fn respond_object(
+        &self,
+        output: &Output,
+        code: u16,
+        object: &Value,
+    ) -> Result<Response, Status> {
+        if object.get("kind").and_then(Value::as_str) == Some("Status") {
+            let kind =
+                encode::status_kind().ok_or_else(|| Status::internal("no schema of Status"))?;
+            let bytes = encode::tree(output.media, output.pretty, kind, object)?;
+            return Ok(self.respond(code, output.media, bytes));
+        }
+        let bytes = self.served.encoder().object(output, Source::Tree(object))?;
+        Ok(self.respond(code, output.media, bytes))
+    }
+
+    /// An object of another kind (reviews, scale).
+    fn respond_kind(
+        &self,
+        output: &Output,
+        code: u16,
+        gvk: (&str, &str, &str),
+        schema: &'static Message,
+        object: &Value,
+    ) -> Result<Response, Status> {
+        let api_version = crate::codec::group_version(gvk.0, gvk.1);
+        let (schema, api_version, kind) = match object.get("kind").and_then(Value::as_str) {
+            Some("Status") => {
+                let k =
+                    encode::status_kind().ok_or_else(|| Status::internal("no schema of Status"))?;
+                (k.schema, "v1".to_owned(), "Status")
+            }
+            Some(other) if other != gvk.2 => {
+                let v = object
+                    .get("apiVersion")
+                    .and_then(Value::as_str)
+                    .unwrap_or_default()
+                    .to_owned();
+                let s = api::schema::message(&v, other)
+                    .ok_or_else(|| Status::internal(format!("no schema of {v} {other}")))?;
+                (s, v, other)
+            }
+            _ => (schema, api_version, gvk.2),
+        };
+        let mut object = object.clone();
+        crate::codec::set_kind(&mut object, &api_version, kind);
+        let kind = Kind {
+            schema,
+            api_version: &api_version,
+            kind,
+            dynamic: false,
+        };
+        let bytes = encode::tree(output.media, output.pretty, kind, &object)?;
+        Ok(self.respond(code, output.media, bytes))
+    }
+
+    fn output(&self) -> Result<Output, Status> {
+        negotiate::output(
+            &self.headers,
+            &self.query,
+            true,
+            self.info.name.is_empty() && self.info.verb == "list",
+        )
+    }
+
+    /// Reads and decodes a body as a kind, with the checks of its type and of `fieldValidation`.
+    async fn decode_body(
+        &self,
+        body: Incoming,
+        media: Media,
+        validation: FieldValidation,
+        gvk: (&str, &str, &str),
+        schema: &'static Message,
+    ) -> Result<Value, Status> {
+        let bytes = read_limited(body).await?;
+        let decoded = decode(&bytes, media, validation, gvk, schema)?;
+        self.strict(decoded, validation, gvk)
+    }
+
+    fn strict(
+        &self,
+        decoded: Decoded,
+        validation: FieldValidation,
+        gvk: (&str, &str, &str),
+    ) -> Result<Value, Status> {
+        if !decoded.strict_errors.is_empty() {
+            match validation {
+                FieldValidation::Strict => {
+                    let (_, version, kind) = gvk;
+                    return Err(Status::bad_request(format!(
+                        "{kind} in version \"{version}\" cannot be handled as a {kind}: strict decoding error: {}",
+                        decoded.strict_errors.join(", ")
+                    )));
+                }
+                FieldValidation::Warn => self.warn(decoded.strict_errors),
+                FieldValidation::Ignore => {}
+            }
+        }
+        Ok(decoded.value)
+    }
+}
+
+/// The first bytes of a body for an error message, as upstream shows them: text if printable JSON, else hex.
+fn excerpt(bytes: &[u8]) -> String {
+    if bytes.is_empty() {
+        return "<empty>".into();
+    }
+    let head = bytes.get(..1024).unwrap_or(bytes);
+    let text = std::str::from_utf8(head).ok();
+    if let Some(t) = text
+        && t.trim_start().starts_with('{')
+    {
+        let cut: String = t.chars().take(30).collect();
+        return if t.len() > cut.len() {
+            format!("{cut} ...")
+        } else {
+            cut
+        };
+    }
+    let mut out = String::new();
+    for b in head {
+        let _ = std::fmt::Write::write_fmt(&mut out, format_args!("{b:02x}"));
+    }
+    if bytes.len() > head.len() {
+        out.push_str(" ...");
+    }
+    out
+}
+
+fn unrecognized(kind: &str, why: &str, bytes: &[u8]) -> Status {
+    Status::bad_request(format!(
+        "the object provided is unrecognized (must be of type {kind}): {why} ({})",
+        excerpt(bytes)
+    ))
+}
+
+#[derive(serde::Deserialize)]
+struct TypeView<'a> {
+    #[serde(rename = "apiVersion", borrow, default)]
+    api_version: Option<std::borrow::Cow<'a, str>>,
+    #[serde(borrow, default)]
+    kind: Option<std::borrow::Cow<'a, str>>,
+}
+
+/// Decodes a body as a kind.
+pub fn decode(
+    bytes: &Bytes,
+    media: Media,
+    validation: FieldValidation,
+    gvk: (&str, &str, &str),
+    schema: &'static Message,
+) -> Result<Decoded, Status> {
+    let (group, version, kind) = gvk;
+    let strictness = if validation == FieldValidation::Ignore {
+        Strictness::Ignore
+    } else {
+        Strictness::Collect
+    };
+    let wrong = |why: &str| {
+        Status::bad_request(format!(
+            "{kind} in version \"{version}\" cannot be handled as a {kind}: {why}"
+        ))
+    };
+    let (mut decoded, api_version, found) = match media {
+        Media::Protobuf => {
+            let unknown = wire::envelope::unwrap(bytes)
+                .map_err(|e| unrecognized(kind, &e.to_string(), bytes))?;
+            let value: Value =
+                wire::proto::from_slice(unknown.raw, schema).map_err(|e| wrong(&e.to_string()))?;
+            let d = Decoded {
+                value,
+                strict_errors: Vec::new(),
+            };
+            (d, unknown.api_version.to_owned(), unknown.kind.to_owned())
+        }
+        Media::Json | Media::Yaml => {
+            let text = |v: &Value, k: &str| {
+                v.get(k)
+                    .and_then(Value::as_str)
+                    .unwrap_or_default()
+                    .to_owned()
+            };
+            let result = if media == Media::Json {
+                wire::json::decode(bytes, schema, strictness)
+            } else {
+                wire::yaml::decode(bytes, schema, strictness)
+            };
+            let d = match result {
+                Ok(d) => d,
+                Err(wire::Error::Syntax(m)) => {
+                    let m = if media == Media::Json {
+                        format!("couldn't get version/kind; json parse error: {m}")
+                    } else {
+                        m
+                    };
+                    return Err(unrecognized(kind, &m, bytes));
+                }
+                Err(e) => {
+                    // A type that is not even the right one is named first.
+                    if let Ok(t) = serde_json::from_slice::<TypeView<'_>>(bytes) {
+                        let v = t.api_version.as_deref().unwrap_or_default();
+                        let k = t.kind.as_deref().unwrap_or_default();
+                        check_type(v, k, gvk)?;
+                    }
+                    return Err(wrong(&e.to_string()));
+                }
+            };
+            let (v, k) = (text(&d.value, "apiVersion"), text(&d.value, "kind"));
+            (d, v, k)
+        }
+    };
+    check_type(&api_version, &found, gvk)?;
+    crate::codec::set_kind(
+        &mut decoded.value,
+        &crate::codec::group_version(group, version),
+        kind,
+    );
+    Ok(decoded)
+}
+
+/// Whether a body's type is the one expected; absent parts are filled in.
+fn check_type(api_version: &str, found: &str, gvk: (&str, &str, &str)) -> Result<(), Status> {
+    let (group, version, kind) = gvk;
+    let expected = crate::codec::group_version(group, version);
+    if !api_version.is_empty() && api_version != expected {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({api_version}) does not match the expected API version ({expected})"
+        )));
+    }
+    if !found.is_empty() && found != kind {
+        let named = if api_version.is_empty() {
+            &expected
+        } else {
+            api_version
+        };
+        let (g, v) = named.split_once('/').unwrap_or(("", named));
+        return Err(Status::bad_request(format!(
+            "{found} in version \"{v}\" cannot be handled as a {kind}: converting ({g}.{found}) to ({group}.{kind}): unknown conversion"
+        )));
+    }
+    Ok(())
+}
+
+/// A client of this process: hooks use it.
+pub use engine::Writer;

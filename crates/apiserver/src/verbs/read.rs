@@ -1,0 +1,413 @@
+//! get and list.
+
+use std::sync::Arc;
+
+use api::Status;
+use base64::Engine as _;
+use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use storage::Revision;
+
+use super::Call;
+use crate::Response;
+use crate::cache::{Cache, Entry, entry_of, store_error, too_large};
+use crate::encode::Source;
+use crate::options::{ListOptions, parse_revision};
+use crate::select::{Fields, Labels};
+
+/// Upstream's continue token: the revision of the list and the key to go on from, relative to the list's prefix.
+#[derive(Serialize, Deserialize)]
+struct Token {
+    #[serde(default)]
+    v: String,
+    #[serde(default)]
+    rv: Revision,
+    #[serde(default)]
+    start: String,
+}
+
+fn encode_token(revision: Revision, start: &str) -> String {
+    let t = Token {
+        v: "meta.k8s.io/v1".into(),
+        rv: revision,
+        start: start.to_owned(),
+    };
+    // Go escapes NUL as \u0000, and so does serde_json.
+    URL_SAFE_NO_PAD.encode(serde_json::to_vec(&t).unwrap_or_default())
+}
+
+fn decode_token(token: &str) -> Result<Token, Status> {
+    let bad = |why: String| {
+        Status::bad_request(format!(
+            "invalid continue token: continue key is not valid: {why}"
+        ))
+    };
+    let bytes = URL_SAFE_NO_PAD
+        .decode(token)
+        .or_else(|_| URL_SAFE.decode(token))
+        .map_err(|_| bad("illegal base64 data".into()))?;
+    let t: Token = match serde_json::from_slice(&bytes) {
+        Ok(t) => t,
+        Err(_) => {
+            let first = String::from_utf8_lossy(&bytes).chars().next();
+            return Err(bad(match first {
+                None => "unexpected end of JSON input".into(),
+                Some(c) => format!("invalid character '{c}' looking for beginning of value"),
+            }));
+        }
+    };
+    if t.v != "meta.k8s.io/v1" {
+        return Err(bad(format!(
+            "server does not recognize this encoded version {}",
+            api::text::go_quote(&t.v)
+        )));
+    }
+    if t.rv == 0 {
+        return Err(bad(
+            "incorrect encoded start resourceVersion (version meta.k8s.io/v1)".into(),
+        ));
+    }
+    if t.start.is_empty() {
+        return Err(bad(
+            "encoded start key empty (version meta.k8s.io/v1)".into()
+        ));
+    }
+    if t.start.split('/').any(|p| p == "..") || t.start.starts_with('/') {
+        return Err(bad(format!("{}", t.start)));
+    }
+    Ok(t)
+}
+
+/// The 410 of a continue token whose revision is gone, with a token that goes on from the newest state.
+fn expired_continue(start: &str) -> Status {
+    let mut s = Status::expired(
+        "The provided continue parameter is too old to display a consistent list result. You can start a new list \
+         without the continue parameter, or use the continue token in this response to retrieve the remainder of the \
+         results. Continuing with the provided token results in an inconsistent list - objects that were created, \
+         modified, or deleted between the time the first chunk was returned and now may show up in the list.",
+    );
+    s.metadata.continue_ = encode_token(-1, start);
+    s
+}
+
+/// What a list selects.
+pub(super) struct Selection {
+    labels: Labels,
+    fields: Fields,
+}
+
+impl Selection {
+    pub(super) fn is_empty(&self) -> bool {
+        self.labels.is_empty() && self.fields.is_empty()
+    }
+
+    pub(super) fn fields(&self) -> &Fields {
+        &self.fields
+    }
+
+    pub(super) fn matches(&self, cache: &Cache, call: &Call, entry: &Entry) -> bool {
+        self.matches_def(cache, &call.served.def, entry)
+    }
+
+    pub(super) fn matches_def(
+        &self,
+        cache: &Cache,
+        def: &crate::resource::ResourceDef,
+        entry: &Entry,
+    ) -> bool {
+        (self.labels.is_empty() || self.labels.matches(entry.labels(&cache.storage)))
+            && cache.matches_fields(entry, def, &self.fields)
+    }
+}
+
+/// A page of a list.
+struct Page {
+    items: Vec<Arc<Entry>>,
+    revision: Revision,
+    /// The key after which more follows, relative to the prefix.
+    next: Option<String>,
+    remaining: Option<i64>,
+}
+
+impl Call {
+    /// The key of the named object.
+    fn object_key(&self) -> Result<Vec<u8>, Status> {
+        self.served.key(self.namespace(), &self.info.name)
+    }
+
+    /// The named object: the newest from the store, or from the cache when a resourceVersion allows it.
+    pub(super) async fn find(&self) -> Result<Arc<Entry>, Status> {
+        let cache = self.served.cache()?;
+        let key = self.object_key()?;
+        let missing = || Status::not_found(self.group(), self.resource(), &self.info.name);
+        let rv = self.query.str("resourceVersion");
+        if rv.is_empty() {
+            let got = self
+                .server
+                .engine
+                .core
+                .store()
+                .get(&key, 0)
+                .await
+                .map_err(store_error)?;
+            return got.kv.map(|kv| Arc::new(entry_of(kv))).ok_or_else(missing);
+        }
+        let revision = parse_revision(rv)
+            .map_err(|e| Status::bad_request(format!("invalid resource version: {e}")))?;
+        if revision == 0 {
+            cache.wait_ready().await;
+        } else {
+            at_least(cache, revision).await?;
+        }
+        cache.entry(&key).ok_or_else(missing)
+    }
+
+    pub(super) async fn get(&self) -> Result<Response, Status> {
+        let output = self.output()?;
+        let entry = self.find().await?;
+        let bytes = self
+            .served
+            .encoder()
+            .object(&output, Source::Stored(&entry))?;
+        Ok(self.respond(200, output.media, bytes))
+    }
+
+    pub(super) fn selection(&self, o: &ListOptions) -> Result<Selection, Status> {
+        Ok(Selection {
+            labels: Labels::parse(&o.label_selector)?,
+            fields: Fields::parse(&o.field_selector, self.served.def.selectable_fields)?,
+        })
+    }
+
+    pub(super) async fn list(&self) -> Result<Response, Status> {
+        let output = self.output()?;
+        let options = ListOptions::parse(&self.query, false)?;
+        let selection = self.selection(&options)?;
+        let page = self.page(&options, &selection).await?;
+        let metadata = list_meta(&page);
+        let body = self.served.lister().list(&output, &metadata, page.items)?;
+        Ok(self.respond(200, output.media, body))
+    }
+
+    /// Everything that a selection selects now.
+    pub(super) async fn select_all(
+        &self,
+        options: &ListOptions,
+    ) -> Result<(Vec<Arc<Entry>>, Revision), Status> {
+        let selection = self.selection(options)?;
+        let page = self.page(options, &selection).await?;
+        Ok((page.items, page.revision))
+    }
+
+    async fn page(&self, o: &ListOptions, selection: &Selection) -> Result<Page, Status> {
+        let cache = self.served.cache()?;
+        let prefix = self.served.scope(self.namespace())?;
+        let asked = o
+            .revision()
+            .map_err(|e| Status::bad_request(format!("invalid resource version: {e}")))?;
+        if !o.continue_token.is_empty() {
+            if asked.is_some_and(|r| r != 0) {
+                return Err(Status::bad_request(
+                    "specifying resource version is not allowed when using continue",
+                ));
+            }
+            let token = decode_token(&o.continue_token)?;
+            let mut start = prefix.clone();
+            start.extend_from_slice(token.start.as_bytes());
+            if token.rv < 0 {
+                cache.wait_current().await?;
+                let snapshot = cache.snapshot();
+                return Ok(self.cut(cache, snapshot, &prefix, &start, o.limit, selection));
+            }
+            return match self
+                .page_at(cache, &prefix, &start, token.rv, o.limit, selection)
+                .await
+            {
+                Err(s) if s.code == 410 => Err(expired_continue(&token.start)),
+                other => other,
+            };
+        }
+        let exact = match (o.version_match.as_str(), asked) {
+            ("Exact", Some(r)) => Some(r),
+            ("", Some(r)) if o.limit > 0 && r > 0 => Some(r),
+            _ => None,
+        };
+        if let Some(r) = exact {
+            at_least(cache, r).await?;
+            return self
+                .page_at(cache, &prefix, &prefix, r, o.limit, selection)
+                .await;
+        }
+        match asked {
+            None => cache.wait_current().await?,
+            Some(0) => cache.wait_ready().await,
+            Some(r) => at_least(cache, r).await?,
+        }
+        let limit = if asked == Some(0) { 0 } else { o.limit };
+        Ok(self.cut(cache, cache.snapshot(), &prefix, &prefix, limit, selection))
+    }
+
+    async fn page_at(
+        &self,
+        cache: &Arc<Cache>,
+        prefix: &[u8],
+        start: &[u8],
+        revision: Revision,
+        limit: usize,
+        selection: &Selection,
+    ) -> Result<Page, Status> {
+        if let Some(snapshot) = cache.snapshot_at(revision) {
+            return Ok(self.cut(cache, snapshot, prefix, start, limit, selection));
+        }
+        let mut items = Vec::new();
+        let mut start = start.to_vec();
+        loop {
+            let want = if limit == 0 { 500 } else { limit - items.len() };
+            let (found, listed) = cache.list_at(prefix, &start, revision, want).await?;
+            let last = found.last().map(|e| e.key.clone());
+            items.extend(
+                found
+                    .into_iter()
+                    .filter(|e| selection.matches(cache, self, e)),
+            );
+            let Some(last) = last.filter(|_| listed.more) else {
+                return Ok(Page {
+                    items,
+                    revision,
+                    next: None,
+                    remaining: None,
+                });
+            };
+            start = last.to_vec();
+            start.push(0);
+            if limit > 0 && items.len() >= limit {
+                let next = relative(prefix, &last);
+                let remaining = (listed.count - i64::try_from(want).unwrap_or(0)).max(0);
+                let remaining = selection.is_empty().then_some(remaining);
+                return Ok(Page {
+                    items,
+                    revision,
+                    next: Some(next),
+                    remaining,
+                });
+            }
+        }
+    }
+
+    fn cut(
+        &self,
+        cache: &Arc<Cache>,
+        snapshot: crate::cache::Snapshot,
+        prefix: &[u8],
+        start: &[u8],
+        limit: usize,
+        selection: &Selection,
+    ) -> Page {
+        let mut items: Vec<Arc<Entry>> = Vec::new();
+        let mut next = None;
+        let mut remaining = 0;
+        // A required name leaves at most one candidate in one namespace.
+        if let Some(name) = selection.fields().required_name()
+            && (!self.served.def.namespaced || !self.namespace().is_empty())
+        {
+            let mut key = prefix.to_vec();
+            key.extend_from_slice(name.as_bytes());
+            if let Some(e) = snapshot.items.get(key.as_slice())
+                && key.as_slice() >= start
+                && selection.matches(cache, self, e)
+            {
+                items.push(e.clone());
+            }
+            return Page {
+                items,
+                revision: snapshot.revision,
+                next: None,
+                remaining: None,
+            };
+        }
+        for e in snapshot.range(prefix, start) {
+            if next.is_some() {
+                if selection.is_empty() {
+                    remaining += 1;
+                    continue;
+                }
+                break;
+            }
+            if !selection.matches(cache, self, e) {
+                continue;
+            }
+            if limit > 0 && items.len() == limit {
+                next = items.last().map(|l| relative(prefix, &l.key));
+                remaining += 1;
+                continue;
+            }
+            items.push(e.clone());
+        }
+        if next.is_some() {
+            cache.remember(&snapshot);
+        }
+        let remaining = (next.is_some() && selection.is_empty()).then_some(remaining);
+        Page {
+            items,
+            revision: snapshot.revision,
+            next,
+            remaining,
+        }
+    }
+}
+
+/// The start of the next page: the last key with a NUL, relative to the prefix.
+fn relative(prefix: &[u8], key: &[u8]) -> String {
+    let tail = key.get(prefix.len()..).unwrap_or_default();
+    format!("{}\0", String::from_utf8_lossy(tail))
+}
+
+/// Waits for a revision; one that has not happened anywhere is refused at once.
+pub(super) async fn at_least(cache: &Cache, revision: Revision) -> Result<(), Status> {
+    if cache.ready() && cache.revision() >= revision {
+        return Ok(());
+    }
+    let newest = cache.store().revision().await.map_err(store_error)?;
+    if revision > newest {
+        return Err(too_large(revision, newest));
+    }
+    cache.wait_for(revision).await
+}
+
+fn list_meta(page: &Page) -> Value {
+    let mut m = json!({"resourceVersion": page.revision.to_string()});
+    if let (Some(map), Some(next)) = (m.as_object_mut(), &page.next) {
+        map.insert("continue".into(), encode_token(page.revision, next).into());
+        if let Some(r) = page.remaining {
+            map.insert("remainingItemCount".into(), r.into());
+        }
+    }
+    m
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn continue_tokens_are_upstreams() {
+        // From a running upstream server.
+        let theirs = "eyJ2IjoibWV0YS5rOHMuaW8vdjEiLCJydiI6NDY0LCJzdGFydCI6ImZ1bGxkZWZcdTAwMDAifQ";
+        assert_eq!(encode_token(464, "fulldef\0"), theirs);
+        let t = decode_token(theirs).expect("valid");
+        assert_eq!((t.rv, t.start.as_str()), (464, "fulldef\0"));
+        let e = decode_token("abc").err().expect("invalid");
+        assert_eq!(
+            e.message,
+            "invalid continue token: continue key is not valid: invalid character 'i' looking for beginning of value"
+        );
+    }
+
+    #[test]
+    fn tokens_cannot_leave_their_prefix() {
+        for start in ["../x\0", "a/../../b\0", "/x\0"] {
+            assert!(decode_token(&encode_token(5, start)).is_err(), "{start}");
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Subresources: status and its like, scale, actions, and byte streams.
+
+use api::Status;
+use api::field::ErrorList;
+use async_trait::async_trait;
+use bytes::Bytes;
+use hyper::body::Incoming;
+use serde_json::Value;
+
+use super::write::{apply_patch, checked, patch_kind};
+use super::{Call, connect};
+use crate::Response;
+use crate::body::read_limited;
+use crate::codec::meta_str;
+use crate::engine::{Change, Request, Writer};
+use crate::negotiate;
+use crate::options::WriteOptions;
+use crate::resource::{Connection, Context, MappedSubresource, Subresource, SubresourceKind};
+
+impl Call {
+    pub(super) fn writer<'a>(&'a self, request: &'a Request<'_>) -> Writer<'a> {
+        Writer {
+            engine: &self.server.engine,
+            user: &self.user,
+            subresource: &self.info.subresource,
+            dry_run: request.dry_run,
+            manager: request.manager,
+        }
+    }
+
+    pub(super) fn context<'a>(&'a self, request: &'a Request<'_>) -> Context<'a> {
+        Context {
+            user: &self.user,
+            namespace: request.namespace,
+            name: request.name,
+            subresource: &self.info.subresource,
+            dry_run: request.dry_run,
+            now: &self.now,
+            reader: &*self.server.engine.reader,
+            authorizer: &*self.server.engine.authorizer,
+        }
+    }
+
+    pub(super) async fn subresource(
+        &self,
+        request: http::Request<Incoming>,
+    ) -> Result<Response, Status> {
+        let def = self.served.def.clone();
+        let Some(sub) = def
+            .subresources
+            .iter()
+            .find(|s| s.name == self.info.subresource)
+        else {
+            return Err(Status::no_such_path());
+        };
+        if !self.info.rest.is_empty() && sub.name != "proxy" {
+            return Err(Status::no_such_path());
+        }
+        if let SubresourceKind::Connect(c) = &sub.kind {
+            return self.connect(&**c, request).await;
+        }
+        let verb = self.info.verb.as_str();
+        if !sub.verbs.contains(&verb) {
+            return Err(Status::method_not_allowed());
+        }
+        match (&sub.kind, verb) {
+            (SubresourceKind::Same, "get") => self.get().await,
+            (SubresourceKind::Same, "update") => self.update(request.into_body()).await,
+            (SubresourceKind::Same, "patch") => self.patch(request.into_body()).await,
+            (SubresourceKind::Same, "delete") => self.delete(request.into_body()).await,
+            (SubresourceKind::Mapped(m), "get") => {
+                let output = self.output()?;
+                let entry = self.find().await?;
+                let object = crate::codec::decode(&def, &entry.value, entry.revision)?;
+                self.respond_kind(&output, 200, sub.gvk, sub.schema, &m.view(&object)?)
+            }
+            (SubresourceKind::Mapped(m), "update" | "patch") => {
+                self.write_mapped(sub, &**m, request.into_body()).await
+            }
+            (SubresourceKind::Action(a), "create") => {
+                let output = self.output()?;
+                let media = negotiate::input(&self.headers)?;
+                let options = WriteOptions::parse(&self.query, "CreateOptions", false)?;
+                let mut body = self
+                    .decode_body(
+                        request.into_body(),
+                        media,
+                        options.validation,
+                        sub.gvk,
+                        sub.schema,
+                    )
+                    .await?;
+                crate::engine::match_namespace(&mut body, def.namespaced, self.namespace())?;
+                let request =
+                    self.write_request(options.dry_run, self.manager(&options.field_manager));
+                let engine = &self.server.engine;
+                let attributes =
+                    engine.attributes(&request, admission::Operation::Create, &self.info.name);
+                engine.admit(&attributes, Some(&mut body), None).await?;
+                engine
+                    .validate_admission(&attributes, Some(&body), None)
+                    .await?;
+                let writer = self.writer(&request);
+                let (code, result) = a.post(&self.context(&request), &writer, body).await?;
+                self.respond_kind(&output, code, sub.gvk, sub.schema, &result)
+            }
+            _ => Err(Status::method_not_allowed()),
+        }
+    }
+
+    async fn write_mapped(
+        &self,
+        sub: &Subresource,
+        mapped: &dyn MappedSubresource,
+        body: Incoming,
+    ) -> Result<Response, Status> {
+        let output = self.output()?;
+        let patch = self.info.verb == "patch";
+        let kind = if patch {
+            "PatchOptions"
+        } else {
+            "UpdateOptions"
+        };
+        let options = WriteOptions::parse(&self.query, kind, false)?;
+        let source = if patch {
+            Body::Patch(patch_kind(&self.headers)?, read_limited(body).await?)
+        } else {
+            let media = negotiate::input(&self.headers)?;
+            Body::Whole(
+                self.decode_body(body, media, options.validation, sub.gvk, sub.schema)
+                    .await?,
+            )
+        };
+        let request = self.write_request(options.dry_run, self.manager(&options.field_manager));
+        let mut change = Mapped {
+            call: self,
+            sub,
+            mapped,
+            source,
+            options: &options,
+        };
+        let (object, _) = self.server.engine.update(&request, &mut change).await?;
+        self.respond_kind(&output, 200, sub.gvk, sub.schema, &mapped.view(&object)?)
+    }
+
+    async fn connect(
+        &self,
+        handler: &dyn crate::resource::ConnectSubresource,
+        request: http::Request<Incoming>,
+    ) -> Result<Response, Status> {
+        let entry = self.find().await?;
+        let object = crate::codec::decode(&self.served.def, &entry.value, entry.revision)?;
+        let write = self.write_request(false, "");
+        let engine = &self.server.engine;
+        let attributes = engine.attributes(&write, admission::Operation::Connect, &self.info.name);
+        engine.admit(&attributes, None, Some(&object)).await?;
+        engine
+            .validate_admission(&attributes, None, Some(&object))
+            .await?;
+        let ctx = self.context(&write);
+        let connection = handler
+            .connect(
+                &ctx,
+                &object,
+                &self.method,
+                &self.info.rest,
+                &self.raw_query,
+            )
+            .await?;
+        match connection {
+            Connection::NoContent => {
+                let mut r = Response::new(crate::body::Body::empty());
+                *r.status_mut() = http::StatusCode::NO_CONTENT;
+                Ok(r)
+            }
+            Connection::Proxy(target) => connect::proxy(&self.server, target, request).await,
+        }
+    }
+}
+
+enum Body {
+    Whole(Value),
+    Patch(super::write::PatchKind, Bytes),
+}
+
+struct Mapped<'a> {
+    call: &'a Call,
+    sub: &'a Subresource,
+    mapped: &'a dyn MappedSubresource,
+    source: Body,
+    options: &'a WriteOptions,
+}
+
+#[async_trait]
+impl Change for Mapped<'_> {
+    async fn apply(&mut self, existing: Option<&Value>) -> Result<Value, Status> {
+        let def = &self.call.served.def;
+        let missing = || Status::not_found(&def.group, &def.resource, &self.call.info.name);
+        let old = existing.ok_or_else(missing)?;
+        let body = match &self.source {
+            Body::Whole(v) => v.clone(),
+            Body::Patch(kind, bytes) => {
+                let view = self.mapped.view(old)?;
+                let patched = apply_patch(*kind, &view, bytes, self.sub.schema)?;
+                checked(self.call, patched, self.sub.schema, self.options.validation)?
+            }
+        };
+        let name = meta_str(&body, "name");
+        if !name.is_empty() && name != self.call.info.name {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({name}) does not match the name on the URL ({})",
+                self.call.info.name
+            )));
+        }
+        let errors: ErrorList = self.mapped.validate(&body);
+        if !errors.is_empty() {
+            let (group, _, kind) = self.sub.gvk;
+            return Err(Status::invalid(group, kind, &self.call.info.name, &errors));
+        }
+        let asked = meta_str(&body, "resourceVersion");
+        if !asked.is_empty() && asked != meta_str(old, "resourceVersion") {
+            return Err(Status::modified(
+                &def.group,
+                &def.resource,
+                &self.call.info.name,
+            ));
+        }
+        let mut object = old.clone();
+        self.mapped.apply(&mut object, &body);
+        Ok(object)
+    }
+}

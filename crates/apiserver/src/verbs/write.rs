@@ -1,0 +1,303 @@
+//! create, update, patch, delete, deletecollection.
+
+use std::sync::Arc;
+
+use api::Status;
+use api::field::{ErrorList, Path};
+use async_trait::async_trait;
+use bytes::Bytes;
+use hyper::body::Incoming;
+use patch::PatchError;
+use serde_json::{Value, json};
+use wire::json::Strictness;
+
+use super::Call;
+use crate::Response;
+use crate::body::read_limited;
+use crate::codec;
+use crate::core::Served;
+use crate::engine::{Change, Replace, Request};
+use crate::negotiate::{self, Media};
+use crate::options::{DeleteOptions, FieldValidation, ListOptions, WriteOptions};
+use crate::resource::ResourceDef;
+
+impl Call {
+    fn gvk(&self) -> (&str, &str, &str) {
+        let d = &self.served.def;
+        (&d.group, &d.version, &d.kind)
+    }
+
+    pub(super) async fn create(&self, body: Incoming) -> Result<Response, Status> {
+        let output = self.output()?;
+        let media = negotiate::input(&self.headers)?;
+        let options = WriteOptions::parse(&self.query, "CreateOptions", false)?;
+        let def: &ResourceDef = &self.served.def;
+        let object = self
+            .decode_body(body, media, options.validation, self.gvk(), def.schema)
+            .await?;
+        let request = self.write_request(options.dry_run, self.manager(&options.field_manager));
+        if let Some(review) = &def.review {
+            let writer = self.writer(&request);
+            let ctx = self.context(&request);
+            let (code, result) = review.post(&ctx, &writer, object).await?;
+            return self.respond_kind(&output, code, self.gvk(), def.schema, &result);
+        }
+        let created = self.server.engine.create(&request, object).await?;
+        self.respond_object(&output, 201, &created)
+    }
+
+    pub(super) async fn update(&self, body: Incoming) -> Result<Response, Status> {
+        let output = self.output()?;
+        let media = negotiate::input(&self.headers)?;
+        let options = WriteOptions::parse(&self.query, "UpdateOptions", false)?;
+        let object = self
+            .decode_body(
+                body,
+                media,
+                options.validation,
+                self.gvk(),
+                self.served.def.schema,
+            )
+            .await?;
+        let request = self.write_request(options.dry_run, self.manager(&options.field_manager));
+        let (object, created) = self
+            .server
+            .engine
+            .update(&request, &mut Replace(object))
+            .await?;
+        self.respond_object(&output, if created { 201 } else { 200 }, &object)
+    }
+
+    pub(super) async fn patch(&self, body: Incoming) -> Result<Response, Status> {
+        let output = self.output()?;
+        let kind = patch_kind(&self.headers)?;
+        let options = WriteOptions::parse(
+            &self.query,
+            "PatchOptions",
+            matches!(kind, PatchKind::Apply),
+        )?;
+        let bytes = read_limited(body).await?;
+        let request = self.write_request(options.dry_run, self.manager(&options.field_manager));
+        let mut change = Patch {
+            call: self,
+            served: self.served.clone(),
+            kind,
+            bytes,
+            options: &options,
+        };
+        change.check()?;
+        let (object, created) = self.server.engine.update(&request, &mut change).await?;
+        self.respond_object(&output, if created { 201 } else { 200 }, &object)
+    }
+
+    async fn delete_options(&self, body: Incoming) -> Result<DeleteOptions, Status> {
+        let bytes = read_limited(body).await?;
+        if bytes.is_empty() {
+            return DeleteOptions::parse(None, &self.query);
+        }
+        let media = negotiate::input(&self.headers)?;
+        let schema = api::schema::message("v1", "DeleteOptions")
+            .ok_or_else(|| Status::internal("no schema of DeleteOptions"))?;
+        let value = decode_delete_options(&bytes, media, schema)?;
+        DeleteOptions::parse(Some(&value), &self.query)
+    }
+
+    pub(super) async fn delete(&self, body: Incoming) -> Result<Response, Status> {
+        let output = self.output()?;
+        let options = self.delete_options(body).await?;
+        let request = self.write_request(options.dry_run, "");
+        let (object, gone) = self.server.engine.delete(&request, &options).await?;
+        let foreground = options.policy == Some(crate::options::Propagation::Foreground);
+        let code = if !gone && (options.orphan == Some(false) || foreground) {
+            202
+        } else {
+            200
+        };
+        self.respond_object(&output, code, &object)
+    }
+
+    pub(super) async fn delete_collection(&self, body: Incoming) -> Result<Response, Status> {
+        let output = self.output()?;
+        let list = ListOptions::parse(&self.query, false)?;
+        let options = self.delete_options(body).await?;
+        let (entries, revision) = self.select_all(&list).await?;
+        let mut items = Vec::with_capacity(entries.len());
+        for e in entries {
+            let cache = self.served.cache()?;
+            let (namespace, name) = cache.names(&e.key);
+            let request = Request {
+                name,
+                namespace,
+                ..self.write_request(options.dry_run, "")
+            };
+            match self.server.engine.delete(&request, &options).await {
+                Ok(_) => items.push(e.clone()),
+                Err(s) if s.is_not_found() => {}
+                Err(s) => return Err(s),
+            }
+        }
+        let metadata = json!({"resourceVersion": revision.to_string()});
+        let body = self.served.lister().list(&output, &metadata, items)?;
+        Ok(self.respond(200, output.media, body))
+    }
+}
+
+fn decode_delete_options(
+    bytes: &Bytes,
+    media: Media,
+    schema: &'static wire::schema::Message,
+) -> Result<Value, Status> {
+    let kind = "DeleteOptions";
+    let bad = |e: wire::Error| match e {
+        wire::Error::Syntax(m) => {
+            Status::bad_request(format!("couldn't get version/kind; json parse error: {m}"))
+        }
+        e => Status::bad_request(format!(
+            "{kind} in version \"v1\" cannot be handled as a {kind}: {e}"
+        )),
+    };
+    match media {
+        Media::Json => Ok(wire::json::decode(bytes, schema, Strictness::Ignore)
+            .map_err(bad)?
+            .value),
+        Media::Yaml => Ok(wire::yaml::decode(bytes, schema, Strictness::Ignore)
+            .map_err(bad)?
+            .value),
+        Media::Protobuf => {
+            let u = wire::envelope::unwrap(bytes).map_err(bad)?;
+            wire::proto::from_slice(u.raw, schema).map_err(bad)
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PatchKind {
+    Json,
+    Merge,
+    Strategic,
+    Apply,
+}
+
+pub(super) fn patch_kind(headers: &http::HeaderMap) -> Result<PatchKind, Status> {
+    match negotiate::content_type(headers).as_str() {
+        "application/json-patch+json" => Ok(PatchKind::Json),
+        "application/merge-patch+json" => Ok(PatchKind::Merge),
+        "application/strategic-merge-patch+json" => Ok(PatchKind::Strategic),
+        "application/apply-patch+yaml" => Ok(PatchKind::Apply),
+        _ => Err(negotiate::unsupported_by_route()),
+    }
+}
+
+pub(super) fn patch_error(e: PatchError) -> Status {
+    match e {
+        PatchError::BadRequest(m) => Status::bad_request(m),
+        PatchError::Unprocessable(_) => {
+            let mut s = Status::failure(
+                422,
+                "Invalid",
+                "the server rejected our request due to an error in our request",
+            );
+            s.details = Some(Box::default());
+            s
+        }
+        PatchError::Internal(m) => Status::failure(500, "", m),
+        PatchError::TooLarge(m) => Status::failure(
+            413,
+            "RequestEntityTooLarge",
+            format!("Request entity too large: {m}"),
+        ),
+    }
+}
+
+struct Patch<'a> {
+    call: &'a Call,
+    served: Arc<Served>,
+    kind: PatchKind,
+    bytes: Bytes,
+    options: &'a WriteOptions,
+}
+
+impl Patch<'_> {
+    /// What can be refused before the object is read.
+    fn check(&self) -> Result<(), Status> {
+        if self.kind == PatchKind::Apply {
+            return Err(Status::failure(
+                415,
+                "UnsupportedMediaType",
+                "server-side apply is not served",
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Change for Patch<'_> {
+    async fn apply(&mut self, existing: Option<&Value>) -> Result<Value, Status> {
+        let def = &self.served.def;
+        let missing = || Status::not_found(&def.group, &def.resource, &self.call.info.name);
+        let old = existing.ok_or_else(missing)?;
+        let patched = apply_patch(self.kind, old, &self.bytes, def.schema)?;
+        checked(self.call, patched, def.schema, self.options.validation)
+    }
+}
+
+pub(super) fn apply_patch(
+    kind: PatchKind,
+    old: &Value,
+    bytes: &Bytes,
+    schema: &'static wire::schema::Message,
+) -> Result<Value, Status> {
+    match kind {
+        PatchKind::Json => patch::json_patch(old, bytes),
+        PatchKind::Merge => patch::merge_patch(old, bytes),
+        PatchKind::Strategic => patch::strategic_merge(old, bytes, schema),
+        PatchKind::Apply => Err(PatchError::BadRequest("not a patch of an object".into())),
+    }
+    .map_err(patch_error)
+}
+
+/// A patched tree, checked against the schema.
+pub(super) fn checked(
+    call: &Call,
+    patched: Value,
+    schema: &'static wire::schema::Message,
+    validation: FieldValidation,
+) -> Result<Value, Status> {
+    let shown = patched.clone();
+    let refuse = |why: &str| {
+        let mut text = Vec::new();
+        wire::json::encode_any(&shown, &mut text);
+        let mut errors = ErrorList::new();
+        errors.invalid(
+            &Path::new("patch"),
+            String::from_utf8_lossy(&text).as_ref(),
+            why,
+        );
+        Status::invalid("", "", "", &errors)
+    };
+    let strictness = if validation == FieldValidation::Ignore {
+        Strictness::Ignore
+    } else {
+        Strictness::Collect
+    };
+    let decoded =
+        wire::json::normalize(patched, schema, strictness).map_err(|e| refuse(&e.to_string()))?;
+    if !decoded.strict_errors.is_empty() {
+        match validation {
+            FieldValidation::Strict => {
+                return Err(refuse(&format!(
+                    "strict decoding error: {}",
+                    decoded.strict_errors.join(", ")
+                )));
+            }
+            FieldValidation::Warn => call.warn(decoded.strict_errors),
+            FieldValidation::Ignore => {}
+        }
+    }
+    let mut value = decoded.value;
+    if value.get("metadata").is_none() {
+        codec::meta_mut(&mut value);
+    }
+    Ok(value)
+}
