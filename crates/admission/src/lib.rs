@@ -3,6 +3,8 @@
 pub mod chain;
 mod json;
 pub mod plugins;
+#[cfg(test)]
+mod tests;
 
 use api::Status;
 use api::reader::ObjectReader;

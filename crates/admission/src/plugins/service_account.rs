@@ -219,15 +219,14 @@ fn mountable(sa: &Value, pod: &Value, ephemeral_only: bool) -> Result<(), String
     Ok(())
 }
 
-fn check_mirror(a: &Attributes<'_>, pod: &Value) -> Result<(), Status> {
-    let refuse = |why| Err(forbidden(a, Some(pod), why));
+fn check_mirror(pod: &Value) -> Result<(), &'static str> {
     if !at(pod, "/spec/serviceAccountName").is_empty()
         || !at(pod, "/spec/serviceAccount").is_empty()
     {
-        return refuse("a mirror pod may not reference service accounts");
+        return Err("a mirror pod may not reference service accounts");
     }
     if refers_to_secrets(pod) {
-        return refuse("a mirror pod may not reference secrets");
+        return Err("a mirror pod may not reference secrets");
     }
     let projects = |v: &Value| {
         list(v, "/projected/sources")
@@ -235,7 +234,7 @@ fn check_mirror(a: &Attributes<'_>, pod: &Value) -> Result<(), Status> {
             .any(|s| s.get("serviceAccountToken").is_some())
     };
     if list(pod, "/spec/volumes").iter().any(projects) {
-        return refuse("a mirror pod may not use ServiceAccountToken volume projections");
+        return Err("a mirror pod may not use ServiceAccountToken volume projections");
     }
     Ok(())
 }
@@ -265,7 +264,7 @@ impl Plugin for ServiceAccount {
             return Ok(());
         }
         if is_mirror(pod) {
-            return check_mirror(a, pod);
+            return check_mirror(pod).map_err(|why| forbidden(a, Some(pod), why));
         }
         let mut name = at(pod, "/spec/serviceAccountName");
         if name.is_empty() {
@@ -311,7 +310,7 @@ impl Plugin for ServiceAccount {
         let Some(pod) = pod else { return Ok(()) };
         let creates = a.operation == Operation::Create;
         if creates && is_mirror(pod) {
-            return check_mirror(a, pod);
+            return check_mirror(pod).map_err(|why| forbidden(a, Some(pod), why));
         }
         let name = at(pod, "/spec/serviceAccountName");
         if name.is_empty() {
