@@ -4,6 +4,7 @@
 
 pub mod authn;
 pub mod authz;
+pub mod gate;
 pub mod issuer;
 pub mod jwt;
 
