@@ -47,7 +47,7 @@ fn operations(patch: &[u8]) -> Result<Vec<Value>, PatchError> {
     }
     if operations.len() > MAX_OPERATIONS {
         return Err(PatchError::TooLarge(format!(
-            "Request entity too large: The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
+            "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
             operations.len()
         )));
     }
@@ -380,7 +380,7 @@ mod tests {
         assert_eq!(
             run(json!({}), Value::Array(many)).unwrap_err(),
             PatchError::TooLarge(
-                "Request entity too large: The allowed maximum operations in a JSON patch is 10000, got 10001".into()
+                "The allowed maximum operations in a JSON patch is 10000, got 10001".into()
             )
         );
         // Doubling a list by copying it into itself.

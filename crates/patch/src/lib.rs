@@ -5,6 +5,7 @@
 
 mod json;
 mod merge;
+pub mod ssa;
 mod strategic;
 
 use serde_json::Value;
@@ -22,7 +23,7 @@ pub enum PatchError {
     /// our request due to an error in our request`, reason `Invalid`, with empty details.
     #[error("{0}")]
     Unprocessable(String),
-    /// Too many operations (413, `RequestEntityTooLarge`).
+    /// Too many operations (413, `RequestEntityTooLarge`), without upstream's `Request entity too large: ` in front.
     #[error("{0}")]
     TooLarge(String),
     /// A directive or a list that strategic merge cannot handle (500, no reason).

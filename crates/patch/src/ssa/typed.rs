@@ -1,0 +1,597 @@
+//! Walks of trees that know how each part merges: field sets, comparison, merging, pruning, validation.
+//!
+//! Source: structured-merge-diff's `typed`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value};
+use wire::schema::{Field, ListKind, Message, Type, flag};
+
+use super::set::{Element, Scalar, Set, show};
+
+/// How a value merges.
+#[derive(Clone, Copy)]
+pub(crate) enum Node {
+    Struct(&'static Message),
+    Map(Type),
+    /// A list of structs with keys.
+    Keyed(&'static Message, &'static [&'static str]),
+    /// A set of scalars.
+    Set,
+    /// One value, whatever is in it.
+    Atomic,
+    Scalar(Type),
+    /// Not in a schema: maps merge, everything else is one value.
+    Deduced,
+}
+
+fn of_type(ty: &Type) -> Node {
+    match ty {
+        Type::Message(m) if m.atomic => Node::Atomic,
+        Type::Message(m) => Node::Struct(m),
+        Type::Map(t) => Node::Map(**t),
+        Type::List(_)
+        | Type::WrappedList(_)
+        | Type::RawExtension
+        | Type::FieldsV1
+        | Type::Json
+        | Type::SchemaOrArray(_)
+        | Type::SchemaOrBool(_)
+        | Type::SchemaOrStrings(_) => Node::Atomic,
+        Type::Any => Node::Deduced,
+        scalar => Node::Scalar(*scalar),
+    }
+}
+
+fn of_field(field: &Field) -> Node {
+    if field.is(flag::ATOMIC) || field.list == ListKind::Atomic {
+        return match field.ty {
+            Type::List(_) | Type::WrappedList(_) | Type::Map(_) | Type::Message(_) => Node::Atomic,
+            ty => of_type(&ty),
+        };
+    }
+    match (field.ty, field.list) {
+        (Type::List(Type::Message(m)), ListKind::Map) if !field.keys.is_empty() => {
+            Node::Keyed(m, field.keys)
+        }
+        (Type::List(_), ListKind::Set) => Node::Set,
+        (ty, _) => of_type(&ty),
+    }
+}
+
+impl Node {
+    /// The node of a key, and whether the schema names it.
+    fn child(self, key: &str) -> (Node, bool) {
+        match self {
+            Node::Struct(m) => match m.field(key) {
+                Some(f) => (of_field(f), true),
+                None if m.type_meta && (key == "kind" || key == "apiVersion") => {
+                    (Node::Scalar(Type::String), true)
+                }
+                None => (Node::Deduced, false),
+            },
+            Node::Map(ty) => (of_type(&ty), false),
+            _ => (Node::Deduced, false),
+        }
+    }
+
+    /// The node of a list's elements.
+    fn element(self) -> Node {
+        match self {
+            Node::Keyed(m, _) if m.atomic => Node::Atomic,
+            Node::Keyed(m, _) => Node::Struct(m),
+            Node::Set => Node::Scalar(Type::Any),
+            _ => Node::Deduced,
+        }
+    }
+
+    fn is_map(self, value: Option<&Value>) -> bool {
+        match self {
+            Node::Struct(_) | Node::Map(_) => true,
+            Node::Deduced => matches!(value, Some(Value::Object(_))),
+            _ => false,
+        }
+    }
+
+    fn is_list(self) -> bool {
+        matches!(self, Node::Keyed(..) | Node::Set)
+    }
+}
+
+/// The path element of a list's element.
+fn item_element(node: Node, item: &Value) -> Result<Element, String> {
+    match node {
+        Node::Keyed(m, keys) => {
+            let Value::Object(map) = item else {
+                return Err("associative list with keys may not have non-map elements".to_owned());
+            };
+            let mut out = Vec::with_capacity(keys.len());
+            for key in keys {
+                let value = match map.get(*key) {
+                    Some(v) => v.clone(),
+                    None => match m.field(key).map(|f| f.default).filter(|d| !d.is_empty()) {
+                        Some(d) => serde_json::from_str(d).unwrap_or(Value::Null),
+                        None => {
+                            return Err(format!(
+                                "associative list with keys has an element that omits key field {key:?} (and doesn't have default value)"
+                            ));
+                        }
+                    },
+                };
+                out.push(((*key).to_owned(), Scalar(value)));
+            }
+            out.sort_by(|(a, _), (b, _)| a.cmp(b));
+            Ok(Element::Key(out))
+        }
+        _ => match item {
+            Value::Array(_) | Value::Object(_) => Err(format!(
+                "associative list without keys has an element that's a {} type",
+                if item.is_array() { "list" } else { "map" }
+            )),
+            Value::Null => Err(
+                "associative list without keys has an element that's an explicit null".to_owned(),
+            ),
+            scalar => Ok(Element::Value(Scalar(scalar.clone()))),
+        },
+    }
+}
+
+fn list(value: Option<&Value>) -> &[Value] {
+    value.and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+fn empty(value: Option<&Value>) -> bool {
+    match value {
+        None | Some(Value::Null) => true,
+        Some(Value::Object(m)) => m.is_empty(),
+        Some(Value::Array(a)) => a.is_empty(),
+        Some(_) => false,
+    }
+}
+
+/// The paths that a configuration sets; the flag says that the value itself is one.
+fn field_set_at(node: Node, value: &Value) -> (bool, Set) {
+    let mut out = Set::default();
+    if node.is_map(Some(value)) {
+        for (key, value) in value.as_object().into_iter().flatten() {
+            let (child, named) = node.child(key);
+            let (own, below) = field_set_at(child, value);
+            let element = Element::Field(key.clone());
+            if own || !named || value.is_null() || value.as_object().is_some_and(Map::is_empty) {
+                out.members.insert(element.clone());
+            }
+            if !below.is_empty() {
+                out.children.insert(element, below);
+            }
+        }
+        return (false, out);
+    }
+    if node.is_list() {
+        let mut seen = BTreeSet::new();
+        let mut twice = BTreeSet::new();
+        for item in list(Some(value)) {
+            if let Ok(e) = item_element(node, item)
+                && !seen.insert(e.clone())
+            {
+                twice.insert(e);
+            }
+        }
+        for item in list(Some(value)) {
+            let Ok(e) = item_element(node, item) else {
+                continue;
+            };
+            if !twice.contains(&e) {
+                let (_, below) = field_set_at(node.element(), item);
+                if !below.is_empty() {
+                    out.children.insert(e.clone(), below);
+                }
+            }
+            out.members.insert(e);
+        }
+        return (false, out);
+    }
+    (true, out)
+}
+
+pub(crate) fn field_set(msg: &'static Message, value: &Value) -> Set {
+    field_set_at(Node::Struct(msg), value).1
+}
+
+/// What differs between two objects.
+#[derive(Default)]
+pub(crate) struct Comparison {
+    pub added: Set,
+    pub removed: Set,
+    pub modified: Set,
+}
+
+impl Comparison {
+    pub fn remove_below(&mut self, path: &[&str]) {
+        self.added.remove_below(path);
+        self.removed.remove_below(path);
+        self.modified.remove_below(path);
+    }
+}
+
+/// Compares; `metadata.managedFields` is passed over.
+pub(crate) fn compare(msg: &'static Message, old: &Value, new: &Value) -> Comparison {
+    let mut out = Comparison::default();
+    compare_at(
+        Node::Struct(msg),
+        Some(old),
+        Some(new),
+        &mut Vec::new(),
+        &mut out,
+    );
+    out
+}
+
+fn compare_at(
+    node: Node,
+    old: Option<&Value>,
+    new: Option<&Value>,
+    path: &mut Vec<Element>,
+    out: &mut Comparison,
+) {
+    if old == new {
+        return;
+    }
+    // A value that is a map on one side only counts as one value.
+    let both_fit = |f: fn(&Value) -> bool| {
+        old.is_none_or(|v| f(v) || v.is_null()) && new.is_none_or(|v| f(v) || v.is_null())
+    };
+    let map = node.is_map(old.or(new)) && both_fit(Value::is_object);
+    let lists = node.is_list() && both_fit(Value::is_array);
+    let leaf = !(map || lists) || (empty(old) && empty(new));
+    if leaf {
+        match (old, new) {
+            (None, _) => out.added.insert(path),
+            (_, None) => out.removed.insert(path),
+            _ => out.modified.insert(path),
+        }
+        return;
+    }
+    if map {
+        let none = Map::new();
+        let a = old.and_then(Value::as_object).unwrap_or(&none);
+        let b = new.and_then(Value::as_object).unwrap_or(&none);
+        let managed =
+            path.len() == 1 && path.first() == Some(&Element::Field("metadata".to_owned()));
+        let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+        for key in keys {
+            if managed && key == "managedFields" {
+                continue;
+            }
+            path.push(Element::Field(key.clone()));
+            compare_at(node.child(key).0, a.get(key), b.get(key), path, out);
+            path.pop();
+        }
+    } else {
+        let index = |items: &'_ [Value]| {
+            let mut by: BTreeMap<Element, Vec<usize>> = BTreeMap::new();
+            for (i, item) in items.iter().enumerate() {
+                if let Ok(e) = item_element(node, item) {
+                    by.entry(e).or_default().push(i);
+                }
+            }
+            by
+        };
+        let (a, b) = (list(old), list(new));
+        let (by_a, by_b) = (index(a), index(b));
+        let keys: BTreeSet<&Element> = by_a.keys().chain(by_b.keys()).collect();
+        for key in keys {
+            let at = |by: &BTreeMap<Element, Vec<usize>>| by.get(key).cloned().unwrap_or_default();
+            let (left, right) = (at(&by_a), at(&by_b));
+            path.push(key.clone());
+            let first = |items: &'_ [usize], all: &[Value]| {
+                items.first().and_then(|i| all.get(*i)).cloned()
+            };
+            match (left.len(), right.len()) {
+                (0 | 1, 0 | 1) => {
+                    let l = left.first().and_then(|i| a.get(*i));
+                    let r = right.first().and_then(|i| b.get(*i));
+                    compare_at(node.element(), l, r, path, out);
+                }
+                (2.., 2..) => {
+                    let same = left.len() == right.len()
+                        && left.iter().zip(&right).all(|(l, r)| a.get(*l) == b.get(*r));
+                    if !same {
+                        out.modified.insert(path);
+                    }
+                }
+                (2.., _) => {
+                    if let Some(r) = first(&right, b) {
+                        compare_at(node.element(), None, Some(&r), path, out);
+                    }
+                    out.removed.insert(path);
+                }
+                _ => {
+                    if let Some(l) = first(&left, a) {
+                        compare_at(node.element(), Some(&l), None, path, out);
+                    }
+                    out.added.insert(path);
+                }
+            }
+            path.pop();
+        }
+    }
+    match (old, new) {
+        (None, _) => out.added.insert(path),
+        (_, None) => out.removed.insert(path),
+        _ => {}
+    }
+}
+
+/// The live object with a configuration written over it.
+pub(crate) fn merge(msg: &'static Message, live: &Value, config: &Value) -> Value {
+    merge_at(Node::Struct(msg), Some(live), Some(config)).unwrap_or(Value::Null)
+}
+
+fn merge_at(node: Node, old: Option<&Value>, new: Option<&Value>) -> Option<Value> {
+    let (old, new) = match (old, new) {
+        (old, None) => return old.cloned(),
+        (None, Some(new)) => return Some(new.clone()),
+        (Some(old), Some(new)) => (old, new),
+    };
+    if node.is_map(Some(new)) {
+        let (Value::Object(a), Value::Object(b)) = (old, new) else {
+            return Some(if new.is_null() {
+                old.clone()
+            } else {
+                new.clone()
+            });
+        };
+        let mut out = a.clone();
+        for (key, value) in b {
+            match merge_at(node.child(key).0, a.get(key), Some(value)) {
+                Some(v) => out.insert(key.clone(), v),
+                None => out.remove(key),
+            };
+        }
+        return Some(Value::Object(out));
+    }
+    if node.is_list() {
+        if new.is_null() || old.is_null() {
+            return Some(if new.is_null() {
+                old.clone()
+            } else {
+                new.clone()
+            });
+        }
+        return Some(Value::Array(merge_lists(
+            node,
+            list(Some(old)),
+            list(Some(new)),
+        )));
+    }
+    Some(new.clone())
+}
+
+/// The elements of both lists: those of the configuration in its order, the others where they were relative to them.
+fn merge_lists(node: Node, old: &[Value], new: &[Value]) -> Vec<Value> {
+    let elements = |items: &[Value]| -> Vec<Option<Element>> {
+        items.iter().map(|i| item_element(node, i).ok()).collect()
+    };
+    let (left, right) = (elements(old), elements(new));
+    let find = |all: &[Option<Element>], e: &Option<Element>| {
+        all.iter().position(|x| x.is_some() && x == e)
+    };
+    let mut shared = right.iter().filter(|e| find(&left, e).is_some());
+    let mut next = shared.next();
+    let mut merged: Vec<&Option<Element>> = Vec::new();
+    let mut out = Vec::with_capacity(old.len().max(new.len()));
+    let both = |l: Option<usize>, r: Option<usize>| {
+        merge_at(
+            node.element(),
+            l.and_then(|i| old.get(i)),
+            r.and_then(|i| new.get(i)),
+        )
+    };
+    let (mut i, mut j) = (0, 0);
+    while i < left.len() || j < right.len() {
+        if let (Some(l), Some(r)) = (left.get(i), right.get(j)) {
+            if l.is_some() && l == r {
+                merged.push(r);
+                out.extend(both(find(&left, l), Some(j)));
+                i += 1;
+                j += 1;
+                next = shared.next();
+                continue;
+            }
+            if find(&right, l).is_some() && next.is_some_and(|n| n != l) {
+                // In both, but not the one whose turn it is.
+                i += 1;
+                continue;
+            }
+        }
+        if let Some(l) = left.get(i) {
+            if find(&right, l).is_none() {
+                out.extend(old.get(i).cloned());
+                i += 1;
+                continue;
+            }
+            if merged.contains(&l) {
+                i += 1;
+            }
+        }
+        if let Some(r) = right.get(j) {
+            merged.push(r);
+            out.extend(both(find(&left, r), Some(j)));
+            j += 1;
+            if next.is_some_and(|n| n == r) {
+                next = shared.next();
+            }
+        }
+    }
+    out
+}
+
+/// The object without the fields and elements of a set.
+pub(crate) fn remove(msg: &'static Message, value: &Value, set: &Set) -> Value {
+    remove_at(Node::Struct(msg), value, set)
+}
+
+fn remove_at(node: Node, value: &Value, set: &Set) -> Value {
+    match value {
+        Value::Object(map) if node.is_map(Some(value)) => {
+            let mut out = Map::new();
+            for (key, value) in map {
+                let element = Element::Field(key.clone());
+                if set.members.contains(&element) {
+                    continue;
+                }
+                let value = match set.children.get(&element) {
+                    Some(below) => remove_at(node.child(key).0, value, below),
+                    None => value.clone(),
+                };
+                out.insert(key.clone(), value);
+            }
+            Value::Object(out)
+        }
+        Value::Array(items) if node.is_list() => {
+            let mut out = Vec::with_capacity(items.len());
+            for item in items {
+                match item_element(node, item) {
+                    Ok(e) if set.members.contains(&e) => {}
+                    Ok(e) => match set.children.get(&e) {
+                        Some(below) => out.push(remove_at(node.element(), item, below)),
+                        None => out.push(item.clone()),
+                    },
+                    Err(_) => out.push(item.clone()),
+                }
+            }
+            Value::Array(out)
+        }
+        other => other.clone(),
+    }
+}
+
+/// The set with the named fields above its members made members too.
+pub(crate) fn with_named(msg: &'static Message, set: &Set) -> Set {
+    with_named_at(Node::Struct(msg), set)
+}
+
+fn with_named_at(node: Node, set: &Set) -> Set {
+    let mut out = Set {
+        members: set.members.clone(),
+        children: BTreeMap::new(),
+    };
+    for (element, below) in &set.children {
+        let child = match element {
+            Element::Field(name) => {
+                let (child, named) = node.child(name);
+                if named {
+                    out.members.insert(element.clone());
+                }
+                child
+            }
+            _ => node.element(),
+        };
+        out.children
+            .insert(element.clone(), with_named_at(child, below));
+    }
+    out
+}
+
+/// What is wrong with an applied configuration.
+pub(crate) fn validate(msg: &'static Message, value: &Value) -> Vec<String> {
+    let mut out = Vec::new();
+    validate_at(Node::Struct(msg), value, &mut Vec::new(), &mut out);
+    out
+}
+
+fn go_kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "nil",
+        Value::Bool(_) => "bool",
+        Value::Number(n) if n.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    }
+}
+
+fn validate_at(node: Node, value: &Value, path: &mut Vec<Element>, out: &mut Vec<String>) {
+    let fail = |text: String, path: &[Element], out: &mut Vec<String>| {
+        out.push(if path.is_empty() {
+            text
+        } else {
+            format!("{}: {text}", show(path))
+        });
+    };
+    if value.is_null() {
+        return;
+    }
+    let shown = || match value {
+        Value::String(s) => format!("&{{{s}}}"),
+        other => format!("&{{{other}}}"),
+    };
+    match node {
+        Node::Struct(_) | Node::Map(_) => {
+            let Value::Object(map) = value else {
+                return fail(format!("expected map, got {}", shown()), path, out);
+            };
+            for (key, value) in map {
+                path.push(Element::Field(key.clone()));
+                let (child, named) = node.child(key);
+                let open = matches!(node, Node::Struct(m) if m.open);
+                if matches!(node, Node::Struct(_)) && !named && !open {
+                    fail("field not declared in schema".to_owned(), path, out);
+                } else {
+                    validate_at(child, value, path, out);
+                }
+                path.pop();
+            }
+        }
+        Node::Keyed(..) | Node::Set => {
+            let Value::Array(items) = value else {
+                return fail(format!("expected list, got {}", shown()), path, out);
+            };
+            let mut seen = BTreeSet::new();
+            for (i, item) in items.iter().enumerate() {
+                match item_element(node, item) {
+                    Ok(e) => {
+                        if !seen.insert(e.clone()) {
+                            fail(format!("duplicate entries for key {e}"), path, out);
+                        }
+                        path.push(e);
+                        validate_at(node.element(), item, path, out);
+                        path.pop();
+                    }
+                    Err(text) => fail(format!("element {i}: {text}"), path, out),
+                }
+            }
+        }
+        Node::Scalar(ty) => {
+            let go = match value {
+                Value::String(s) => format!("&value.valueUnstructured{{Value:{s:?}}}"),
+                other => format!("&value.valueUnstructured{{Value:{other}}}"),
+            };
+            match ty {
+                Type::Bool if !value.is_boolean() => {
+                    fail(format!("expected boolean, got {}", shown()), path, out)
+                }
+                Type::I32 | Type::I64 | Type::U32 | Type::U64 | Type::F64 if !value.is_number() => {
+                    fail(
+                        format!("expected numeric (int or float), got {}", go_kind(value)),
+                        path,
+                        out,
+                    );
+                }
+                Type::String | Type::Bytes | Type::Time | Type::MicroTime | Type::Duration
+                    if !value.is_string() =>
+                {
+                    fail(format!("expected string, got {go}"), path, out);
+                }
+                Type::Quantity | Type::IntOrString | Type::Any
+                    if value.is_object() || value.is_array() =>
+                {
+                    fail(format!("expected any scalar, got {}", shown()), path, out);
+                }
+                _ => {}
+            }
+        }
+        Node::Atomic | Node::Deduced => {}
+    }
+}
