@@ -50,7 +50,10 @@ impl Engine for Redb {
     }
 }
 
-struct Heed(heed::Env, heed::Database<heed::types::Bytes, heed::types::Bytes>);
+struct Heed(
+    &'static heed::Env,
+    heed::Database<'static, heed::types::Bytes, heed::types::Bytes>,
+);
 
 impl Engine for Heed {
     fn commit(&mut self, batch: &Batch) -> anyhow::Result<()> {
@@ -74,11 +77,17 @@ impl Engine for Log {
     fn commit(&mut self, batch: &Batch) -> anyhow::Result<()> {
         self.buffer.clear();
         for (key, value) in batch {
-            self.buffer.extend_from_slice(&(key.len() as u32).to_le_bytes());
-            self.buffer.extend_from_slice(&(value.len() as u32).to_le_bytes());
-            self.buffer.extend_from_slice(&crc32fast::hash(value).to_le_bytes());
+            self.buffer
+                .extend_from_slice(&(key.len() as u32).to_le_bytes());
+            self.buffer
+                .extend_from_slice(&(value.len() as u32).to_le_bytes());
+            self.buffer
+                .extend_from_slice(&crc32fast::hash(value).to_le_bytes());
             self.buffer.extend_from_slice(key);
-            self.index.insert(key.clone(), (self.end + self.buffer.len() as u64, value.len() as u32));
+            self.index.insert(
+                key.clone(),
+                (self.end + self.buffer.len() as u64, value.len() as u32),
+            );
             self.buffer.extend_from_slice(value);
         }
         self.file.write_all(&self.buffer)?;
@@ -99,14 +108,28 @@ fn open(name: &str, dir: &Path) -> anyhow::Result<Box<dyn Engine>> {
         "heed" => {
             // SAFETY: nothing else touches this fresh directory.
             let env = unsafe { heed::EnvOpenOptions::new().map_size(64 << 30).open(dir)? };
-            let mut write = env.write_txn()?;
-            let database = env.create_database(&mut write, None)?;
-            write.commit()?;
+            let env: &'static heed::Env = Box::leak(Box::new(env));
+            let write = env.write_txn()?;
+            let database = env
+                .create_databases_and_commit(write, |opener, write| {
+                    opener
+                        .create_database(write, None)
+                        .map(heed::CommitOrAbort::<_, ()>::Commit)
+                })?
+                .unwrap_commit();
             Box::new(Heed(env, database))
         }
         "log" => {
-            let file = File::options().append(true).create(true).open(dir.join("log"))?;
-            Box::new(Log { file, end: 0, buffer: Vec::new(), index: BTreeMap::new() })
+            let file = File::options()
+                .append(true)
+                .create(true)
+                .open(dir.join("log"))?;
+            Box::new(Log {
+                file,
+                end: 0,
+                buffer: Vec::new(),
+                index: BTreeMap::new(),
+            })
         }
         _ => anyhow::bail!("no engine {name}"),
     })
@@ -114,7 +137,12 @@ fn open(name: &str, dir: &Path) -> anyhow::Result<Box<dyn Engine>> {
 
 type Request = (Vec<u8>, Vec<u8>, mpsc::SyncSender<()>);
 
-fn measure(engine: &mut Box<dyn Engine>, writers: usize, time: Duration, revision: &mut u64) -> anyhow::Result<f64> {
+fn measure(
+    engine: &mut Box<dyn Engine>,
+    writers: usize,
+    time: Duration,
+    revision: &mut u64,
+) -> anyhow::Result<f64> {
     let (sender, receiver) = mpsc::channel::<Request>();
     let start = Instant::now();
     let threads: Vec<_> = (0..writers)
@@ -124,7 +152,8 @@ fn measure(engine: &mut Box<dyn Engine>, writers: usize, time: Duration, revisio
                 let (done, wait) = mpsc::sync_channel(1);
                 let mut round = 0_u64;
                 while start.elapsed() < time {
-                    let key = format!("/registry/pods/default/pod-{writer}-{}", round % 100).into_bytes();
+                    let key =
+                        format!("/registry/pods/default/pod-{writer}-{}", round % 100).into_bytes();
                     let value = vec![b'v'; 2300];
                     if sender.send((key, value, done.clone())).is_err() || wait.recv().is_err() {
                         break;
@@ -151,13 +180,18 @@ fn measure(engine: &mut Box<dyn Engine>, writers: usize, time: Duration, revisio
             let _ = done.send(());
         }
     }
-    let total: u64 = threads.into_iter().map(|thread| thread.join().unwrap_or(0)).sum();
+    let total: u64 = threads
+        .into_iter()
+        .map(|thread| thread.join().unwrap_or(0))
+        .sum();
     Ok(total as f64 / start.elapsed().as_secs_f64())
 }
 
 fn disk_use(dir: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return 0;
+    };
     entries
         .flatten()
         .map(|entry| match entry.metadata() {
@@ -170,18 +204,29 @@ fn disk_use(dir: &Path) -> u64 {
 
 fn anonymous_memory() -> String {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("RssAnon")).unwrap_or("RssAnon: 0 kB");
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("RssAnon"))
+        .unwrap_or("RssAnon: 0 kB");
     line.split_whitespace().nth(1).unwrap_or("0").to_owned()
 }
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let seconds: f64 = arguments.first().and_then(|text| text.parse().ok()).unwrap_or(4.0);
+    let seconds: f64 = arguments
+        .first()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(4.0);
     let base = arguments.get(1).cloned().unwrap_or_else(|| ".".to_owned());
     let Some(name) = arguments.get(2) else {
-        println!("{:>6} {:>10} {:>10} {:>10} {:>14} {:>12}", "engine", "1/s", "16/s", "100/s", "disk per byte", "RssAnon MB");
+        println!(
+            "{:>6} {:>10} {:>10} {:>10} {:>14} {:>12}",
+            "engine", "1/s", "16/s", "100/s", "disk per byte", "RssAnon MB"
+        );
         for name in ["fjall", "redb", "heed", "log"] {
-            std::process::Command::new(std::env::current_exe()?).args([&seconds.to_string(), &base, name]).status()?;
+            std::process::Command::new(std::env::current_exe()?)
+                .args([&seconds.to_string(), &base, name])
+                .status()?;
         }
         return Ok(());
     };
@@ -190,7 +235,12 @@ fn main() -> anyhow::Result<()> {
     let mut revision = 0;
     let mut figures = Vec::new();
     for writers in [1, 16, 100] {
-        figures.push(measure(&mut engine, writers, Duration::from_secs_f64(seconds), &mut revision)?);
+        figures.push(measure(
+            &mut engine,
+            writers,
+            Duration::from_secs_f64(seconds),
+            &mut revision,
+        )?);
     }
     let memory: f64 = anonymous_memory().parse().unwrap_or(0.0);
     let written = revision as f64 * 2300.0;
