@@ -228,6 +228,11 @@ impl ErrorList {
             .push(Error::new(path, Kind::Invalid, detail.to_owned()));
     }
 
+    /// `Unsupported value: <shown>: supported values: <supported>`, both already printed.
+    pub fn not_supported_shown(&mut self, path: &Path, shown: &str, supported: &str) {
+        self.0.push(Error::new(path, Kind::NotSupported, format!("{shown}: supported values: {supported}")));
+    }
+
     /// `Duplicate value: <value>: <detail>`
     pub fn duplicate_shown(&mut self, path: &Path, shown: &str, detail: &str) {
         let body = if detail.is_empty() {

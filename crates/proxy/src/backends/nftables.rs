@@ -85,7 +85,6 @@ impl Nftables {
         Script {
             command: vec!["nft".into(), "-f".into(), "-".into()],
             text,
-            ..Script::default()
         }
     }
 

@@ -1,0 +1,1 @@
+//! Allocation of service addresses and node ports.

@@ -1,0 +1,1 @@
+//! What the apiserver creates by itself.

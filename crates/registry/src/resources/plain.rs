@@ -1,0 +1,134 @@
+//! Resources without rules of their own beyond generation and status.
+
+use apiserver::resource::{Context, Plain, Strategy};
+use serde_json::Value;
+
+use super::split_status;
+use crate::builtin::{Config, Parts};
+use crate::check::{dns1123_label, each};
+use crate::validate::{Errors, Path};
+use crate::value::Tree;
+
+/// Nothing special.
+pub fn plain(_: &Config) -> Parts {
+    Parts::new(Plain)
+}
+
+/// A spec with a generation and a status that only `/status` writes.
+pub struct SpecStatus;
+
+impl Strategy for SpecStatus {
+    fn prepare_create(&self, _: &Context<'_>, object: &mut Value) {
+        object.remove_at("status");
+    }
+
+    fn prepare_update(&self, ctx: &Context<'_>, object: &mut Value, old: &Value) {
+        split_status(ctx, object, old);
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+}
+
+/// Resources of a spec and a status.
+pub fn spec_status(_: &Config) -> Parts {
+    Parts::new(SpecStatus)
+}
+
+/// Component statuses are read only and made up by the server; none are listed.
+pub fn componentstatus(_: &Config) -> Parts {
+    Parts::new(Plain)
+}
+
+struct ApiService;
+
+impl Strategy for ApiService {
+    fn default(&self, object: &mut Value) {
+        if object.has("spec.service") {
+            object.put_if_absent("spec.service.port", 443);
+        }
+    }
+
+    fn prepare_create(&self, _: &Context<'_>, object: &mut Value) {
+        object.remove_at("status");
+    }
+
+    fn prepare_update(&self, ctx: &Context<'_>, object: &mut Value, old: &Value) {
+        split_status(ctx, object, old);
+    }
+
+    fn validate_create(&self, _: &Context<'_>, o: &Value) -> Errors {
+        let mut e = Errors::new();
+        let want = format!("{}.{}", o.text("spec.version"), o.text("spec.group"));
+        if o.name() != want {
+            e.invalid(
+                &Path::new("metadata").child("name"),
+                o.name(),
+                &format!("must be `spec.version+\".\"+spec.group`: {want:?}"),
+            );
+        }
+        let version = o.text("spec.version");
+        each(
+            &mut e,
+            &Path::new("spec").child("version"),
+            version,
+            dns1123_label(version),
+        );
+        e
+    }
+
+    fn validate_update(&self, ctx: &Context<'_>, o: &Value, _: &Value) -> Errors {
+        if ctx.subresource == "status" {
+            Errors::new()
+        } else {
+            self.validate_create(ctx, o)
+        }
+    }
+}
+
+/// APIServices; what they lead to is the aggregator's.
+pub fn api_service(_: &Config) -> Parts {
+    Parts::new(ApiService)
+}
+
+struct RuntimeClass;
+
+impl Strategy for RuntimeClass {
+    fn validate_create(&self, _: &Context<'_>, o: &Value) -> Errors {
+        let mut e = Errors::new();
+        let handler = o.text("handler");
+        if handler.is_empty() {
+            e.required(&Path::new("handler"), "");
+        } else {
+            each(
+                &mut e,
+                &Path::new("handler"),
+                handler,
+                dns1123_label(handler),
+            );
+        }
+        e
+    }
+
+    fn validate_update(&self, _: &Context<'_>, o: &Value, old: &Value) -> Errors {
+        let mut e = Errors::new();
+        if o.at("handler") != old.at("handler") {
+            e.invalid(
+                &Path::new("handler"),
+                o.text("handler"),
+                "field is immutable",
+            );
+        }
+        e
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
+    }
+}
+
+/// Runtime classes.
+pub fn runtime_class(_: &Config) -> Parts {
+    Parts::new(RuntimeClass)
+}

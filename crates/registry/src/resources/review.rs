@@ -1,0 +1,466 @@
+//! Questions that are posted and answered, never stored: who am I, may I, is this token good.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use api::Status;
+use apiserver::resource::{ActionSubresource, Context, ObjectWriter};
+use async_trait::async_trait;
+use auth::{Attributes, Authenticator, Decision, Peer, Rule, UserInfo};
+use serde_json::{Map, Value, json};
+
+use crate::builtin::{Config, Parts};
+use crate::validate::meta;
+use crate::validate::{Errors, Path, shown};
+use crate::value::Tree;
+
+fn user_json(user: &UserInfo) -> Value {
+    let mut out = json!({ "username": user.name });
+    if !user.uid.is_empty() {
+        out.put("uid", user.uid.as_str());
+    }
+    if !user.groups.is_empty() {
+        out.put("groups", user.groups.clone());
+    }
+    if !user.extra.is_empty() {
+        let extra: Map<String, Value> = user
+            .extra
+            .iter()
+            .map(|(k, v)| (k.clone(), json!(v)))
+            .collect();
+        out.put("extra", extra);
+    }
+    out
+}
+
+struct SelfSubject;
+
+#[async_trait]
+impl ActionSubresource for SelfSubject {
+    async fn post(
+        &self,
+        ctx: &Context<'_>,
+        _: &dyn ObjectWriter,
+        _: Value,
+    ) -> Result<(u16, Value), Status> {
+        Ok((
+            201,
+            json!({
+                "kind": "SelfSubjectReview", "apiVersion": "authentication.k8s.io/v1",
+                "metadata": {"creationTimestamp": ctx.now}, "status": {"userInfo": user_json(ctx.user)},
+            }),
+        ))
+    }
+}
+
+/// `selfsubjectreviews`.
+pub fn self_subject(_: &Config) -> Parts {
+    Parts::review(SelfSubject)
+}
+
+struct TokenReview {
+    authenticator: Option<Arc<dyn Authenticator>>,
+}
+
+#[async_trait]
+impl ActionSubresource for TokenReview {
+    async fn post(
+        &self,
+        _: &Context<'_>,
+        _: &dyn ObjectWriter,
+        mut body: Value,
+    ) -> Result<(u16, Value), Status> {
+        let token = body.text("spec.token").to_owned();
+        if token.is_empty() {
+            return Err(Status::bad_request(
+                "token is required for TokenReview in authentication",
+            ));
+        }
+        body.put("status", json!({"user": {}}));
+        let Some(authenticator) = &self.authenticator else {
+            return Ok((201, body));
+        };
+        let mut headers = http::HeaderMap::new();
+        if let Ok(mut value) = http::HeaderValue::try_from(format!("Bearer {token}")) {
+            value.set_sensitive(true);
+            headers.insert(http::header::AUTHORIZATION, value);
+        }
+        match authenticator.authenticate(&Peer::default(), &headers).await {
+            Ok(Some(user)) => {
+                body.put(
+                    "status",
+                    json!({"authenticated": true, "user": user_json(&user)}),
+                );
+                let audiences = body.at("spec.audiences").clone();
+                if !audiences.is_blank() {
+                    body.put("status.audiences", audiences);
+                }
+            }
+            Ok(None) => {}
+            Err(why) => body.put("status.error", why.to_string()),
+        }
+        Ok((201, body))
+    }
+}
+
+/// `tokenreviews`.
+pub fn token(config: &Config) -> Parts {
+    Parts::review(TokenReview {
+        authenticator: config.authenticator.clone(),
+    })
+}
+
+/// Which of the three access reviews.
+#[derive(Clone, Copy, PartialEq)]
+enum Scope {
+    Anyone,
+    Local,
+    Own,
+}
+
+struct Access {
+    scope: Scope,
+}
+
+fn selector(e: &mut Errors, path: &Path, s: &Value, labels: bool) {
+    if s.is_null() {
+        return;
+    }
+    let (raw, requirements) = (s.text("rawSelector"), s.list("requirements"));
+    if !raw.is_empty() && !requirements.is_empty() {
+        e.invalid(
+            &path.child("rawSelector"),
+            raw,
+            "may not specified at the same time as requirements",
+        );
+    }
+    if raw.is_empty() && requirements.is_empty() {
+        e.required(
+            &path.child("requirements"),
+            &format!("when {path} is specified, requirements or rawSelector is required"),
+        );
+    }
+    for (i, r) in requirements.iter().enumerate() {
+        let p = path.child("requirements").index(i);
+        let values = r.texts("values");
+        match r.text("operator") {
+            "In" | "NotIn" if values.is_empty() => {
+                e.required(
+                    &p.child("values"),
+                    "must be specified when `operator` is 'In' or 'NotIn'",
+                );
+            }
+            "Exists" | "DoesNotExist" if !values.is_empty() => e.forbidden(
+                &p.child("values"),
+                "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+            ),
+            _ => {}
+        }
+        if labels {
+            meta::label_name(e, &p.child("key"), r.text("key"));
+        } else if r.text("key").is_empty() {
+            e.required(&p.child("key"), "must be specified");
+        }
+    }
+}
+
+impl Access {
+    fn validate(&self, body: &Value) -> Errors {
+        let mut e = Errors::new();
+        let (spec, path) = (body.at("spec"), Path::new("spec"));
+        let (resource, other) = (
+            spec.at("resourceAttributes"),
+            spec.at("nonResourceAttributes"),
+        );
+        match (resource.is_null(), other.is_null()) {
+            (false, false) => e.invalid_shown(
+                &path.child("nonResourceAttributes"),
+                &shown::internal("authorization.k8s.io/v1", "NonResourceAttributes", other),
+                "cannot be specified in combination with resourceAttributes",
+            ),
+            (true, true) => e.invalid(
+                &path.child("resourceAttributes"),
+                Value::Null,
+                "exactly one of nonResourceAttributes or resourceAttributes must be specified",
+            ),
+            _ => {}
+        }
+        if self.scope != Scope::Own
+            && spec.text("user").is_empty()
+            && spec.list("groups").is_empty()
+        {
+            e.invalid(
+                &path.child("user"),
+                "",
+                "at least one of user or group must be specified",
+            );
+        }
+        let p = Path::new("spec.resourceAttributes");
+        selector(
+            &mut e,
+            &p.child("fieldSelector"),
+            resource.at("fieldSelector"),
+            false,
+        );
+        selector(
+            &mut e,
+            &p.child("labelSelector"),
+            resource.at("labelSelector"),
+            true,
+        );
+        let set = body.map("metadata").iter().any(|(k, v)| {
+            !v.is_blank()
+                && k != "managedFields"
+                && !(self.scope == Scope::Local && k == "namespace")
+        });
+        if set {
+            let why = if self.scope == Scope::Local {
+                "must be empty except for namespace"
+            } else {
+                "must be empty"
+            };
+            e.invalid_shown(
+                &Path::new("metadata"),
+                &shown::served("v1", "ObjectMeta", body.at("metadata")),
+                why,
+            );
+        }
+        if self.scope == Scope::Local {
+            let ns = resource.text("namespace");
+            if !resource.is_null() && ns != body.namespace() {
+                e.invalid(
+                    &Path::new("spec.resourceAttributes.namespace"),
+                    ns,
+                    "must match metadata.namespace",
+                );
+            }
+            if !other.is_null() {
+                e.invalid_shown(
+                    &Path::new("spec.nonResourceAttributes"),
+                    &shown::internal("authorization.k8s.io/v1", "NonResourceAttributes", other),
+                    "disallowed on this kind of request",
+                );
+            }
+        }
+        e
+    }
+
+    fn user(&self, ctx: &Context<'_>, spec: &Value) -> UserInfo {
+        if self.scope == Scope::Own {
+            return ctx.user.clone();
+        }
+        let extra: BTreeMap<String, Vec<String>> = spec
+            .map("extra")
+            .iter()
+            .map(|(k, v)| {
+                (
+                    k.to_lowercase(),
+                    v.texts("").iter().map(|s| (*s).to_owned()).collect(),
+                )
+            })
+            .collect();
+        UserInfo {
+            name: spec.text("user").to_owned(),
+            uid: spec.text("uid").to_owned(),
+            groups: spec
+                .texts("groups")
+                .iter()
+                .map(|g| (*g).to_owned())
+                .collect(),
+            extra,
+        }
+    }
+}
+
+/// The requirements of a review as a selector in text form.
+fn selector_text(s: &Value) -> Option<String> {
+    if s.is_null() {
+        return None;
+    }
+    let raw = s.text("rawSelector");
+    if !raw.is_empty() {
+        return Some(raw.to_owned());
+    }
+    let parts: Vec<String> = s
+        .list("requirements")
+        .iter()
+        .map(|r| {
+            let (key, values) = (r.text("key"), r.texts("values").join(","));
+            match r.text("operator") {
+                "In" => format!("{key} in ({values})"),
+                "NotIn" => format!("{key} notin ({values})"),
+                "Exists" => key.to_owned(),
+                _ => format!("!{key}"),
+            }
+        })
+        .collect();
+    Some(parts.join(","))
+}
+
+fn attributes(user: UserInfo, spec: &Value) -> Attributes {
+    let r = spec.at("resourceAttributes");
+    let text = |key: &str| r.text(key).to_owned();
+    if r.is_null() {
+        let n = spec.at("nonResourceAttributes");
+        return Attributes {
+            user,
+            verb: n.text("verb").to_owned(),
+            path: n.text("path").to_owned(),
+            is_resource: false,
+            ..Attributes::default()
+        };
+    }
+    Attributes {
+        user,
+        verb: text("verb"),
+        namespace: text("namespace"),
+        group: text("group"),
+        version: match r.text("version") {
+            "" => "*".to_owned(),
+            v => v.to_owned(),
+        },
+        resource: text("resource"),
+        subresource: text("subresource"),
+        name: text("name"),
+        path: String::new(),
+        is_resource: true,
+        field_selector: selector_text(r.at("fieldSelector")),
+        label_selector: selector_text(r.at("labelSelector")),
+    }
+}
+
+#[async_trait]
+impl ActionSubresource for Access {
+    async fn post(
+        &self,
+        ctx: &Context<'_>,
+        _: &dyn ObjectWriter,
+        mut body: Value,
+    ) -> Result<(u16, Value), Status> {
+        let errors = self.validate(&body);
+        if !errors.is_empty() {
+            return Err(Status::invalid("authorization.k8s.io", "", "", &errors));
+        }
+        if self.scope == Scope::Local && body.namespace() != ctx.namespace {
+            return Err(Status::bad_request(format!(
+                "spec.resourceAttributes.namespace must match namespace: {}",
+                ctx.namespace
+            )));
+        }
+        let a = attributes(self.user(ctx, body.at("spec")), body.at("spec"));
+        let (decision, reason) = ctx.authorizer.authorize(&a).await;
+        let mut status = json!({"allowed": decision == Decision::Allow});
+        if decision == Decision::Deny {
+            status.put("denied", true);
+        }
+        if !reason.is_empty() {
+            status.put("reason", reason);
+        }
+        body.put("status", status);
+        Ok((201, body))
+    }
+}
+
+/// `subjectaccessreviews`.
+pub fn subject_access(_: &Config) -> Parts {
+    Parts::review(Access {
+        scope: Scope::Anyone,
+    })
+}
+
+/// `localsubjectaccessreviews`.
+pub fn local_subject_access(_: &Config) -> Parts {
+    Parts::review(Access {
+        scope: Scope::Local,
+    })
+}
+
+/// `selfsubjectaccessreviews`.
+pub fn self_subject_access(_: &Config) -> Parts {
+    Parts::review(Access { scope: Scope::Own })
+}
+
+struct Rules;
+
+fn rule_json(rule: &Rule) -> Value {
+    let mut out = json!({ "verbs": rule.verbs });
+    for (key, list) in [
+        ("apiGroups", &rule.api_groups),
+        ("resources", &rule.resources),
+        ("resourceNames", &rule.resource_names),
+        ("nonResourceURLs", &rule.non_resource_urls),
+    ] {
+        if !list.is_empty() {
+            out.put(key, list.clone());
+        }
+    }
+    out
+}
+
+#[async_trait]
+impl ActionSubresource for Rules {
+    async fn post(
+        &self,
+        ctx: &Context<'_>,
+        _: &dyn ObjectWriter,
+        body: Value,
+    ) -> Result<(u16, Value), Status> {
+        let namespace = body.text("spec.namespace");
+        if namespace.is_empty() {
+            return Err(Status::bad_request("no namespace on request"));
+        }
+        let (rules, incomplete) = ctx.authorizer.rules_for(ctx.user, namespace).await;
+        let (paths, resources): (Vec<&Rule>, Vec<&Rule>) =
+            rules.iter().partition(|r| !r.non_resource_urls.is_empty());
+        let mut status = json!({
+            "resourceRules": resources.into_iter().map(rule_json).collect::<Vec<_>>(),
+            "nonResourceRules": paths.into_iter().map(rule_json).collect::<Vec<_>>(),
+            "incomplete": incomplete.is_some(),
+        });
+        if let Some(why) = incomplete.filter(|w| !w.is_empty()) {
+            status.put("evaluationError", why);
+        }
+        Ok((
+            201,
+            json!({
+                "kind": "SelfSubjectRulesReview", "apiVersion": "authorization.k8s.io/v1",
+                "metadata": {}, "spec": {}, "status": status,
+            }),
+        ))
+    }
+}
+
+/// `selfsubjectrulesreviews`.
+pub fn self_subject_rules(_: &Config) -> Parts {
+    Parts::review(Rules)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reviews_are_checked() {
+        let any = Access {
+            scope: Scope::Anyone,
+        };
+        assert_eq!(
+            any.validate(&json!({"spec": {"user": "jane"}})).aggregate(),
+            "spec.resourceAttributes: Invalid value: null: exactly one of nonResourceAttributes or resourceAttributes must be specified"
+        );
+        assert!(
+            any.validate(&json!({"spec": {"user": "jane", "resourceAttributes": {"verb": "get"}}}))
+                .is_empty()
+        );
+        assert_eq!(
+            any.validate(&json!({"spec": {"resourceAttributes": {}}}))
+                .len(),
+            1
+        );
+        let local = Access {
+            scope: Scope::Local,
+        };
+        let body = json!({"metadata": {"namespace": "a"}, "spec": {"user": "j", "resourceAttributes": {"namespace": "b"}}});
+        assert_eq!(local.validate(&body).len(), 1);
+    }
+}
