@@ -167,6 +167,8 @@ pub static BUILTINS: &[Builtin] = &[
     b("batch", "cronjobs", "/registry/cronjobs", "batch/v1", r::job::cron_job),
     b("batch", "jobs", "/registry/jobs", "batch/v1", r::job::job),
     b("certificates.k8s.io", "certificatesigningrequests", "/registry/certificatesigningrequests", CERTIFICATES, r::csr::parts),
+    b("certificates.k8s.io", "clustertrustbundles", "/registry/clustertrustbundles", CERTIFICATES, r::plain::plain),
+    b("certificates.k8s.io", "podcertificaterequests", "/registry/podcertificaterequests", CERTIFICATES, r::plain::spec_status),
     b("coordination.k8s.io", "leases", "/registry/leases", "coordination.k8s.io/v1", r::lease::parts),
     b("discovery.k8s.io", "endpointslices", "/registry/endpointslices", "discovery.k8s.io/v1", r::endpointslice::parts),
     b("events.k8s.io", "events", "/registry/events", "v1", r::event::parts),
@@ -187,6 +189,7 @@ pub static BUILTINS: &[Builtin] = &[
     b("resource.k8s.io", "resourceclaims", "/registry/resourceclaims", RESOURCE, r::device::claim),
     b("resource.k8s.io", "resourceclaimtemplates", "/registry/resourceclaimtemplates", RESOURCE, r::device::template),
     b("resource.k8s.io", "resourceslices", "/registry/resourceslices", RESOURCE, r::device::slice),
+    b("resource.k8s.io", "devicetaintrules", "/registry/devicetaintrules", RESOURCE, r::plain::spec_status),
     b("scheduling.k8s.io", "priorityclasses", "/registry/priorityclasses", "scheduling.k8s.io/v1", r::priorityclass::parts),
     b("storage.k8s.io", "csidrivers", "/registry/csidrivers", STORAGE, r::storage::driver),
     b("storage.k8s.io", "csinodes", "/registry/csinodes", STORAGE, r::plain::plain),
@@ -194,6 +197,7 @@ pub static BUILTINS: &[Builtin] = &[
     b("storage.k8s.io", "storageclasses", "/registry/storageclasses", STORAGE, r::storage::class),
     b("storage.k8s.io", "volumeattachments", "/registry/volumeattachments", STORAGE, r::plain::spec_status),
     b("storage.k8s.io", "volumeattributesclasses", "/registry/volumeattributesclasses", STORAGE, r::plain::plain),
+    b("storagemigration.k8s.io", "storageversionmigrations", "/registry/storageversionmigrations", "storagemigration.k8s.io/v1", r::plain::spec_status),
 ];
 
 /// The definitions of all built-in resources, in discovery's order. What the discovery table has no schema for is left

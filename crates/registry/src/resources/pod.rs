@@ -170,6 +170,10 @@ fn only_resize(o: &mut Value, old: &Value) {
 }
 
 impl Strategy for Pod {
+    fn returns_deleted(&self) -> bool {
+        true
+    }
+
     fn default(&self, o: &mut Value) {
         defaults::pod::pod(o);
     }

@@ -108,10 +108,10 @@ fn validate(e: &mut Errors, o: &Value) {
         }
         "kubernetes.io/dockercfg" => json_map(e, ".dockercfg", data),
         "kubernetes.io/dockerconfigjson" => json_map(e, ".dockerconfigjson", data),
-        "kubernetes.io/basic-auth" => {
-            if !data.contains_key("username") && !data.contains_key("password") {
-                require(e, &["username", "password"]);
-            }
+        "kubernetes.io/basic-auth"
+            if !data.contains_key("username") && !data.contains_key("password") =>
+        {
+            require(e, &["username", "password"]);
         }
         "kubernetes.io/ssh-auth" => {
             if data

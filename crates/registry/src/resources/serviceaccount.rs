@@ -12,6 +12,10 @@ use crate::value::Tree;
 struct ServiceAccount;
 
 impl Strategy for ServiceAccount {
+    fn returns_deleted(&self) -> bool {
+        true
+    }
+
     /// Of references to secrets only the name is kept.
     fn prepare_create(&self, _: &Context<'_>, o: &mut Value) {
         for s in o.list_mut("secrets") {

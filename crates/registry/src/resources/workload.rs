@@ -853,6 +853,10 @@ pub fn controller_revision(_: &Config) -> Parts {
 struct PodTemplate;
 
 impl Strategy for PodTemplate {
+    fn returns_deleted(&self) -> bool {
+        true
+    }
+
     fn default(&self, o: &mut Value) {
         if let Some(t) = o.at_mut("template") {
             defaults::pod::template(t);
