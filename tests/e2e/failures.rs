@@ -50,6 +50,15 @@ pub fn kill_each_daemon(cluster: &Cluster) {
             }
             for (node, daemon) in victims {
                 kill(cluster, node, daemon);
+                let so_far = acknowledged.lock().unwrap().len();
+                wait_for(
+                    &format!("writes go on after {daemon} was killed"),
+                    seconds(60),
+                    || match acknowledged.lock().unwrap().len() {
+                        n if n >= so_far + 3 => Ok(()),
+                        n => Err(format!("{n} acknowledged")),
+                    },
+                );
             }
         }));
         stop.store(true, Ordering::Relaxed);

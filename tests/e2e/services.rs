@@ -1,12 +1,16 @@
 //! Services, in both proxy modes: every replica answers through the cluster address, from a node and from a pod.
 
-use crate::cluster::{Cluster, name, seconds, wait_for};
+use crate::cluster::{Cluster, Namespace, name, seconds, wait_for};
 use std::collections::BTreeSet;
 
 pub fn by_nftables(cluster: &Cluster) {
-    let address = reach_all(cluster, "nftables-service");
+    let space = cluster.namespace("nftables-service");
+    let address = reach_all(cluster, &space);
     let rules = cluster.exec("node-1", &["nft", "list", "table", "ip", "kube-proxy"]);
-    assert!(rules.contains(&address), "{address} is not in the rules");
+    assert!(
+        rules.contains(&address),
+        "{address} is not in the rules:\n{rules}"
+    );
     assert!(
         rules.contains("map service-ips"),
         "no map of services:\n{rules}"
@@ -15,7 +19,8 @@ pub fn by_nftables(cluster: &Cluster) {
 
 pub fn by_iptables(cluster: &Cluster) {
     cluster.keelson(&["up", "--proxy-mode=iptables"]);
-    let address = reach_all(cluster, "iptables-service");
+    let space = cluster.namespace("iptables-service");
+    let address = reach_all(cluster, &space);
     let rules = cluster.exec("node-1", &["iptables-save", "-t", "nat"]);
     let of_service = |line: &&str| {
         line.starts_with("-A KUBE-SERVICES") && line.contains(&format!("-d {address}/32"))
@@ -26,24 +31,20 @@ pub fn by_iptables(cluster: &Cluster) {
         .unwrap_or_else(|| panic!("no rule for {address}:\n{rules}"));
     let chain = jump.split_whitespace().last().unwrap();
     assert!(chain.starts_with("KUBE-SVC-"), "{jump}");
-    let endpoints = rules
-        .lines()
-        .filter(|l| l.starts_with(&format!("-A {chain} ")) && l.contains("-j KUBE-SEP-"))
-        .count();
-    assert_eq!(endpoints, 4, "{rules}");
-    assert!(
-        rules.lines().any(
-            |l| l.starts_with("-A KUBE-SEP-") && l.contains("-j DNAT --to-destination 10.244.")
-        ),
-        "{rules}"
-    );
+    let to_endpoint =
+        |line: &&str| line.starts_with(&format!("-A {chain} ")) && line.contains("-j KUBE-SEP-");
+    assert_eq!(rules.lines().filter(to_endpoint).count(), 4, "{rules}");
+    let rewrites = |line: &str| {
+        line.starts_with("-A KUBE-SEP-") && line.contains("-j DNAT --to-destination 10.244.")
+    };
+    assert!(rules.lines().any(rewrites), "{rules}");
     let old = cluster.try_exec("node-1", &["nft", "list", "table", "ip", "kube-proxy"]);
     assert!(old.is_err(), "rules of the other mode are left");
     cluster.keelson(&["up", "--proxy-mode=nftables"]);
 }
 
-fn reach_all(cluster: &Cluster, space: &'static str) -> String {
-    let space = cluster.namespace(space);
+/// Sees to it that each of four replicas answers, through the Service's address, which it returns.
+fn reach_all(cluster: &Cluster, space: &Namespace) -> String {
     let address = space.hello(4);
     let pods = space.pods();
     let all: BTreeSet<String> = pods.iter().map(|p| name(p).to_string()).collect();
