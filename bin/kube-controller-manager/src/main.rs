@@ -1,1 +1,21 @@
-fn main() {}
+//! kube-controller-manager.
+
+use component::Shutdown;
+
+fn main() -> anyhow::Result<()> {
+    let flags = controllers::daemon::command_line().parse_or_exit();
+    component::logging::init(&flags.logging());
+    for warning in &flags.warnings {
+        tracing::warn!("{warning}");
+    }
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?
+        .block_on(async {
+            let shutdown = Shutdown::on_signals()?;
+            controllers::daemon::run(&flags, shutdown.clone()).await?;
+            shutdown.drain(std::time::Duration::from_secs(10)).await;
+            Ok(())
+        })
+}

@@ -46,11 +46,86 @@ impl Default for Options {
     }
 }
 
+#[derive(Clone)]
 struct Inner {
     transport: Arc<Transport>,
     user_agent: HeaderValue,
     limiter: Arc<TokenBucket>,
     timeout: Option<Duration>,
+    /// Set for a client that acts as a service account.
+    tokens: Option<Arc<TokenSource>>,
+    /// Connections without the credentials of the configuration, for service accounts.
+    stripped: Arc<tokio::sync::OnceCell<Arc<Transport>>>,
+}
+
+/// A service account whose tokens are asked for by a client that may.
+struct TokenSource {
+    base: Client,
+    namespace: String,
+    name: String,
+    token: tokio::sync::Mutex<Option<(HeaderValue, tokio::time::Instant)>>,
+}
+
+const TOKEN_SECONDS: u64 = 3600;
+
+impl TokenSource {
+    /// A token with more than a fifth of its life left.
+    async fn header(&self) -> Result<HeaderValue> {
+        let mut held = self.token.lock().await;
+        if let Some((header, renew)) = held.as_ref()
+            && tokio::time::Instant::now() < *renew
+        {
+            return Ok(header.clone());
+        }
+        #[derive(Default, Deserialize)]
+        struct Answer {
+            #[serde(default)]
+            status: AnswerStatus,
+        }
+        #[derive(Default, Deserialize)]
+        struct AnswerStatus {
+            #[serde(default)]
+            token: String,
+        }
+        let api = self
+            .base
+            .namespaced(&crate::resource::SERVICE_ACCOUNTS, &self.namespace);
+        let ask = serde_json::json!({
+            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+            "spec": {"expirationSeconds": TOKEN_SECONDS},
+        });
+        let answer: Answer = match Box::pin(api.create_subresource(&self.name, "token", &ask)).await
+        {
+            Err(e) if e.is_not_found() => {
+                let account = serde_json::json!({
+                    "apiVersion": "v1", "kind": "ServiceAccount",
+                    "metadata": {"namespace": self.namespace, "name": self.name},
+                });
+                match Box::pin(api.create::<serde::de::IgnoredAny, _>(&account)).await {
+                    Ok(_) => {}
+                    Err(e) if e.is_already_exists() => {}
+                    Err(e) => return Err(e),
+                }
+                Box::pin(api.create_subresource(&self.name, "token", &ask)).await?
+            }
+            other => other?,
+        };
+        let mut header =
+            HeaderValue::try_from(format!("Bearer {}", answer.status.token)).map_err(|_| {
+                Error::Decode {
+                    what: "TokenRequest".into(),
+                    message: "not a token".into(),
+                }
+            })?;
+        header.set_sensitive(true);
+        let renew = tokio::time::Instant::now() + Duration::from_secs(TOKEN_SECONDS * 4 / 5);
+        *held = Some((header.clone(), renew));
+        Ok(header)
+    }
+
+    async fn forget(&self) {
+        *self.token.lock().await = None;
+    }
 }
 
 /// A connection to one apiserver. Clones share everything.
@@ -121,6 +196,8 @@ impl Client {
             user_agent,
             limiter,
             timeout: options.timeout,
+            tokens: None,
+            stripped: Arc::default(),
         })))
     }
 
@@ -165,18 +242,62 @@ impl Client {
         self.attempt(request, Lane::Watches).await
     }
 
+    /// The same connections and rate limit under another user agent.
+    #[must_use]
+    pub fn named(&self, user_agent: &str) -> Client {
+        let mut inner = (*self.0).clone();
+        if let Ok(v) = HeaderValue::try_from(user_agent) {
+            inner.user_agent = v;
+        }
+        Client(Arc::new(inner))
+    }
+
+    /// A client that acts as a service account, with tokens this client asks for (the account is made if there is none).
+    /// All such clients share their own connections and this client's rate limit.
+    #[must_use]
+    pub fn as_service_account(&self, namespace: &str, name: &str) -> Client {
+        let source = TokenSource {
+            base: self.clone(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            token: tokio::sync::Mutex::default(),
+        };
+        Client(Arc::new(Inner {
+            tokens: Some(Arc::new(source)),
+            ..(*self.0).clone()
+        }))
+    }
+
     async fn attempt(&self, request: Request<Bytes>, lane: Lane) -> Result<Response<Body>> {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let mut attempt = 1;
         loop {
-            let response = self
-                .0
-                .transport
+            let transport = match &self.0.tokens {
+                None => &self.0.transport,
+                Some(tokens) => {
+                    parts
+                        .headers
+                        .insert(http::header::AUTHORIZATION, tokens.header().await?);
+                    self.0
+                        .stripped
+                        .get_or_try_init(|| self.0.transport.without_credentials())
+                        .await?
+                }
+            };
+            let response = transport
                 .send(&parts, body.clone(), &self.0.user_agent, lane)
                 .await?;
             let code = response.status();
             if code.is_success() {
                 return Ok(response);
+            }
+            if code.as_u16() == 401
+                && attempt == 1
+                && let Some(tokens) = &self.0.tokens
+            {
+                tokens.forget().await;
+                attempt += 1;
+                continue;
             }
             let retry_after = response
                 .headers()

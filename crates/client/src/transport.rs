@@ -111,6 +111,8 @@ struct State {
 /// The connections of one client.
 pub struct Transport {
     source: Source,
+    /// Leave out the credentials of the configuration.
+    stripped: bool,
     state: Mutex<State>,
     requests: Mutex<Pool>,
     watches: Mutex<Pool>,
@@ -126,9 +128,21 @@ impl std::fmt::Debug for Transport {
 impl Transport {
     /// Reads the configuration; does not connect.
     pub async fn new(source: Source) -> Result<Transport> {
-        let loaded = Arc::new(load(&source, 0).await?);
+        Transport::make(source, false).await
+    }
+
+    /// Other connections to the same server, without credentials.
+    pub async fn without_credentials(&self) -> Result<Arc<Transport>> {
+        Transport::make(self.source.clone(), true)
+            .await
+            .map(Arc::new)
+    }
+
+    async fn make(source: Source, stripped: bool) -> Result<Transport> {
+        let loaded = Arc::new(load(&source, stripped, 0).await?);
         Ok(Transport {
             source,
+            stripped,
             state: Mutex::new(State {
                 loaded,
                 checked: Instant::now(),
@@ -153,7 +167,7 @@ impl Transport {
         {
             return state.loaded.clone();
         }
-        match load(&self.source, state.loaded.generation + 1).await {
+        match load(&self.source, self.stripped, state.loaded.generation + 1).await {
             Ok(loaded) => {
                 tracing::info!("client credentials changed on disk and were read again");
                 state.loaded = Arc::new(loaded);
@@ -413,7 +427,7 @@ fn stat(path: &Path) -> Option<(SystemTime, u64)> {
     Some((m.modified().ok()?, m.len()))
 }
 
-async fn load(source: &Source, generation: u64) -> Result<Loaded> {
+async fn load(source: &Source, stripped: bool, generation: u64) -> Result<Loaded> {
     let mut files = Vec::new();
     let mut config = match source {
         Source::Kubeconfig { path, server } => {
@@ -450,6 +464,9 @@ async fn load(source: &Source, generation: u64) -> Result<Loaded> {
         }
         Source::Fixed(config) => (**config).clone(),
     };
+    if stripped {
+        config.auth_info = kube::config::AuthInfo::default();
+    }
     let auth = &mut config.auth_info;
     files.extend(auth.client_certificate.as_ref().map(PathBuf::from));
     files.extend(auth.client_key.as_ref().map(PathBuf::from));

@@ -1,0 +1,118 @@
+//! The controllers of kube-controller-manager: one file (or folder) per controller and one line in [`list::CONTROLLERS`].
+//!
+//! A controller is a pure function from what the caches show to a plan, and a shell that runs the plan. Invariants:
+//! caches are shared, one watch per resource; nothing is polled; every write goes through the public API as the
+//! controller's own service account when `--use-service-account-credentials` is set.
+
+pub mod config;
+pub mod context;
+pub mod daemon;
+pub mod expectations;
+pub mod list;
+pub mod metrics;
+pub mod selector;
+pub mod views;
+
+pub mod deployment;
+pub mod replicaset;
+
+use std::sync::Arc;
+
+use client::events::Format;
+use client::leader::{LeaderConfig, Lost, lead};
+use client::{Client, Informers, Recorder};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use config::Config;
+pub use context::Context;
+
+/// What [`run`] needs from outside.
+pub struct Dependencies {
+    /// Calls as the controller manager itself: caches, leases, tokens.
+    pub client: Client,
+    /// Whether each controller acts as its own service account.
+    pub service_account_credentials: bool,
+    /// The lease to hold while working; `None` to work at once.
+    pub leader: Option<LeaderConfig>,
+    /// The queues' counters.
+    pub queues: metrics::Queues,
+}
+
+/// Runs the enabled controllers until `shutdown`.
+///
+/// # Errors
+/// [`Lost`] when the lease was lost: the process must end, since another may be working.
+pub async fn run(
+    config: Config,
+    deps: Dependencies,
+    shutdown: CancellationToken,
+) -> Result<(), Lost> {
+    let config = Arc::new(config);
+    let Some(leader) = deps.leader.clone() else {
+        work(config, &deps, shutdown).await;
+        return Ok(());
+    };
+    let stop = CancellationToken::new();
+    let (recorder, writing) = Recorder::new(
+        deps.client.clone(),
+        Format::Core,
+        "kube-controller-manager",
+        "",
+        stop.clone(),
+    );
+    let writing = tokio::spawn(writing);
+    let client = deps.client.clone();
+    let deps = &deps;
+    let result = lead(client, leader, recorder, shutdown, move |held| {
+        work(config, deps, held)
+    })
+    .await;
+    stop.cancel();
+    let _ = writing.await;
+    result
+}
+
+async fn work(config: Arc<Config>, deps: &Dependencies, shutdown: CancellationToken) {
+    let informers = Informers::new(deps.client.clone(), shutdown.clone());
+    let tasks = TaskTracker::new();
+    for c in list::CONTROLLERS
+        .iter()
+        .filter(|c| c.is_enabled(&config.controllers))
+    {
+        let client = if deps.service_account_credentials {
+            deps.client
+                .as_service_account("kube-system", c.service_account)
+        } else {
+            deps.client.clone()
+        };
+        let agent = format!(
+            "{}/{}",
+            component::version::user_agent("kube-controller-manager"),
+            c.name
+        );
+        let client = client.named(&agent);
+        let (recorder, writing) = Recorder::new(
+            client.clone(),
+            Format::Core,
+            c.service_account,
+            "",
+            shutdown.clone(),
+        );
+        tasks.spawn(writing);
+        tracing::info!(controller = c.name, "Starting controller");
+        (c.start)(Context {
+            client,
+            informers: informers.clone(),
+            recorder,
+            config: config.clone(),
+            shutdown: shutdown.clone(),
+            tasks: tasks.clone(),
+            queues: deps.queues.clone(),
+        });
+    }
+    shutdown.cancelled().await;
+    tasks.close();
+    tasks.wait().await;
+    informers.ended().await;
+}

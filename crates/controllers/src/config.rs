@@ -1,0 +1,78 @@
+//! What the flags say.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Configuration of the controllers. The default is upstream's.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `--controllers`: `*`, `foo`, `-foo`.
+    pub controllers: Vec<String>,
+    /// `--concurrent-NAME-syncs`, by controller.
+    pub concurrency: BTreeMap<&'static str, usize>,
+    /// `--allocate-node-cidrs`
+    pub allocate_node_cidrs: bool,
+    /// `--cluster-cidr`, one per IP family.
+    pub cluster_cidrs: Vec<String>,
+    /// `--service-cluster-ip-range`, one per IP family.
+    pub service_cidrs: Vec<String>,
+    /// `--node-cidr-mask-size`, `-ipv4`
+    pub node_mask_v4: u8,
+    /// `--node-cidr-mask-size-ipv6`
+    pub node_mask_v6: u8,
+    /// `--node-monitor-period`
+    pub node_monitor_period: Duration,
+    /// `--node-monitor-grace-period`
+    pub node_monitor_grace: Duration,
+    /// `--node-startup-grace-period`
+    pub node_startup_grace: Duration,
+    /// `--node-eviction-rate`, nodes a second.
+    pub eviction_rate: f64,
+    /// `--secondary-node-eviction-rate`
+    pub secondary_eviction_rate: f64,
+    /// `--unhealthy-zone-threshold`
+    pub unhealthy_zone_threshold: f64,
+    /// `--large-cluster-size-threshold`
+    pub large_cluster_size: usize,
+    /// `--terminated-pod-gc-threshold`
+    pub terminated_pod_threshold: usize,
+    /// `--max-endpoints-per-slice`
+    pub max_endpoints_per_slice: usize,
+    /// PEM of `--root-ca-file`; empty to leave the publisher out.
+    pub root_ca: String,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            controllers: vec!["*".into()],
+            concurrency: BTreeMap::new(),
+            allocate_node_cidrs: false,
+            cluster_cidrs: Vec::new(),
+            service_cidrs: Vec::new(),
+            node_mask_v4: 24,
+            node_mask_v6: 64,
+            node_monitor_period: Duration::from_secs(5),
+            node_monitor_grace: Duration::from_secs(50),
+            node_startup_grace: Duration::from_secs(60),
+            eviction_rate: 0.1,
+            secondary_eviction_rate: 0.01,
+            unhealthy_zone_threshold: 0.55,
+            large_cluster_size: 50,
+            terminated_pod_threshold: 12500,
+            max_endpoints_per_slice: 100,
+            root_ca: String::new(),
+        }
+    }
+}
+
+impl Config {
+    /// How many keys a controller works on at once.
+    pub fn concurrent(&self, controller: &str, default: usize) -> usize {
+        self.concurrency
+            .get(controller)
+            .copied()
+            .unwrap_or(default)
+            .max(1)
+    }
+}

@@ -1,0 +1,138 @@
+//! What every controller gets: the shared caches, a client and a recorder of its own, the configuration.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::{
+    Api, Client, Informer, Informers, ObjectKey, ObjectMeta, Recorder, Resource, Selector, View,
+    WorkQueue,
+};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+
+/// Everything a controller may use.
+#[derive(Clone)]
+pub struct Context {
+    /// Calls, as the controller's identity.
+    pub client: Client,
+    /// The caches shared by all controllers.
+    pub informers: Informers,
+    /// Events, reported as the controller.
+    pub recorder: Recorder,
+    /// The flags.
+    pub config: Arc<Config>,
+    /// Cancelled when the controller shall end.
+    pub shutdown: CancellationToken,
+    /// The controller's tasks, awaited on shutdown.
+    pub tasks: TaskTracker,
+    /// Told of each queue, for the metrics.
+    pub queues: crate::metrics::Queues,
+}
+
+impl Context {
+    /// The informer of all objects of a resource.
+    pub fn informer<V: View>(&self, resource: &Resource) -> Informer<V> {
+        self.informers.get(resource, Selector::all())
+    }
+
+    /// A queue whose counters are metrics and that ends on shutdown.
+    pub fn queue(&self, name: &'static str) -> WorkQueue<ObjectKey> {
+        let queue = WorkQueue::new(name);
+        self.queues.add(&queue);
+        let (q, shutdown) = (queue.clone(), self.shutdown.clone());
+        self.tasks.spawn(async move {
+            shutdown.cancelled().await;
+            q.shut_down();
+        });
+        queue
+    }
+
+    /// Starts a task of the controller; it is dropped on shutdown.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = work => {}
+            }
+        });
+    }
+
+    /// Waits for the caches, then works on the queue with `workers` tasks until shutdown. A key being worked on is
+    /// finished first.
+    pub fn run<F, Fut, E>(&self, queue: WorkQueue<ObjectKey>, workers: usize, sync: F)
+    where
+        F: Fn(ObjectKey) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Option<Duration>, E>> + Send,
+        E: fmt::Display + Send,
+    {
+        let (informers, shutdown) = (self.informers.clone(), self.shutdown.clone());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = informers.synced() => {}
+            }
+            queue.work(workers, sync).await;
+        });
+    }
+}
+
+/// `metadata.ownerReferences` entry that makes `owner` the controller of an object.
+pub fn controller_reference(resource: &Resource, owner: &ObjectMeta) -> Value {
+    json!({
+        "apiVersion": resource.api_version(), "kind": resource.kind,
+        "name": owner.name, "uid": owner.uid,
+        "controller": true, "blockOwnerDeletion": true,
+    })
+}
+
+/// Reads an object, lets `change` alter it and writes it back, again on conflicts. `change` returns false when nothing is
+/// to be written. Nothing happens when the object is gone or another one has its name.
+pub async fn rewrite(
+    api: &Api<'_>,
+    name: &str,
+    uid: &str,
+    sub: &str,
+    mut change: impl FnMut(&mut Value) -> bool,
+) -> Result<(), client::Error> {
+    for attempt in 1.. {
+        let mut object = match api.get_value(name).await {
+            Ok(o) => o,
+            Err(e) if e.is_not_found() => return Ok(()),
+            Err(e) => return Err(e),
+        };
+        if object.pointer("/metadata/uid").and_then(Value::as_str) != Some(uid)
+            || !change(&mut object)
+        {
+            return Ok(());
+        }
+        let written = if sub.is_empty() {
+            api.update::<serde::de::IgnoredAny, _>(name, &object).await
+        } else {
+            api.update_subresource::<serde::de::IgnoredAny, _>(name, sub, &object)
+                .await
+        };
+        match written {
+            Ok(_) => return Ok(()),
+            Err(e) if e.is_not_found() => return Ok(()),
+            Err(e) if e.is_conflict() && attempt < 5 => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// A query for the index of objects by the UID of their controller.
+pub const BY_CONTROLLER: &str = "controller-uid";
+
+/// Values of [`BY_CONTROLLER`]. Objects without a controller stand under `-NAMESPACE`.
+pub fn controller_index(meta: &ObjectMeta) -> Vec<String> {
+    match meta.controller() {
+        Some(o) => vec![o.uid.clone()],
+        None => vec![format!("-{}", meta.namespace)],
+    }
+}

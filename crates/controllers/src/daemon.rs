@@ -1,0 +1,324 @@
+//! kube-controller-manager as a process: flags to configuration, secure port, leader election.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use client::leader::LeaderConfig;
+use client::{Client, Options};
+use component::flags::{CommandLine, Flags};
+use component::health::Checks;
+use component::metrics::Registry;
+use component::serve::{Body, Handler, Peer, Standard, serve, text};
+use component::{Shutdown, tls};
+use http::Request;
+use hyper::body::Incoming;
+
+use crate::config::Config;
+use crate::{Dependencies, list, metrics};
+
+/// Why the controller manager could not start or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A flag's value cannot be used.
+    #[error("{0}")]
+    Flag(String),
+    /// The apiserver's address or credentials cannot be used.
+    #[error(transparent)]
+    Client(#[from] client::Error),
+    /// The secure port's certificate.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+    /// The secure port cannot be opened.
+    #[error("failed to listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Another instance took over.
+    #[error(transparent)]
+    Lost(#[from] client::leader::Lost),
+}
+
+const CONCURRENCY: &[(&str, &str)] = &[
+    ("concurrent-deployment-syncs", "deployment"),
+    ("concurrent-endpoint-syncs", "endpoint"),
+    ("concurrent-gc-syncs", "gc"),
+    ("concurrent-namespace-syncs", "namespace"),
+    ("concurrent-replicaset-syncs", "replicaset"),
+    ("concurrent-service-endpoint-syncs", "service-endpoint"),
+];
+
+/// The command line.
+pub fn command_line() -> CommandLine {
+    let concurrency: Vec<&str> = CONCURRENCY.iter().map(|c| c.0).collect();
+    CommandLine::new(
+        "kube-controller-manager",
+        "The Kubernetes controller manager runs the control loops that bring the cluster from the state it is in to the state its objects ask for.",
+    )
+    .honour(&concurrency)
+    .honour(&[
+        "allocate-node-cidrs",
+        "authentication-kubeconfig",
+        "authorization-kubeconfig",
+        "bind-address",
+        "cert-dir",
+        "client-ca-file",
+        "cluster-cidr",
+        "controllers",
+        "enable-garbage-collector",
+        "kube-api-burst",
+        "kube-api-qps",
+        "kubeconfig",
+        "large-cluster-size-threshold",
+        "leader-elect",
+        "leader-elect-lease-duration",
+        "leader-elect-renew-deadline",
+        "leader-elect-resource-name",
+        "leader-elect-resource-namespace",
+        "leader-elect-retry-period",
+        "master",
+        "max-endpoints-per-slice",
+        "node-cidr-mask-size",
+        "node-cidr-mask-size-ipv4",
+        "node-cidr-mask-size-ipv6",
+        "node-eviction-rate",
+        "node-monitor-grace-period",
+        "node-monitor-period",
+        "node-startup-grace-period",
+        "root-ca-file",
+        "secondary-node-eviction-rate",
+        "secure-port",
+        "service-cluster-ip-range",
+        "terminated-pod-gc-threshold",
+        "tls-cert-file",
+        "tls-cipher-suites",
+        "tls-min-version",
+        "tls-private-key-file",
+        "unhealthy-zone-threshold",
+        "use-service-account-credentials",
+    ])
+    .ignore(&[
+        "attach-detach-reconcile-sync-period",
+        "authentication-skip-lookup",
+        "authentication-token-webhook-cache-ttl",
+        "authentication-tolerate-lookup-failure",
+        "authorization-always-allow-paths",
+        "authorization-webhook-cache-authorized-ttl",
+        "authorization-webhook-cache-unauthorized-ttl",
+        "cluster-name",
+        "cluster-signing-cert-file",
+        "cluster-signing-duration",
+        "cluster-signing-key-file",
+        "concurrent-cron-job-syncs",
+        "concurrent-daemonset-syncs",
+        "concurrent-ephemeralvolume-syncs",
+        "concurrent-horizontal-pod-autoscaler-syncs",
+        "concurrent-job-syncs",
+        "concurrent-rc-syncs",
+        "concurrent-resource-quota-syncs",
+        "concurrent-serviceaccount-token-syncs",
+        "concurrent-statefulset-syncs",
+        "concurrent-ttl-after-finished-syncs",
+        "configure-cloud-routes",
+        "controller-shutdown-timeout",
+        "controller-start-interval",
+        "disable-http2-serving",
+        "endpoint-updates-batch-period",
+        "endpointslice-updates-batch-period",
+        "flex-volume-plugin-dir",
+        "http2-max-streams-per-connection",
+        "kube-api-content-type",
+        "leader-elect-resource-lock",
+        "min-resync-period",
+        "namespace-sync-period",
+        "requestheader-allowed-names",
+        "requestheader-client-ca-file",
+        "requestheader-extra-headers-prefix",
+        "requestheader-group-headers",
+        "requestheader-uid-headers",
+        "requestheader-username-headers",
+        "resource-quota-sync-period",
+        "route-reconciliation-period",
+        "service-account-private-key-file",
+    ])
+}
+
+fn list_of(text: &str) -> Vec<String> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|s| !s.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+fn config(flags: &Flags) -> Result<Config, Error> {
+    let mut config = Config {
+        controllers: flags.strings("controllers").to_vec(),
+        allocate_node_cidrs: flags.bool("allocate-node-cidrs"),
+        cluster_cidrs: list_of(flags.string("cluster-cidr")),
+        service_cidrs: list_of(flags.string("service-cluster-ip-range")),
+        node_monitor_period: flags.duration("node-monitor-period"),
+        node_monitor_grace: flags.duration("node-monitor-grace-period"),
+        node_startup_grace: flags.duration("node-startup-grace-period"),
+        eviction_rate: flags.float("node-eviction-rate"),
+        secondary_eviction_rate: flags.float("secondary-node-eviction-rate"),
+        unhealthy_zone_threshold: flags.float("unhealthy-zone-threshold"),
+        large_cluster_size: usize::try_from(flags.int("large-cluster-size-threshold")).unwrap_or(0),
+        terminated_pod_threshold: usize::try_from(flags.int("terminated-pod-gc-threshold"))
+            .unwrap_or(0),
+        max_endpoints_per_slice: usize::try_from(flags.int("max-endpoints-per-slice"))
+            .unwrap_or(100)
+            .clamp(1, 1000),
+        ..Config::default()
+    };
+    let unknown = list::unknown(&config.controllers);
+    // Controllers of upstream that do not exist here may be named; a typo gets a warning too.
+    for name in unknown {
+        tracing::warn!(name, "--controllers names a controller that is not there");
+    }
+    let mask = |name: &str, default: u8| match u8::try_from(flags.int(name)) {
+        Ok(0) | Err(_) => default,
+        Ok(n) => n,
+    };
+    let both = mask("node-cidr-mask-size", 0);
+    config.node_mask_v4 = mask(
+        "node-cidr-mask-size-ipv4",
+        if both == 0 { 24 } else { both },
+    );
+    config.node_mask_v6 = mask(
+        "node-cidr-mask-size-ipv6",
+        if both == 0 { 64 } else { both },
+    );
+    if let Some(path) = flags.path("root-ca-file") {
+        config.root_ca = std::fs::read_to_string(&path).map_err(|e| {
+            Error::Flag(format!(
+                "error reading root-ca-file at {}: {e}",
+                path.display()
+            ))
+        })?;
+    }
+    if !flags.bool("enable-garbage-collector") {
+        config
+            .controllers
+            .insert(0, "-garbage-collector-controller".into());
+    }
+    config.concurrency = CONCURRENCY
+        .iter()
+        .map(|(flag, name)| (*name, usize::try_from(flags.int(flag)).unwrap_or(1)))
+        .collect::<BTreeMap<_, _>>();
+    Ok(config)
+}
+
+/// [`Standard`] with the queues' counters among the metrics.
+struct Server {
+    standard: Standard,
+    queues: metrics::Queues,
+}
+
+#[async_trait]
+impl Handler for Server {
+    async fn handle(&self, peer: &Peer, request: Request<Incoming>) -> http::Response<Body> {
+        if request.uri().path() != "/metrics" {
+            return self.standard.handle(peer, request).await;
+        }
+        let mut response = text(200, self.standard.metrics.render() + &self.queues.render());
+        let kind = http::HeaderValue::from_static(component::metrics::CONTENT_TYPE);
+        response
+            .headers_mut()
+            .insert(http::header::CONTENT_TYPE, kind);
+        response
+    }
+}
+
+/// Runs until `shutdown`, or until the lease is lost.
+pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
+    let config = config(flags)?;
+    let options = Options {
+        user_agent: component::version::user_agent("kube-controller-manager"),
+        #[expect(clippy::cast_possible_truncation, reason = "float32 upstream")]
+        qps: flags.float("kube-api-qps") as f32,
+        burst: u32::try_from(flags.int("kube-api-burst")).unwrap_or(30),
+        ..Options::default()
+    };
+    let client = Client::from_flags(
+        flags.string("kubeconfig"),
+        flags.string("master"),
+        options.clone(),
+    )
+    .await?;
+    let queues = metrics::Queues::default();
+    let port = flags.port("secure-port");
+    if port != 0 {
+        let address = SocketAddr::new(
+            flags
+                .ip("bind-address")
+                .unwrap_or_else(|| [0, 0, 0, 0].into()),
+            port,
+        );
+        let listener = tokio::net::TcpListener::bind(address)
+            .await
+            .map_err(|source| Error::Listen { address, source })?;
+        let tls = tls::Tls::new(&tls::Options {
+            cert_file: flags.path("tls-cert-file"),
+            key_file: flags.path("tls-private-key-file"),
+            cert_dir: flags.path("cert-dir"),
+            pair_name: "kube-controller-manager".into(),
+            client_ca_files: flags.path("client-ca-file").into_iter().collect(),
+            min_version: flags.string("tls-min-version").to_owned(),
+            cipher_suites: flags.strings("tls-cipher-suites").to_vec(),
+            http2: true,
+            ..tls::Options::default()
+        })?;
+        let registry = Registry::new();
+        tls.register(&registry);
+        let checks = ["healthz", "livez", "readyz"]
+            .map(|n| Checks::new(n).ok("ping"))
+            .into();
+        let server = Server {
+            standard: Standard {
+                checks,
+                metrics: registry,
+                rest: None,
+            },
+            queues: queues.clone(),
+        };
+        let gate = client::gate::Delegated::new(client.clone());
+        shutdown.spawn(serve(
+            listener,
+            Some(tls),
+            Arc::new(gate),
+            Arc::new(server),
+            shutdown.clone(),
+        ));
+    }
+    let leader = flags.bool("leader-elect").then(|| LeaderConfig {
+        namespace: flags.string("leader-elect-resource-namespace").to_owned(),
+        name: flags.string("leader-elect-resource-name").to_owned(),
+        identity: identity(),
+        lease_duration: flags.duration("leader-elect-lease-duration"),
+        renew_deadline: flags.duration("leader-elect-renew-deadline"),
+        retry_period: flags.duration("leader-elect-retry-period"),
+    });
+    let deps = Dependencies {
+        client,
+        service_account_credentials: flags.bool("use-service-account-credentials"),
+        leader,
+        queues,
+    };
+    crate::run(config, deps, shutdown.token.clone()).await?;
+    Ok(())
+}
+
+fn identity() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!(
+        "{}_{:016x}{:016x}",
+        host.trim(),
+        rand::random::<u64>(),
+        rand::random::<u64>()
+    )
+}

@@ -1,0 +1,329 @@
+//! What the controllers read of each resource. One view per resource, shared by all controllers of the process, so that
+//! there is one watch and one copy.
+
+use std::collections::BTreeMap;
+
+use client::{ObjectMeta, Time, views};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::selector::LabelSelector;
+
+macro_rules! view {
+    ($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident : $t:ty),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+        #[serde(rename_all = "camelCase", default)]
+        #[expect(missing_docs, reason = "fields are the API's")]
+        pub struct $name { $($(#[$fdoc])* pub $field: $t),* }
+    };
+}
+
+view!(
+    /// `v1.Pod`
+    Pod { metadata: ObjectMeta, spec: PodSpec, status: PodStatus }
+);
+view!(
+    /// `v1.PodSpec`
+    PodSpec {
+        node_name: String,
+        host_network: bool,
+        hostname: String,
+        subdomain: String,
+        tolerations: Vec<Toleration>,
+        containers: Vec<Container>,
+        readiness_gates: Vec<Value>,
+        scheduling_gates: Vec<Value>,
+    }
+);
+view!(
+    /// `v1.Container`
+    Container { name: String, ports: Vec<ContainerPort>, restart_policy: String }
+);
+view!(
+    /// `v1.ContainerPort`
+    ContainerPort { name: String, container_port: i32, protocol: String }
+);
+view!(
+    /// `v1.Toleration`
+    Toleration { key: String, operator: String, value: String, effect: String, toleration_seconds: Option<i64> }
+);
+view!(
+    /// `v1.Taint`
+    Taint {
+        key: String,
+        #[serde(skip_serializing_if = "String::is_empty")]
+        value: String,
+        effect: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        time_added: Option<Time>,
+    }
+);
+view!(
+    /// `v1.PodStatus`
+    PodStatus {
+        phase: String,
+        reason: String,
+        conditions: Vec<Condition>,
+        #[serde(rename = "podIP")]
+        pod_ip: String,
+        #[serde(rename = "podIPs")]
+        pod_ips: Vec<PodIp>,
+        start_time: Option<Time>,
+        container_statuses: Vec<ContainerStatus>,
+    }
+);
+view!(
+    /// `v1.PodIP`
+    PodIp { ip: String }
+);
+view!(
+    /// `v1.ContainerStatus`
+    ContainerStatus { restart_count: i32 }
+);
+view!(
+    /// A condition of any resource.
+    Condition {
+        #[serde(rename = "type")]
+        kind: String,
+        status: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        last_heartbeat_time: Option<Time>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        last_update_time: Option<Time>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        last_transition_time: Option<Time>,
+        #[serde(skip_serializing_if = "String::is_empty")]
+        reason: String,
+        #[serde(skip_serializing_if = "String::is_empty")]
+        message: String,
+    }
+);
+view!(
+    /// `apps/v1.ReplicaSet`
+    ReplicaSet { metadata: ObjectMeta, spec: ReplicaSetSpec, status: ReplicaSetStatus }
+);
+view!(
+    /// `apps/v1.ReplicaSetSpec`
+    ReplicaSetSpec { replicas: Option<i32>, min_ready_seconds: i32, selector: LabelSelector, template: Value }
+);
+view!(
+    /// `apps/v1.ReplicaSetStatus`
+    ReplicaSetStatus {
+        replicas: i32,
+        fully_labeled_replicas: i32,
+        ready_replicas: i32,
+        available_replicas: i32,
+        terminating_replicas: Option<i32>,
+        observed_generation: i64,
+        conditions: Vec<Condition>,
+    }
+);
+view!(
+    /// `apps/v1.Deployment`
+    Deployment { metadata: ObjectMeta, spec: DeploymentSpec, status: DeploymentStatus }
+);
+view!(
+    /// `apps/v1.DeploymentSpec`
+    DeploymentSpec {
+        replicas: Option<i32>,
+        selector: LabelSelector,
+        template: Value,
+        strategy: DeploymentStrategy,
+        min_ready_seconds: i32,
+        revision_history_limit: Option<i32>,
+        paused: bool,
+        progress_deadline_seconds: Option<i32>,
+    }
+);
+view!(
+    /// `apps/v1.DeploymentStrategy`
+    DeploymentStrategy {
+        #[serde(rename = "type")]
+        kind: String,
+        rolling_update: RollingUpdate,
+    }
+);
+view!(
+    /// `apps/v1.RollingUpdateDeployment`
+    RollingUpdate { max_unavailable: Value, max_surge: Value }
+);
+view!(
+    /// `apps/v1.DeploymentStatus`
+    DeploymentStatus {
+        observed_generation: i64,
+        replicas: i32,
+        updated_replicas: i32,
+        ready_replicas: i32,
+        available_replicas: i32,
+        unavailable_replicas: i32,
+        terminating_replicas: Option<i32>,
+        collision_count: Option<i32>,
+        conditions: Vec<Condition>,
+    }
+);
+view!(
+    /// `v1.Node`
+    Node { metadata: ObjectMeta, spec: NodeSpec, status: NodeStatus }
+);
+view!(
+    /// `v1.NodeSpec`
+    NodeSpec {
+        #[serde(rename = "podCIDR")]
+        pod_cidr: String,
+        #[serde(rename = "podCIDRs")]
+        pod_cidrs: Vec<String>,
+        unschedulable: bool,
+        taints: Vec<Taint>,
+    }
+);
+view!(
+    /// `v1.NodeStatus`
+    NodeStatus { conditions: Vec<Condition> }
+);
+view!(
+    /// `coordination.k8s.io/v1.Lease`
+    Lease { metadata: ObjectMeta, spec: LeaseSpec }
+);
+view!(
+    /// `coordination.k8s.io/v1.LeaseSpec`
+    LeaseSpec { holder_identity: String, renew_time: Option<Time> }
+);
+view!(
+    /// `v1.Namespace`
+    Namespace { metadata: ObjectMeta, spec: NamespaceSpec, status: NamespaceStatus }
+);
+view!(
+    /// `v1.NamespaceSpec`
+    NamespaceSpec { finalizers: Vec<String> }
+);
+view!(
+    /// `v1.NamespaceStatus`
+    NamespaceStatus { phase: String, conditions: Vec<Condition> }
+);
+view!(
+    /// `v1.ServiceAccount`
+    ServiceAccount { metadata: ObjectMeta }
+);
+view!(
+    /// `v1.ConfigMap`, for the ones that carry the root certificate.
+    ConfigMap { metadata: ObjectMeta, data: BTreeMap<String, String> }
+);
+view!(
+    /// `v1.Service`
+    Service { metadata: ObjectMeta, spec: ServiceSpec }
+);
+view!(
+    /// `v1.ServiceSpec`
+    ServiceSpec {
+        #[serde(rename = "type")]
+        kind: String,
+        selector: BTreeMap<String, String>,
+        ports: Vec<ServicePort>,
+        #[serde(rename = "clusterIP")]
+        cluster_ip: String,
+        #[serde(rename = "clusterIPs")]
+        cluster_ips: Vec<String>,
+        ip_families: Vec<String>,
+        publish_not_ready_addresses: bool,
+        traffic_distribution: String,
+    }
+);
+view!(
+    /// `v1.ServicePort`
+    ServicePort { name: String, protocol: String, port: i32, target_port: Value, app_protocol: Option<String> }
+);
+view!(
+    /// `discovery.k8s.io/v1.EndpointSlice`
+    EndpointSlice {
+        metadata: ObjectMeta,
+        address_type: String,
+        endpoints: Vec<Endpoint>,
+        ports: Vec<EndpointPort>,
+    }
+);
+view!(
+    /// `discovery.k8s.io/v1.Endpoint`
+    #[derive(Eq)]
+    Endpoint {
+        addresses: Vec<String>,
+        conditions: EndpointConditions,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        hostname: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        node_name: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        target_ref: Option<TargetRef>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        zone: Option<String>,
+    }
+);
+view!(
+    /// `discovery.k8s.io/v1.EndpointConditions`
+    #[derive(Eq)]
+    EndpointConditions { ready: Option<bool>, serving: Option<bool>, terminating: Option<bool> }
+);
+view!(
+    /// `v1.ObjectReference` of an endpoint
+    #[derive(Eq)]
+    TargetRef { kind: String, namespace: String, name: String, uid: String }
+);
+view!(
+    /// `discovery.k8s.io/v1.EndpointPort`
+    #[derive(Eq, Hash, PartialOrd, Ord)]
+    EndpointPort {
+        name: String,
+        protocol: String,
+        port: Option<i32>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        app_protocol: Option<String>,
+    }
+);
+
+views!(
+    Pod,
+    ReplicaSet,
+    Deployment,
+    Node,
+    Lease,
+    Namespace,
+    ServiceAccount,
+    ConfigMap,
+    Service,
+    EndpointSlice
+);
+
+/// The condition of a type.
+pub fn condition<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|c| c.kind == kind)
+}
+
+impl Pod {
+    /// Whether the pod may still run: not ended and not being deleted.
+    pub fn is_active(&self) -> bool {
+        !self.is_ended() && !self.metadata.is_deleting()
+    }
+
+    /// Whether all containers have ended for good.
+    pub fn is_ended(&self) -> bool {
+        matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
+    }
+
+    /// Whether the `Ready` condition holds.
+    pub fn is_ready(&self) -> bool {
+        condition(&self.status.conditions, "Ready").is_some_and(|c| c.status == "True")
+    }
+
+    /// Since when the pod is ready, if it is.
+    pub fn ready_since(&self) -> Option<Time> {
+        let c = condition(&self.status.conditions, "Ready").filter(|c| c.status == "True")?;
+        Some(c.last_transition_time.unwrap_or(Time::UNIX_EPOCH))
+    }
+
+    /// Whether the pod has been ready for at least `min_ready` seconds.
+    pub fn is_available(&self, min_ready: i32, now: Time) -> bool {
+        self.ready_since().is_some_and(|t| {
+            min_ready == 0 || now.duration_since(t).as_secs() >= i64::from(min_ready)
+        })
+    }
+}
