@@ -47,9 +47,27 @@ fn etcdctl(cluster: &Cluster, args: &[&str]) -> String {
     cluster.exec("node-1", &words)
 }
 
+/// The embedded store answers etcd's API on a socket.
+pub fn embedded_keys(cluster: &Cluster) {
+    if cluster.options.store == "etcd" {
+        return keys_of_upstream(&|args| etcdctl(cluster, args), cluster);
+    }
+    let ask = |args: &[&str]| {
+        let socket = "--endpoints=unix:///var/lib/etcd/embedded/etcd.sock";
+        let mut words = vec!["env", "ETCDCTL_API=3", "etcdctl", socket];
+        words.extend(args);
+        cluster.exec("node-1", &words)
+    };
+    keys_of_upstream(&ask, cluster);
+}
+
 pub fn etcd_keys(cluster: &Cluster) {
+    keys_of_upstream(&|args| etcdctl(cluster, args), cluster);
+}
+
+fn keys_of_upstream(etcdctl: &dyn Fn(&[&str]) -> String, cluster: &Cluster) {
     cluster.kubectl(&["create", "configmap", "in-etcd", "--from-literal=a=b"]);
-    let keys = etcdctl(cluster, &["get", "/", "--prefix", "--keys-only"]);
+    let keys = etcdctl(&["get", "/", "--prefix", "--keys-only"]);
     for key in [
         "/registry/configmaps/default/in-etcd",
         "/registry/minions/node-1",
@@ -67,15 +85,12 @@ pub fn etcd_keys(cluster: &Cluster) {
         .filter(|l| !l.is_empty() && !l.starts_with("/registry/") && *l != "compact_rev_key")
         .collect();
     assert!(foreign.is_empty(), "{foreign:?}");
-    let value = etcdctl(
-        cluster,
-        &[
-            "get",
-            "/registry/configmaps/default/in-etcd",
-            "--print-value-only",
-            "--hex",
-        ],
-    );
+    let value = etcdctl(&[
+        "get",
+        "/registry/configmaps/default/in-etcd",
+        "--print-value-only",
+        "--hex",
+    ]);
     assert!(
         value.starts_with("\\x6b\\x38\\x73\\x00"),
         "{}",

@@ -55,6 +55,10 @@ fn groups() -> Vec<Group> {
                     nodes::ready,
                 ),
                 (
+                    "the_store_holds_the_keys_of_upstream",
+                    control_plane::embedded_keys,
+                ),
+                (
                     "a_service_reaches_every_replica_by_nftables",
                     services::by_nftables,
                 ),
