@@ -173,30 +173,46 @@ pub struct Plain;
 
 impl Strategy for Plain {}
 
-/// Undoes a reservation when a write fails.
+/// Undoes a reservation when a write fails, and does what has to wait until it succeeded.
 #[must_use]
-pub struct Reservation(Option<Box<dyn FnOnce() + Send>>);
+#[derive(Default)]
+pub struct Reservation {
+    undo: Option<Box<dyn FnOnce() + Send>>,
+    done: Option<Box<dyn FnOnce() + Send>>,
+}
 
 impl Reservation {
     /// Nothing to undo.
     pub fn none() -> Reservation {
-        Reservation(None)
+        Reservation::default()
     }
 
     /// Runs `undo` on drop unless kept.
     pub fn new(undo: impl FnOnce() + Send + 'static) -> Reservation {
-        Reservation(Some(Box::new(undo)))
+        Reservation {
+            undo: Some(Box::new(undo)),
+            done: None,
+        }
+    }
+
+    /// Runs `done` once the write has succeeded (releases of what the old object held).
+    pub fn and_then(mut self, done: impl FnOnce() + Send + 'static) -> Reservation {
+        self.done = Some(Box::new(done));
+        self
     }
 
     /// The write succeeded.
     pub fn keep(mut self) {
-        self.0 = None;
+        self.undo = None;
+        if let Some(done) = self.done.take() {
+            done();
+        }
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if let Some(undo) = self.0.take() {
+        if let Some(undo) = self.undo.take() {
             undo();
         }
     }

@@ -33,6 +33,10 @@ fn validate(e: &mut Errors, o: &Value) {
 
 #[async_trait]
 impl Strategy for Namespace {
+    fn returns_deleted(&self) -> bool {
+        true
+    }
+
     fn validate_name(&self, name: &str, prefix: bool) -> Option<Vec<String>> {
         Some(dns1123_label(&masked(name, prefix)))
     }

@@ -10,6 +10,7 @@ pub mod pod_spec;
 pub mod pod_update;
 pub mod resources;
 pub mod security;
+pub mod service;
 pub mod shown;
 pub mod volumes;
 
