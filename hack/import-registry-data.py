@@ -57,6 +57,7 @@ KEEP = {
         "flowcontrol.apiserver.k8s.io/v1 PriorityLevelConfiguration",
     "/apis/scheduling.k8s.io/v1/priorityclasses": "scheduling.k8s.io/v1 PriorityClass",
     "/api/v1/namespaces": "v1 Namespace",
+    "/apis/apiregistration.k8s.io/v1/apiservices": "apiregistration.k8s.io/v1 APIService",
 }
 FOREIGN = ("openshift", "microshift", "securitycontextconstraints", "service-ca-cert-publisher")
 
