@@ -368,6 +368,10 @@ pub(crate) fn int_or_string(bytes: &[u8]) -> Result<IntOrStr<'_>, Error> {
 
 /// Whether JSON would leave a field out that has `omitempty` or `omitzero` and this value.
 pub(crate) fn omitted(field: &Field, wire: Wire<'_>) -> Result<bool, Error> {
+    if repeats(&field.ty) {
+        // An element is there, whatever it holds, unless it is a packed run of none.
+        return Ok(empty_run(&field.ty, wire));
+    }
     if field.is(flag::POINTER) || !field.is(flag::OMITEMPTY | flag::OMITZERO) {
         // A null is never reported.
         return Ok(match (&field.ty, wire) {
@@ -395,7 +399,7 @@ pub(crate) fn zero(bytes: &[u8], msg: &'static Message) -> Result<bool, Error> {
             continue;
         };
         let is = match (&field.ty, wire) {
-            _ if field.is(flag::POINTER) => false,
+            _ if field.is(flag::POINTER) || repeats(&field.ty) => false,
             (_, Wire::Varint(0) | Wire::Fixed64(0) | Wire::Fixed32(0)) => true,
             (Type::String, Wire::Len(b)) => b.is_empty(),
             (Type::Time | Type::MicroTime, Wire::Len(b)) => moment(b)?.is_none(),
@@ -972,6 +976,11 @@ struct RunDe<'de, 'b, 'c> {
     elem: Type,
     base: Base<'de>,
     packed: &'b [u8],
+}
+
+/// Whether this is a packed run without elements.
+pub(crate) fn empty_run(ty: &Type, wire: Wire<'_>) -> bool {
+    matches!((ty, wire), (Type::List(elem), Wire::Len([])) if packable(elem))
 }
 
 fn packable(ty: &Type) -> bool {

@@ -72,9 +72,15 @@ fn fields(
     let mut last = 0;
     loop {
         let offset = raw.len() - cursor.rest.len();
-        let Some((tag, _)) = cursor.next()? else {
+        let Some((tag, wire)) = cursor.next()? else {
             break;
         };
+        if msg
+            .by_tag(tag)
+            .is_some_and(|f| proto::empty_run(&f.ty, wire))
+        {
+            continue;
+        }
         if tag == last
             && msg
                 .by_tag(tag)
@@ -176,6 +182,8 @@ fn fields(
 /// Whether Go leaves out a field without a pointer that has `omitempty` or `omitzero`.
 fn left_out(field: &crate::schema::Field, wire: Wire<'_>) -> Result<bool, Error> {
     Ok(match (&field.ty, wire) {
+        // An element is there, whatever it holds.
+        (Type::List(_) | Type::Map(_), _) => false,
         (_, Wire::Varint(0) | Wire::Fixed32(0)) => true,
         // Negative zero prints, since Go compares with zero only by value: -0 == 0 is left out as well.
         (_, Wire::Fixed64(v)) => f64::from_bits(v) == 0.0,

@@ -5,6 +5,7 @@
 
 use std::cmp::Ordering;
 
+use serde::de::{self, DeserializeSeed, Visitor};
 use serde_json::{Map, Number, Value};
 
 use crate::Error;
@@ -20,15 +21,24 @@ pub fn decode(
     crate::json::normalize(to_value(bytes)?, msg, strictness)
 }
 
-/// The JSON tree of YAML text without a schema. Errors are `yaml: line 1: …`; callers add the prefix that the
-/// upstream function of their place has (`error converting YAML to JSON: `).
+/// The JSON tree of the first document of YAML text, without a schema; of no text, null. Errors are `yaml: line 1: …`;
+/// callers add the prefix that the upstream function of their place has (`error converting YAML to JSON: `).
 pub fn to_value(bytes: &[u8]) -> Result<Value, Error> {
-    let mut value: serde_yaml::Value =
-        serde_yaml::from_slice(bytes).map_err(|e| Error::Syntax(go_message(&e)))?;
-    value
-        .apply_merge()
-        .map_err(|e| Error::Syntax(go_message(&e)))?;
-    from_yaml(value, 0)
+    let text = std::str::from_utf8(bytes)
+        .map_err(|_| Error::Syntax("yaml: invalid leading UTF-8 octet".to_owned()))?;
+    let Some(document) = serde_yaml::Deserializer::from_str(text).next() else {
+        return Ok(Value::Null);
+    };
+    let seed = Tree {
+        text,
+        depth: 0,
+        key: false,
+    };
+    match seed.deserialize(document) {
+        Ok(value) => Ok(value),
+        Err(e) if e.to_string().starts_with("EOF while parsing") => Ok(Value::Null),
+        Err(e) => Err(Error::Syntax(go_message(&e))),
+    }
 }
 
 /// The message as go-yaml words it.
@@ -49,47 +59,206 @@ fn go_message(e: &serde_yaml::Error) -> String {
     }
 }
 
-fn from_yaml(value: serde_yaml::Value, depth: u32) -> Result<Value, Error> {
-    if depth > crate::json::MAX_DEPTH {
-        return Err(Error::Syntax("yaml: exceeded max depth".to_owned()));
-    }
-    Ok(match value {
-        serde_yaml::Value::Null => Value::Null,
-        serde_yaml::Value::Bool(b) => Value::Bool(b),
-        serde_yaml::Value::Number(n) => number(&n),
-        serde_yaml::Value::String(s) => Value::String(s),
-        serde_yaml::Value::Sequence(items) => Value::Array(
-            items
-                .into_iter()
-                .map(|v| from_yaml(v, depth + 1))
-                .collect::<Result<_, _>>()?,
-        ),
-        serde_yaml::Value::Mapping(map) => {
-            let mut out = Map::new();
-            for (key, value) in map {
-                let key = match key {
-                    serde_yaml::Value::String(s) => s,
-                    serde_yaml::Value::Bool(b) => b.to_string(),
-                    serde_yaml::Value::Number(n) => number(&n).to_string(),
-                    serde_yaml::Value::Null => "null".to_owned(),
-                    _ => return Err(Error::Syntax("yaml: invalid map key".to_owned())),
-                };
-                out.insert(key, from_yaml(value, depth + 1)?);
-            }
-            Value::Object(out)
-        }
-        serde_yaml::Value::Tagged(tagged) => from_yaml(tagged.value, depth + 1)?,
-    })
+/// Builds a tree from the parser's events. Plain scalars are read by YAML 1.1 as go-yaml does (`yes`, `0644`), which the
+/// parser does not: whether a string was quoted shows in the text before it.
+#[derive(Clone, Copy)]
+struct Tree<'t> {
+    text: &'t str,
+    depth: u32,
+    /// The value is a key: a plain `<<` is then shown as an empty list.
+    key: bool,
 }
 
-fn number(n: &serde_yaml::Number) -> Value {
-    if let Some(i) = n.as_i64() {
-        return Value::Number(i.into());
+impl Tree<'_> {
+    fn deeper<E: de::Error>(self) -> Result<Self, E> {
+        if self.depth >= crate::json::MAX_DEPTH {
+            return Err(E::custom("exceeded max depth"));
+        }
+        Ok(Tree {
+            depth: self.depth + 1,
+            key: false,
+            ..self
+        })
     }
-    if let Some(u) = n.as_u64() {
-        return Value::Number(u.into());
+
+    fn is_plain(self, s: &str) -> bool {
+        let Some(at) = (s.as_ptr() as usize).checked_sub(self.text.as_ptr() as usize) else {
+            return false;
+        };
+        if at > self.text.len() {
+            return false;
+        }
+        match at.checked_sub(1) {
+            Some(before) => !matches!(self.text.as_bytes().get(before), Some(b'"' | b'\'')),
+            None => true,
+        }
     }
-    Number::from_f64(n.as_f64().unwrap_or(0.0)).map_or(Value::Null, Value::Number)
+}
+
+/// A plain scalar that the parser took for a string, by YAML 1.1.
+fn resolve(s: &str) -> Value {
+    match s {
+        "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => return Value::Bool(true),
+        "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => return Value::Bool(false),
+        _ => {}
+    }
+    if s.as_bytes()
+        .first()
+        .is_some_and(|b| b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.'))
+        && numeric(s)
+    {
+        let plain: String = s.chars().filter(|c| *c != '_').collect();
+        let (sign, body) = match plain.strip_prefix('-') {
+            Some(rest) => (-1i128, rest),
+            None => (1, plain.strip_prefix('+').unwrap_or(&plain)),
+        };
+        let radix = |prefix: &[&str], radix: u32| {
+            prefix
+                .iter()
+                .find_map(|p| body.strip_prefix(p))
+                .and_then(|d| i128::from_str_radix(d, radix).ok())
+        };
+        let int = radix(&["0b", "0B"], 2)
+            .or_else(|| radix(&["0x", "0X"], 16))
+            .or_else(|| radix(&["0o", "0O"], 8))
+            .or_else(|| {
+                if body.len() > 1 {
+                    radix(&["0"], 8)
+                } else {
+                    None
+                }
+            })
+            .or_else(|| body.parse().ok());
+        if let Some(n) = int.map(|n| n * sign) {
+            if let Ok(n) = i64::try_from(n) {
+                return Value::Number(n.into());
+            }
+            if let Ok(n) = u64::try_from(n) {
+                return Value::Number(n.into());
+            }
+        }
+        if let Some(n) = plain.parse().ok().and_then(Number::from_f64) {
+            return Value::Number(n);
+        }
+    }
+    Value::String(s.to_owned())
+}
+
+impl<'de> DeserializeSeed<'de> for Tree<'_> {
+    type Value = Value;
+
+    fn deserialize<D: de::Deserializer<'de>>(self, d: D) -> Result<Value, D::Error> {
+        d.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Tree<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_bool<E: de::Error>(self, v: bool) -> Result<Value, E> {
+        Ok(Value::Bool(v))
+    }
+
+    fn visit_i64<E: de::Error>(self, v: i64) -> Result<Value, E> {
+        Ok(Value::Number(v.into()))
+    }
+
+    fn visit_u64<E: de::Error>(self, v: u64) -> Result<Value, E> {
+        Ok(Value::Number(v.into()))
+    }
+
+    fn visit_f64<E: de::Error>(self, v: f64) -> Result<Value, E> {
+        Number::from_f64(v)
+            .map(Value::Number)
+            .ok_or_else(|| E::custom("unsupported value: NaN or infinity"))
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E: de::Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: de::Deserializer<'de>>(self, d: D) -> Result<Value, D::Error> {
+        self.deserialize(d)
+    }
+
+    fn visit_borrowed_str<E: de::Error>(self, s: &'de str) -> Result<Value, E> {
+        if !self.is_plain(s) {
+            return Ok(Value::String(s.to_owned()));
+        }
+        Ok(if self.key && s == "<<" {
+            Value::Array(Vec::new())
+        } else {
+            resolve(s)
+        })
+    }
+
+    fn visit_str<E: de::Error>(self, s: &str) -> Result<Value, E> {
+        Ok(Value::String(s.to_owned()))
+    }
+
+    fn visit_enum<A: de::EnumAccess<'de>>(self, data: A) -> Result<Value, A::Error> {
+        // A tag of the document's own: only the value matters.
+        use de::VariantAccess as _;
+        let (_, value) = data.variant::<String>()?;
+        value.newtype_variant_seed(self.deeper()?)
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let inner = self.deeper()?;
+        let mut out = Vec::new();
+        while let Some(v) = seq.next_element_seed(inner)? {
+            out.push(v);
+        }
+        Ok(Value::Array(out))
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let inner = self.deeper()?;
+        let mut out = Map::new();
+        let mut merged = Vec::new();
+        while let Some(key) = map.next_key_seed(Tree { key: true, ..inner })? {
+            let value = map.next_value_seed(inner)?;
+            let key = match key {
+                Value::String(s) => s,
+                Value::Bool(b) => b.to_string(),
+                Value::Number(n) => n.to_string(),
+                Value::Null => "null".to_owned(),
+                Value::Array(items) if items.is_empty() => {
+                    match value {
+                        Value::Object(m) => merged.push(m),
+                        Value::Array(list) if list.iter().all(Value::is_object) => {
+                            merged.extend(list.into_iter().filter_map(|v| match v {
+                                Value::Object(m) => Some(m),
+                                _ => None,
+                            }));
+                        }
+                        _ => {
+                            return Err(de::Error::custom(
+                                "map merge requires map or sequence of maps as the value",
+                            ));
+                        }
+                    }
+                    continue;
+                }
+                _ => return Err(de::Error::custom("invalid map key")),
+            };
+            out.insert(key, value);
+        }
+        for m in merged {
+            for (k, v) in m {
+                out.entry(k).or_insert(v);
+            }
+        }
+        Ok(Value::Object(out))
+    }
 }
 
 /// Appends the object as upstream prints YAML.
@@ -378,13 +547,10 @@ fn shape(s: &str) -> Shape {
             }
         }
         let is_break = matches!(c, '\n' | '\r' | '\u{85}' | '\u{2028}' | '\u{2029}');
-        let printable = matches!(c, '\t' | '\n' | ' '..='~' | '\u{85}' | '\u{a0}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..='\u{10ffff}')
+        let printable = matches!(c, '\n' | ' '..='~' | '\u{85}' | '\u{a0}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..='\u{10ffff}')
             && c != '\u{feff}';
         if !printable {
             special = true;
-        }
-        if c == '\t' {
-            // go-yaml leaves tabs to the plain style only inside.
         }
         breaks |= is_break;
         if is_break && i > 0 && chars.get(i - 1) == Some(&' ') {
@@ -434,26 +600,78 @@ fn shape(s: &str) -> Shape {
     out
 }
 
-/// A string; `indent` is that of its line, `None` for keys, which stay on one line.
+/// A string; `at` is the indent of its line, `None` for keys, which stay on one line.
 fn scalar_string(s: &str, at: Option<usize>, out: &mut Vec<u8>) {
     let shape = shape(s);
+    // Other line breaks are escaped; upstream may choose another style, which reads the same.
+    let odd = s.contains(['\r', '\u{85}', '\u{2028}', '\u{2029}']);
     if s.contains('\n')
         && shape.block
+        && !odd
         && let Some(n) = at
     {
         literal(s, n, out);
         return;
     }
-    if resolves(s) || (s.contains('\n') && !shape.block) {
-        double(s, out);
+    if resolves(s) || s.contains('\n') || odd {
+        double(s, at, out);
     } else if shape.plain {
-        out.extend_from_slice(s.as_bytes());
-    } else if shape.single && !s.contains('\n') {
+        words(
+            s,
+            at,
+            |c, out| out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+            out,
+        );
+    } else if shape.single {
         out.push(b'\'');
-        out.extend_from_slice(s.replace('\'', "''").as_bytes());
+        let quoted = |c: char, out: &mut Vec<u8>| {
+            if c == '\'' {
+                out.push(b'\'');
+            }
+            out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+        };
+        words(s, at, quoted, out);
         out.push(b'\'');
     } else {
-        double(s, out);
+        double(s, at, out);
+    }
+}
+
+/// Columns after which a scalar goes on in a new line at the next single space.
+const WIDTH: usize = 80;
+
+fn column(out: &[u8]) -> usize {
+    let line = out.rsplit(|b| *b == b'\n').next().unwrap_or_default();
+    String::from_utf8_lossy(line).chars().count()
+}
+
+/// Writes a one-line scalar, folded at spaces beyond [`WIDTH`].
+fn words(s: &str, at: Option<usize>, put: impl Fn(char, &mut Vec<u8>), out: &mut Vec<u8>) {
+    let chars: Vec<char> = s.chars().collect();
+    let mut column = column(out);
+    let mut spaces = false;
+    for (i, &c) in chars.iter().enumerate() {
+        if c == ' ' {
+            if let Some(n) = at
+                && !spaces
+                && column > WIDTH
+                && i > 0
+                && i + 1 < chars.len()
+                && chars.get(i + 1) != Some(&' ')
+            {
+                out.push(b'\n');
+                indent(n + 2, out);
+                column = n + 2;
+            } else {
+                put(c, out);
+                column += 1;
+            }
+            spaces = true;
+        } else {
+            put(c, out);
+            column += 1;
+            spaces = false;
+        }
     }
 }
 
@@ -478,9 +696,12 @@ fn literal(s: &str, n: usize, out: &mut Vec<u8>) {
     }
 }
 
-fn double(s: &str, out: &mut Vec<u8>) {
+fn double(s: &str, at: Option<usize>, out: &mut Vec<u8>) {
     out.push(b'"');
-    for c in s.chars() {
+    let mut column = column(out);
+    let mut spaces = false;
+    let last = s.len().saturating_sub(1);
+    for (i, c) in s.char_indices() {
         let escape: Option<&str> = match c {
             '"' => Some("\\\""),
             '\\' => Some("\\\\"),
@@ -498,14 +719,134 @@ fn double(s: &str, out: &mut Vec<u8>) {
             '\u{2029}' => Some("\\P"),
             _ => None,
         };
+        let start = out.len();
         match escape {
             Some(e) => out.extend_from_slice(e.as_bytes()),
-            None if (c as u32) < 0x20 || c as u32 == 0x7f => {
-                out.extend_from_slice(format!("\\x{:02X}", c as u32).as_bytes())
+            None if (c as u32) < 0x20 || matches!(c as u32, 0x7f..=0x9f) => {
+                out.extend_from_slice(format!("\\x{:02X}", c as u32).as_bytes());
             }
-            None if c == '\u{feff}' => out.extend_from_slice(b"\\uFEFF"),
-            None => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+            None if matches!(c, '\u{feff}' | '\u{fffe}' | '\u{ffff}') => {
+                out.extend_from_slice(format!("\\u{:04X}", c as u32).as_bytes());
+            }
+            None if c == ' ' => {
+                if let Some(n) = at
+                    && !spaces
+                    && column > WIDTH
+                    && i > 0
+                    && i < last
+                {
+                    out.push(b'\n');
+                    indent(n + 2, out);
+                    column = n + 2;
+                    if s.as_bytes().get(i + 1) == Some(&b' ') {
+                        out.push(b'\\');
+                        column += 1;
+                    }
+                } else {
+                    out.push(b' ');
+                    column += 1;
+                }
+                spaces = true;
+                continue;
+            }
+            None => {
+                out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+                column += 1;
+                spaces = false;
+                continue;
+            }
         }
+        column += out.len() - start;
+        spaces = false;
     }
     out.push(b'"');
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn plain_scalars_by_yaml_1_1() {
+        let text = "a: yes\nb: \"yes\"\nc: 0644\nd: '0644'\ne: 0x1F\nf: 1e3\ng: ~\nh: 2020-01-01\ni: 1_000\nj: [on, \"on\", 'n', -1, +2, .5]\n1: x\ntrue: y1\nk: |\n  no\nl: v1\nm: 12:30\n";
+        assert_eq!(
+            to_value(text.as_bytes()).unwrap(),
+            json!({"a": true, "b": "yes", "c": 420, "d": "0644", "e": 31, "f": 1000.0, "g": null, "h": "2020-01-01",
+                "i": 1000, "j": [true, "on", "n", -1, 2, 0.5], "1": "x", "true": "y1", "k": "no\n", "l": "v1", "m": "12:30"})
+        );
+    }
+
+    #[test]
+    fn json_is_yaml() {
+        let text = br#"{"a":{"b":[1,"no",null,true]},"c":"0644"}"#;
+        assert_eq!(
+            to_value(text).unwrap(),
+            json!({"a": {"b": [1, "no", null, true]}, "c": "0644"})
+        );
+    }
+
+    #[test]
+    fn anchors_and_merges() {
+        let text = "base: &b {x: 1, z: 2}\nc:\n  <<: *b\n  z: 3\nd: *b\n";
+        assert_eq!(
+            to_value(text.as_bytes()).unwrap(),
+            json!({"base": {"x": 1, "z": 2}, "c": {"x": 1, "z": 3}, "d": {"x": 1, "z": 2}})
+        );
+    }
+
+    #[test]
+    fn errors_and_documents() {
+        assert_eq!(
+            to_value(b"a: [1\n").unwrap_err().to_string(),
+            "yaml: line 1: did not find expected ',' or ']'"
+        );
+        assert_eq!(to_value(b"").unwrap(), Value::Null);
+        assert_eq!(to_value(b"a: 1\n---\nb: 2\n").unwrap(), json!({"a": 1}));
+        let mut bomb = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
+        for i in 1..12 {
+            let before = format!("*a{}", i - 1);
+            bomb.push_str(&format!("a{i}: &a{i} [{}]\n", vec![before; 10].join(",")));
+        }
+        assert!(to_value(bomb.as_bytes()).is_err());
+        assert!(to_value("[".repeat(2000).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn long_lines_are_folded() {
+        let word = "abcdefghi ".repeat(12);
+        let value = json!({"k": word.trim_end(), "l": format!("{}: x", word.trim_end())});
+        let mut out = Vec::new();
+        encode_any(&value, &mut out);
+        let text = String::from_utf8(out).unwrap();
+        let eight = "abcdefghi ".repeat(8);
+        let four = "abcdefghi ".repeat(4);
+        assert_eq!(
+            text,
+            format!(
+                "k: {}\n  {}\nl: '{}\n  {}: x'\n",
+                eight.trim_end(),
+                four.trim_end(),
+                eight.trim_end(),
+                four.trim_end()
+            )
+        );
+        assert_eq!(to_value(text.as_bytes()).unwrap(), value);
+    }
+
+    #[test]
+    fn strings_that_need_quotes() {
+        let value = json!({"a": "yes", "b": "0644", "c": "a: b", "d": "x", "e": "- x", "f": "", "g": "l1\nl2",
+            "h": "l1\nl2\n", "i": " x", "j": "a #b", "k": "1e3", "l": "2020-01-01", "m": "null", "n10": 1, "n9": 1,
+            "o": "'q'", "p": "a\tb\n", "q": [[1], {"z": {}}]});
+        let mut out = Vec::new();
+        encode_any(&value, &mut out);
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(
+            text,
+            "a: \"yes\"\nb: \"0644\"\nc: 'a: b'\nd: x\ne: '- x'\nf: \"\"\ng: |-\n  l1\n  l2\nh: |\n  l1\n  l2\ni: ' x'\nj: 'a #b'\nk: \"1e3\"\nl: \"2020-01-01\"\nm: \"null\"\nn9: 1\nn10: 1\no: '''q'''\np: \"a\\tb\\n\"\nq:\n- - 1\n- z: {}\n"
+        );
+        assert_eq!(to_value(text.as_bytes()).unwrap(), value);
+    }
 }
