@@ -7,14 +7,21 @@
 pub mod config;
 pub mod context;
 pub mod daemon;
+pub mod discovery;
 pub mod expectations;
 pub mod list;
 pub mod metrics;
 pub mod selector;
 pub mod views;
 
+pub mod clusterrole_aggregation;
 pub mod deployment;
+pub mod namespace;
+pub mod node_ipam;
+pub mod pod_gc;
 pub mod replicaset;
+pub mod root_ca;
+pub mod service_account;
 
 use std::sync::Arc;
 

@@ -33,19 +33,16 @@ const fn controller(
 }
 
 /// Every controller, in the order of their start.
+#[rustfmt::skip]
 pub const CONTROLLERS: &[Descriptor] = &[
-    controller(
-        "deployment-controller",
-        &["deployment"],
-        "deployment-controller",
-        crate::deployment::start,
-    ),
-    controller(
-        "replicaset-controller",
-        &["replicaset"],
-        "replicaset-controller",
-        crate::replicaset::start,
-    ),
+    controller("serviceaccount-controller", &["serviceaccount"], "service-account-controller", crate::service_account::start),
+    controller("root-ca-certificate-publisher-controller", &["root-ca-cert-publisher"], "root-ca-cert-publisher", crate::root_ca::start),
+    controller("namespace-controller", &["namespace"], "namespace-controller", crate::namespace::start),
+    controller("deployment-controller", &["deployment"], "deployment-controller", crate::deployment::start),
+    controller("replicaset-controller", &["replicaset"], "replicaset-controller", crate::replicaset::start),
+    controller("pod-garbage-collector-controller", &["podgc"], "pod-garbage-collector", crate::pod_gc::start),
+    controller("node-ipam-controller", &["nodeipam"], "node-controller", crate::node_ipam::start),
+    controller("clusterrole-aggregation-controller", &["clusterrole-aggregation"], "clusterrole-aggregation-controller", crate::clusterrole_aggregation::start),
 ];
 
 impl Descriptor {
@@ -98,7 +95,10 @@ mod tests {
 
     #[test]
     fn the_flag_selects() {
-        let c = CONTROLLERS[0];
+        let c = *CONTROLLERS
+            .iter()
+            .find(|c| c.aliases == ["deployment"])
+            .unwrap();
         let on = |f: &[&str]| c.is_enabled(&f.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>());
         assert!(on(&["*"]) && on(&[c.name]) && on(&[c.aliases[0]]));
         assert!(

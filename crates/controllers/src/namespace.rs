@@ -1,0 +1,375 @@
+//! namespace-controller: deletes everything in a namespace that is being deleted, then lets it go.
+//!
+//! Invariants: pods go first; a group whose server is dead, or one resource that refuses, never keeps the others from
+//! being deleted, and both are said in the namespace's conditions; the namespace goes only when nothing is known to be
+//! left in it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use client::resource::{NAMESPACES, PODS};
+use client::view::MetaView;
+use client::{Change, Client, DeleteOptions, ListOptions, ObjectKey, Propagation, Time};
+use serde_json::{Value, json};
+
+use crate::Context;
+use crate::context::rewrite;
+use crate::discovery::{ApiResource, Discovered, discover};
+use crate::views::{Condition, Namespace, Pod, condition};
+
+const FINALIZER: &str = "kubernetes";
+const PROPAGATION: DeleteOptions = DeleteOptions {
+    propagation: Some(Propagation::Background),
+    grace_period_seconds: None,
+    uid: None,
+    resource_version: None,
+    dry_run: false,
+};
+
+/// What one pass found out.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    failed_groups: Vec<String>,
+    errors: Vec<String>,
+    /// `pods` -> 3
+    remaining: BTreeMap<String, usize>,
+    /// finalizer -> objects
+    finalizers: BTreeMap<String, usize>,
+    /// Seconds that pods may still take.
+    grace: i64,
+}
+
+impl Outcome {
+    fn is_clean(&self) -> bool {
+        self.failed_groups.is_empty() && self.errors.is_empty() && self.remaining.is_empty()
+    }
+}
+
+/// The conditions that say what keeps the namespace.
+pub fn conditions(old: &[Condition], o: &Outcome, now: Time) -> Vec<Condition> {
+    let list = |m: &BTreeMap<String, usize>, what: &str| {
+        m.iter()
+            .map(|(k, n)| format!("{k}{what} {n} resource instances"))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let discovery = (!o.failed_groups.is_empty()).then(|| {
+        let groups: Vec<String> = o.failed_groups.iter().map(|g| format!("{g}: stale GroupVersion discovery: {g}")).collect();
+        (
+            "DiscoveryFailed",
+            format!(
+                "Discovery failed for some groups, {} failing: unable to retrieve the complete list of server APIs: {}",
+                groups.len(),
+                groups.join(", ")
+            ),
+        )
+    });
+    let content = (!o.errors.is_empty()).then(|| {
+        let m = format!(
+            "Failed to delete all resource types, {} remaining: {}",
+            o.errors.len(),
+            o.errors.join(", ")
+        );
+        ("ContentDeletionFailed", m)
+    });
+    let remaining = (!o.remaining.is_empty()).then(|| {
+        (
+            "SomeResourcesRemain",
+            format!(
+                "Some resources are remaining: {}",
+                list(&o.remaining, " has")
+            ),
+        )
+    });
+    let finalizers = (!o.finalizers.is_empty()).then(|| {
+        let m = format!(
+            "Some content in the namespace has finalizers remaining: {}",
+            list(&o.finalizers, " in")
+        );
+        ("SomeFinalizersRemain", m)
+    });
+    let all = [
+        (
+            "NamespaceDeletionDiscoveryFailure",
+            discovery,
+            "ResourcesDiscovered",
+            "All resources successfully discovered",
+        ),
+        (
+            "NamespaceDeletionGroupVersionParsingFailure",
+            None,
+            "ParsedGroupVersions",
+            "All legacy kube types successfully parsed",
+        ),
+        (
+            "NamespaceDeletionContentFailure",
+            content,
+            "ContentDeleted",
+            "All content successfully deleted, may be waiting on finalization",
+        ),
+        (
+            "NamespaceContentRemaining",
+            remaining,
+            "ContentRemoved",
+            "All content successfully removed",
+        ),
+        (
+            "NamespaceFinalizersRemaining",
+            finalizers,
+            "ContentHasNoFinalizers",
+            "All content-preserving finalizers finished",
+        ),
+    ];
+    let mut out = old.to_vec();
+    for (kind, trouble, fine, fine_message) in all {
+        let (status, reason, message) = match trouble {
+            Some((reason, message)) => ("True", reason, message),
+            None => ("False", fine, fine_message.to_owned()),
+        };
+        let same = |c: &Condition| c.status == status && c.reason == reason && c.message == message;
+        if condition(&out, kind).is_some_and(same) {
+            continue;
+        }
+        let since = condition(&out, kind)
+            .filter(|c| c.status == status)
+            .and_then(|c| c.last_transition_time);
+        let new = Condition {
+            kind: kind.into(),
+            status: status.into(),
+            reason: reason.into(),
+            message,
+            last_transition_time: Some(since.unwrap_or(now)),
+            ..Condition::default()
+        };
+        match out.iter_mut().find(|c| c.kind == kind) {
+            Some(c) => *c = new,
+            None => out.push(new),
+        }
+    }
+    out
+}
+
+/// Starts the controller.
+pub fn start(ctx: Context) {
+    let namespaces = ctx.informer::<Namespace>(&NAMESPACES);
+    let pods = ctx.informer::<Pod>(&PODS);
+    let queue = ctx.queue("namespace");
+    let q = queue.clone();
+    namespaces.on_change(move |change| {
+        let ns = change.object();
+        if !matches!(change, Change::Deleted(_)) && ns.metadata.is_deleting() {
+            // What is being created at this moment should be seen by the first pass.
+            q.add_after(ObjectKey::of(&**ns), Duration::from_millis(200));
+        }
+    });
+    let (q, store, left) = (queue.clone(), namespaces.store(), pods.store());
+    pods.on_change(move |change| {
+        if let Change::Deleted(pod) = change {
+            let name = pod.metadata.namespace.as_str();
+            if store
+                .get("", name)
+                .is_some_and(|n| n.metadata.is_deleting())
+                && left.list_namespace(name).is_empty()
+            {
+                q.add(ObjectKey::new("", name));
+            }
+        }
+    });
+    let (store, client) = (namespaces.store(), ctx.client.clone());
+    let workers = ctx.config.concurrent("namespace", 10);
+    ctx.run(queue, workers, move |key| {
+        let (store, client) = (store.clone(), client.clone());
+        async move {
+            match store.get_key(&key).filter(|n| n.metadata.is_deleting()) {
+                Some(ns) => sync(&client, &ns).await,
+                None => Ok(None),
+            }
+        }
+    });
+}
+
+async fn sync(client: &Client, ns: &Namespace) -> Result<Option<Duration>, client::Error> {
+    if !ns.spec.finalizers.iter().any(|f| f == FINALIZER) {
+        return Ok(None);
+    }
+    let name = &ns.metadata.name;
+    let found = discover(client).await?;
+    let outcome = delete_all(client, name, found).await;
+    let api = client.api(&NAMESPACES);
+    let now = Time::now();
+    rewrite(&api, name, &ns.metadata.uid, "status", |object| {
+        let old: Vec<Condition> = object
+            .pointer("/status/conditions")
+            .and_then(|c| serde_json::from_value(c.clone()).ok())
+            .unwrap_or_default();
+        let new = conditions(&old, &outcome, now);
+        let terminating =
+            object.pointer("/status/phase").and_then(Value::as_str) == Some("Terminating");
+        if terminating && new == old {
+            return false;
+        }
+        let Some(o) = object.as_object_mut() else {
+            return false;
+        };
+        o.insert(
+            "status".into(),
+            json!({"phase": "Terminating", "conditions": new}),
+        );
+        true
+    })
+    .await?;
+    if !outcome.is_clean() {
+        // Pods may take their grace period; the rest is looked at soon, since nothing tells of it.
+        let wait = if outcome.grace > 0 {
+            u64::try_from(outcome.grace / 2 + 1).unwrap_or(15)
+        } else {
+            2
+        };
+        return Ok(Some(Duration::from_secs(wait)));
+    }
+    rewrite(&api, name, &ns.metadata.uid, "finalize", |object| {
+        let Some(list) = object
+            .pointer_mut("/spec/finalizers")
+            .and_then(Value::as_array_mut)
+        else {
+            return false;
+        };
+        list.retain(|f| f.as_str() != Some(FINALIZER));
+        true
+    })
+    .await?;
+    Ok(None)
+}
+
+async fn delete_all(client: &Client, namespace: &str, found: Discovered) -> Outcome {
+    let mut out = Outcome {
+        failed_groups: found.failed,
+        ..Outcome::default()
+    };
+    let (pods, others): (Vec<ApiResource>, Vec<ApiResource>) = found
+        .resources
+        .into_iter()
+        .filter(|r| r.resource.namespaced && r.can("delete"))
+        .partition(|r| r.resource.group.is_empty() && r.resource.plural == "pods");
+    for r in &pods {
+        delete_resource(client, namespace, r, &mut out).await;
+    }
+    if !out.remaining.is_empty() {
+        return out;
+    }
+    for r in &others {
+        delete_resource(client, namespace, r, &mut out).await;
+    }
+    out
+}
+
+async fn delete_resource(client: &Client, namespace: &str, r: &ApiResource, out: &mut Outcome) {
+    let name = if r.resource.group.is_empty() {
+        format!("{}.", r.resource.plural)
+    } else {
+        format!("{}.{}", r.resource.plural, r.resource.group)
+    };
+    match empty(client, namespace, r).await {
+        Ok(left) if left.is_empty() => {}
+        Ok(left) => {
+            for o in &left {
+                for f in &o.metadata.finalizers {
+                    *out.finalizers.entry(f.clone()).or_default() += 1;
+                }
+                out.grace = out
+                    .grace
+                    .max(o.metadata.deletion_grace_period_seconds.unwrap_or(0));
+            }
+            out.remaining.insert(name, left.len());
+        }
+        Err(e) if e.is_not_found() || e.is_method_not_supported() => {}
+        Err(e) => out.errors.push(e.to_string()),
+    }
+}
+
+/// Deletes all objects of a resource and returns those still there.
+async fn empty(
+    client: &Client,
+    namespace: &str,
+    r: &ApiResource,
+) -> Result<Vec<MetaView>, client::Error> {
+    let api = client.namespaced(&r.resource, namespace);
+    let everything = ListOptions::default();
+    if r.can("list")
+        && api
+            .list_metadata::<MetaView>(&everything)
+            .await?
+            .items
+            .is_empty()
+    {
+        return Ok(Vec::new());
+    }
+    let collection = if r.can("deletecollection") {
+        match api.delete_collection(&PROPAGATION, &everything).await {
+            Ok(()) => true,
+            Err(e) if e.is_method_not_supported() => false,
+            Err(e) => return Err(e),
+        }
+    } else {
+        false
+    };
+    if !r.can("list") {
+        return Ok(Vec::new());
+    }
+    if !collection {
+        for o in api.list_metadata::<MetaView>(&everything).await?.items {
+            match api.delete(&o.metadata.name, &PROPAGATION).await {
+                Ok(()) => {}
+                Err(e) if e.is_not_found() => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+    Ok(api.list_metadata::<MetaView>(&everything).await?.items)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_say_what_keeps_the_namespace() {
+        let t = |s| Time::from_second(s).unwrap();
+        let mut o = Outcome {
+            failed_groups: vec!["dead.io/v1".into()],
+            ..Outcome::default()
+        };
+        o.remaining.insert("pods.".into(), 2);
+        o.finalizers.insert("x/y".into(), 1);
+        let first = conditions(&[], &o, t(1));
+        let text = |c: &[Condition], k: &str| {
+            let c = condition(c, k).unwrap();
+            (c.status.clone(), c.message.clone())
+        };
+        assert_eq!(first.len(), 5);
+        assert_eq!(
+            text(&first, "NamespaceContentRemaining"),
+            (
+                "True".into(),
+                "Some resources are remaining: pods. has 2 resource instances".into()
+            )
+        );
+        assert_eq!(
+            text(&first, "NamespaceFinalizersRemaining").1,
+            "Some content in the namespace has finalizers remaining: x/y in 1 resource instances"
+        );
+        assert_eq!(text(&first, "NamespaceDeletionContentFailure").0, "False");
+        assert!(
+            text(&first, "NamespaceDeletionDiscoveryFailure")
+                .1
+                .contains("dead.io/v1")
+        );
+        assert_eq!(
+            conditions(&first, &o, t(9)),
+            first,
+            "nothing new, nothing written"
+        );
+        let done = conditions(&first, &Outcome::default(), t(9));
+        assert!(done.iter().all(|c| c.status == "False"));
+    }
+}
