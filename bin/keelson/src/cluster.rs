@@ -52,6 +52,9 @@ pub struct Node {
     pub name: String,
     pub number: u8,
     pub state: NodeState,
+    /// Set when the apiserver has another range for the node than its number gives it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_range: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -191,6 +194,7 @@ impl Cluster {
             name,
             number,
             state: NodeState::Running,
+            pod_range: None,
         };
         self.nodes.push(node.clone());
         self.next_number += 1;
@@ -234,8 +238,12 @@ impl Cluster {
         format!("{a}.{b}.{c}.0/24")
     }
 
+    /// The addresses of a node's pods: those that the apiserver has for it, or those it is to have.
     pub fn pod_range(&self, node: &Node) -> String {
-        format!("10.244.{}.0/24", node.number)
+        match &node.pod_range {
+            Some(range) => range.clone(),
+            None => format!("10.244.{}.0/24", node.number),
+        }
     }
 
     pub fn api_url(&self) -> Result<String> {
@@ -260,6 +268,11 @@ impl Cluster {
 
     pub fn node_dir(&self, node: &str) -> PathBuf {
         self.dir.join("nodes").join(node)
+    }
+
+    /// Exists once the apiserver has an object for the node, and so its kubelet may start.
+    pub fn registered_mark(&self, node: &str) -> PathBuf {
+        self.node_dir(node).join("registered")
     }
 
     /// What the node sees as `/etc/kubernetes`.

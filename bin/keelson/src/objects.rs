@@ -2,7 +2,7 @@
 
 use crate::cluster::{Cluster, Node};
 use crate::rest::Api;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
@@ -28,7 +28,8 @@ pub async fn ensure_rbac(api: &Api) -> Result<()> {
 }
 
 /// Makes a node's object before its kubelet registers it, so that its pods have the addresses that the routes lead to.
-pub async fn ensure_node(api: &Api, cluster: &Cluster, node: &Node) -> Result<()> {
+/// Returns the addresses it has; other ones, if it was there before with others.
+pub async fn ensure_node(api: &Api, cluster: &Cluster, node: &Node) -> Result<String> {
     let mut labels = json!({
         "kubernetes.io/hostname": node.name,
         "kubernetes.io/os": "linux",
@@ -45,7 +46,24 @@ pub async fn ensure_node(api: &Api, cluster: &Cluster, node: &Node) -> Result<()
         "metadata": {"name": node.name, "labels": labels},
         "spec": {"podCIDR": range, "podCIDRs": [range]},
     });
-    api.ensure("/api/v1/nodes", &object).await
+    api.ensure("/api/v1/nodes", &object).await?;
+    let path = format!("/api/v1/nodes/{}", node.name);
+    let given = |object: &Value| {
+        let range = object.pointer("/spec/podCIDR").and_then(Value::as_str);
+        range.filter(|r| !r.is_empty()).map(str::to_string)
+    };
+    if let Some(has) = given(&api.get(&path).await?.ok()?) {
+        return Ok(has);
+    }
+    // A kubelet was faster (those of static pods start before the apiserver).
+    let patch = json!({"spec": {"podCIDR": range, "podCIDRs": [range]}});
+    let answer = api.patch(&path, &patch).await?;
+    if answer.status != 200 {
+        // So was a controller.
+        return given(&api.get(&path).await?.ok()?)
+            .with_context(|| format!("{} has no range of pod addresses", node.name));
+    }
+    Ok(range)
 }
 
 /// Whether a node's Ready condition is true.

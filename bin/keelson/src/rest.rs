@@ -155,6 +155,12 @@ impl Api {
             .await
     }
 
+    /// A merge patch.
+    pub async fn patch(&self, path: &str, body: &Value) -> Result<Answer> {
+        self.call("PATCH", path, "application/merge-patch+json", Some(body))
+            .await
+    }
+
     pub async fn delete(&self, path: &str) -> Result<Answer> {
         self.call("DELETE", path, "application/json", None).await
     }

@@ -18,17 +18,8 @@ pub const CONTROL_PLANE: [&str; 4] = [
 /// The daemons of every node.
 pub const NODE: [&str; 3] = ["containerd", "kubelet", "kube-proxy"];
 
-/// Which daemons are wanted yet: `up` starts them in this order, as what they need comes to be.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
-    /// The control plane and containerd.
-    ControlPlane,
-    /// Also kubelets and kube-proxies.
-    All,
-}
-
-/// The files a daemon reads only when it starts: a change of one restarts it.
-fn revision(cluster: &Cluster, node: &Node, daemon: &str) -> String {
+/// The program and the files a daemon reads only when it starts: a change of one restarts it.
+fn revision(cluster: &Cluster, node: &Node, daemon: &str, program: Option<&String>) -> String {
     let kube = cluster.kube_dir(&node.name);
     let files: &[&str] = match daemon {
         "containerd" => &["containerd.toml"],
@@ -41,6 +32,11 @@ fn revision(cluster: &Cluster, node: &Node, daemon: &str) -> String {
         _ => &[],
     };
     let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    if let Some(Ok(meta)) = program.map(std::fs::metadata) {
+        use std::os::unix::fs::MetadataExt;
+        let state = format!("{} {}.{}", meta.size(), meta.mtime(), meta.mtime_nsec());
+        context.update(state.as_bytes());
+    }
     for file in files {
         context.update(&std::fs::read(kube.join(file)).unwrap_or_default());
     }
@@ -58,10 +54,10 @@ fn unit(cluster: &Cluster, node: &Node, daemon: &str, argv: Vec<String>) -> Unit
         name: format!("{}.{daemon}", node.name),
         node: node.name.clone(),
         daemon: daemon.into(),
+        revision: revision(cluster, node, daemon, argv.first()),
         argv,
         environment: Vec::new(),
         after: Vec::new(),
-        revision: revision(cluster, node, daemon),
     }
 }
 
@@ -177,8 +173,8 @@ fn with_program(program: String, args: Vec<String>) -> Vec<String> {
     std::iter::once(program).chain(args).collect()
 }
 
-/// Every daemon that is wanted.
-pub fn wanted(cluster: &Cluster, phase: Phase) -> Result<Vec<Unit>> {
+/// Every daemon that is wanted by now.
+pub fn wanted(cluster: &Cluster) -> Result<Vec<Unit>> {
     let mut units = Vec::new();
     let socket = |node: &Node| vec![cluster.containerd_socket(&node.name)];
     for node in cluster
@@ -220,8 +216,10 @@ pub fn wanted(cluster: &Cluster, phase: Phase) -> Result<Vec<Unit>> {
                 "/etc/kubernetes/containerd.toml".into(),
             ],
         ));
-        // In static pods the control plane is started by its node's kubelet.
-        if phase >= Phase::All || (static_pods && cluster.is_first(node)) {
+        // A kubelet starts when the apiserver has an object for its node, whose addresses it then takes; but in static pods
+        // the apiserver is started by its node's kubelet.
+        let registered = cluster.registered_mark(&node.name).exists();
+        if registered || (static_pods && cluster.is_first(node)) {
             let mut kubelet = unit(
                 cluster,
                 node,
@@ -237,7 +235,7 @@ pub fn wanted(cluster: &Cluster, phase: Phase) -> Result<Vec<Unit>> {
             kubelet.after = socket(node);
             units.push(kubelet);
         }
-        if phase >= Phase::All {
+        if registered {
             units.push(unit(
                 cluster,
                 node,

@@ -5,7 +5,7 @@ use crate::cgroup::Hierarchies;
 use crate::cluster::{Cluster, Node, NodeState};
 use crate::rest::Api;
 use crate::steps::Steps;
-use crate::units::{self, Phase};
+use crate::units;
 use crate::{host, net, supervise};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
@@ -101,7 +101,7 @@ fn set_state(cluster: &mut Cluster, name: &str, state: NodeState) -> Result<()> 
 fn stop(cluster: &Cluster, node: &Node) -> Result<()> {
     let hierarchies = Hierarchies::detect()?;
     let group = Path::new(&cluster.name).join(&node.name);
-    units::write(cluster, &units::wanted(cluster, Phase::All)?)?;
+    units::write(cluster, &units::wanted(cluster)?)?;
     // Whatever is killed here was not wanted any more, so the supervisor does not start it again.
     let reload = supervise::request(cluster, "reload");
     hierarchies.kill(&group)?;

@@ -7,7 +7,7 @@ use crate::configs::{self, Abilities};
 use crate::rest::Api;
 use crate::steps::Steps;
 use crate::supervise;
-use crate::units::{self, Phase};
+use crate::units;
 use crate::{certs, host, images, net, objects, preflight, static_pods};
 use anyhow::{Context, Result, bail};
 use std::collections::HashSet;
@@ -200,13 +200,7 @@ pub fn bring_up(cluster: &Cluster, steps: &Steps, timeout: Duration, fresh: bool
 
     let since = Instant::now();
     supervise::ensure_running(cluster, &hierarchies)?;
-    // On a repair, nothing that runs may be taken off the list for a moment.
-    let phase = if fresh {
-        Phase::ControlPlane
-    } else {
-        Phase::All
-    };
-    units::write(cluster, &units::wanted(cluster, phase)?)?;
+    units::write(cluster, &units::wanted(cluster)?)?;
     supervise::request(cluster, "reload")?;
     steps.done("supervisor, control plane and containerd started", since);
 
@@ -240,12 +234,18 @@ pub fn bring_up(cluster: &Cluster, steps: &Steps, timeout: Duration, fresh: bool
             api.wait_ready(timeout).await?;
             steps.done("the apiserver is ready", since);
             objects::ensure_rbac(&api).await?;
-            for node in &cluster.nodes {
-                objects::ensure_node(&api, cluster, node).await?;
+            let mut actual = cluster.clone();
+            for node in &mut actual.nodes {
+                let range = objects::ensure_node(&api, cluster, node).await?;
+                if range != cluster.pod_range(node) {
+                    node.pod_range = Some(range);
+                }
+                write_file(&cluster.registered_mark(&node.name), b"", 0o644)?;
             }
+            follow_ranges(cluster, &actual, &abilities)?;
             anyhow::Ok(api)
         })?;
-        units::write(cluster, &units::wanted(cluster, Phase::All)?)?;
+        units::write(cluster, &units::wanted(cluster)?)?;
         supervise::request(cluster, "reload")?;
         let expected: HashSet<String> = cluster
             .nodes
@@ -258,6 +258,22 @@ pub fn bring_up(cluster: &Cluster, steps: &Steps, timeout: Duration, fresh: bool
             .join()
             .unwrap_or_else(|_| Err(anyhow::anyhow!("loading the images was interrupted")))
     })
+}
+
+/// Where nodes have other ranges of pod addresses than planned, makes the routes and CNI follow.
+fn follow_ranges(planned: &Cluster, actual: &Cluster, abilities: &Abilities) -> Result<()> {
+    if planned.nodes == actual.nodes {
+        return Ok(());
+    }
+    actual.save()?;
+    for node in actual
+        .nodes
+        .iter()
+        .filter(|n| n.state != NodeState::Stopped)
+    {
+        configs::write(actual, node, abilities)?;
+    }
+    net::connect_pods(actual)
 }
 
 /// A node's namespaces, cable, control group and configuration files.
