@@ -90,6 +90,11 @@ impl Chain {
         self.0.iter().map(|p| p.name()).collect()
     }
 
+    /// The plugins themselves.
+    pub fn into_plugins(self) -> Vec<Arc<dyn Plugin>> {
+        self.0
+    }
+
     /// Appends a plugin (webhooks and policies, which have their own state).
     pub fn push(&mut self, plugin: Arc<dyn Plugin>) {
         self.0.push(plugin);

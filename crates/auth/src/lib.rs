@@ -7,6 +7,7 @@ pub mod authz;
 pub mod gate;
 pub mod issuer;
 pub mod jwt;
+pub mod setup;
 
 use std::collections::BTreeMap;
 

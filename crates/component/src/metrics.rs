@@ -360,6 +360,19 @@ impl Registry {
         f
     }
 
+    /// Adds `kubernetes_feature_enabled`, one series per known gate.
+    pub fn features(&self, features: &crate::features::Features) {
+        let family = self.gauge(
+            "kubernetes_feature_enabled",
+            "[BETA] This metric records the data about the stage and enablement of a k8s feature.",
+            &["name", "stage"],
+        );
+        for (name, gate, on) in features.all() {
+            let stage = if gate.stage == "GA" { "" } else { gate.stage };
+            family.with(&[name, stage]).set(f64::from(u8::from(on)));
+        }
+    }
+
     /// Everything in Prometheus' text format 0.0.4.
     pub fn render(&self) -> String {
         let mut out = String::with_capacity(16 * 1024);

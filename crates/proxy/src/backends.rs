@@ -23,14 +23,36 @@ pub struct Options {
     pub node_port_addresses: Vec<String>,
 }
 
-/// A script and what takes it on standard input.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One program run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Script {
     /// The program and its arguments.
     pub command: Vec<String>,
     /// Its standard input.
     pub text: String,
+    /// Not run when this program ends well: for what cannot be said idempotently.
+    pub unless: Option<Vec<String>>,
+    /// What stands in for the script once the output of `command` is known.
+    pub then: Option<Then>,
 }
+
+/// Makes scripts from a program's output.
+#[derive(Clone)]
+pub struct Then(pub std::sync::Arc<dyn Fn(&str) -> Vec<Script> + Send + Sync>);
+
+impl std::fmt::Debug for Then {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Then")
+    }
+}
+
+impl PartialEq for Then {
+    fn eq(&self, _: &Then) -> bool {
+        true
+    }
+}
+
+impl Eq for Then {}
 
 /// Makes scripts.
 pub trait Backend: Send {

@@ -91,10 +91,10 @@ impl OwnProcesses {
     }
 }
 
-/// Runs one script.
-pub async fn apply(script: &Script, own: &OwnProcesses) -> Result<(), RunError> {
-    let Some((program, args)) = script.command.split_first() else {
-        return Ok(());
+/// Runs a program and returns what it wrote.
+async fn run(command: &[String], input: &str, own: &OwnProcesses) -> Result<String, RunError> {
+    let Some((program, args)) = command.split_first() else {
+        return Ok(String::new());
     };
     let start = |source| RunError::Start {
         program: program.clone(),
@@ -103,7 +103,7 @@ pub async fn apply(script: &Script, own: &OwnProcesses) -> Result<(), RunError> 
     let mut child = Command::new(program)
         .args(args)
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
@@ -112,7 +112,7 @@ pub async fn apply(script: &Script, own: &OwnProcesses) -> Result<(), RunError> 
         own.add(id);
     }
     if let Some(mut stdin) = child.stdin.take() {
-        let text = script.text.clone();
+        let text = input.to_owned();
         // Written beside the wait: a program that ends early must not block us.
         tokio::spawn(async move {
             let _ = stdin.write_all(text.as_bytes()).await;
@@ -120,7 +120,7 @@ pub async fn apply(script: &Script, own: &OwnProcesses) -> Result<(), RunError> 
     }
     let output = child.wait_with_output().await.map_err(start)?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let message: String = String::from_utf8_lossy(&output.stderr)
         .chars()
@@ -130,6 +130,22 @@ pub async fn apply(script: &Script, own: &OwnProcesses) -> Result<(), RunError> 
         program: program.clone(),
         message: message.trim().to_owned(),
     })
+}
+
+/// Runs one script, and what follows from it.
+pub async fn apply(script: &Script, own: &OwnProcesses) -> Result<(), RunError> {
+    if let Some(check) = &script.unless
+        && run(check, "", own).await.is_ok()
+    {
+        return Ok(());
+    }
+    let output = run(&script.command, &script.text, own).await?;
+    if let Some(then) = &script.then {
+        for next in (then.0)(&output) {
+            run(&next.command, &next.text, own).await?;
+        }
+    }
+    Ok(())
 }
 
 /// One family's model and backend.

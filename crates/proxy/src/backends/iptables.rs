@@ -108,6 +108,29 @@ const JUMPS: [(&str, &str, &str); 12] = [
     ),
 ];
 
+/// Chains that belong to one service port or endpoint.
+const OWN_PREFIXES: [&str; 5] = [
+    "KUBE-SVC-",
+    "KUBE-SVL-",
+    "KUBE-SEP-",
+    "KUBE-EXT-",
+    "KUBE-FW-",
+];
+
+/// The words of a rule; double quotes keep spaces together.
+fn words(rule: &str) -> Vec<String> {
+    let parts = rule.split('"').enumerate();
+    parts
+        .flat_map(|(i, part)| {
+            if i % 2 == 1 {
+                vec![part.to_owned()]
+            } else {
+                part.split_whitespace().map(str::to_owned).collect()
+            }
+        })
+        .collect()
+}
+
 /// The first 16 characters of the base32 of a SHA-256: upstream's chain suffix.
 fn suffix(text: &str) -> String {
     const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
@@ -181,7 +204,11 @@ impl Iptables {
             "--noflush".into(),
             "--counters".into(),
         ];
-        Script { command, text }
+        Script {
+            command,
+            text,
+            ..Script::default()
+        }
     }
 
     fn host(&self, ip: &str) -> String {
@@ -395,29 +422,25 @@ impl Iptables {
             .extend(rules);
     }
 
-    fn jumps(&self) -> Script {
-        // iptables-restore cannot say "unless it is there": the shell asks first. Nothing here comes from the API.
+    /// Inserts the jumps that are missing: iptables-restore cannot say "unless it is there".
+    fn jumps(&self) -> impl Iterator<Item = Script> {
         let iptables = self.program("iptables");
-        let mut text = String::from("set -e\n");
-        for (table, chains) in [("filter", &FILTER_CHAINS[..]), ("nat", &NAT_CHAINS[..])] {
-            for chain in chains {
-                let _ = writeln!(
-                    text,
-                    "{iptables} -w 5 -t {table} -N {chain} 2>/dev/null || true"
-                );
+        // From the last to the first, so that they stand in order.
+        JUMPS.iter().rev().map(move |(table, from, rule)| {
+            let command = |verb: &[&str]| -> Vec<String> {
+                let head = [iptables.as_str(), "-w", "5", "-t", table];
+                head.iter()
+                    .chain(verb)
+                    .map(|s| (*s).to_owned())
+                    .chain(words(rule))
+                    .collect()
+            };
+            Script {
+                unless: Some(command(&["-C", from])),
+                command: command(&["-I", from, "1"]),
+                ..Script::default()
             }
-        }
-        // Inserted from the last to the first, so that they stand in order.
-        for (table, from, rule) in JUMPS.iter().rev() {
-            let _ = writeln!(
-                text,
-                "{iptables} -w 5 -t {table} -C {from} {rule} 2>/dev/null || {iptables} -w 5 -t {table} -I {from} 1 {rule}"
-            );
-        }
-        Script {
-            command: vec!["sh".into()],
-            text,
-        }
+        })
     }
 
     fn last_service_rule(&self) -> String {
@@ -497,11 +520,10 @@ impl Backend for Iptables {
         // Chains of services that went while nobody watched are found and removed last.
         let mut known = BTreeSet::new();
         known.extend(self.written.values().flat_map(|r| r.chains.keys().cloned()));
-        vec![
-            self.jumps(),
-            self.restore(filter + &nat),
-            self.sweep(&known),
-        ]
+        let mut scripts = vec![self.restore(filter + &nat)];
+        scripts.extend(self.jumps());
+        scripts.push(self.sweep(known));
+        scripts
     }
 
     fn delta(&mut self, changes: &Changes) -> Vec<Script> {
@@ -590,6 +612,7 @@ impl Backend for Iptables {
         vec![Script {
             command: vec!["sh".into()],
             text,
+            ..Script::default()
         }]
     }
 
@@ -600,23 +623,34 @@ impl Backend for Iptables {
 
 impl Iptables {
     /// Removes service chains of the nat table that are not in `known`.
-    fn sweep(&self, known: &BTreeSet<String>) -> Script {
-        let save = self.program("iptables-save");
-        let restore = self.program("iptables-restore");
-        let mut text = String::from("known=' ");
-        for chain in known {
-            text.push_str(chain);
-            text.push(' ');
-        }
-        let _ = writeln!(
-            text,
-            "'\nstale=$({save} -t nat | sed -n 's/^:\\(KUBE-\\(SVC\\|SVL\\|SEP\\|EXT\\|FW\\)-[A-Z0-9]*\\) .*/\\1/p' | while read -r c; do case \"$known\" in *\" $c \"*) ;; *) echo \"$c\" ;; esac; done)\n\
-             [ -z \"$stale\" ] && exit 0\n\
-             {{ echo '*nat'; for c in $stale; do echo \":$c - [0:0]\"; done; for c in $stale; do echo \"-X $c\"; done; echo COMMIT; }} | {restore} -w 5 --noflush"
-        );
+    fn sweep(&self, known: BTreeSet<String>) -> Script {
+        let restore = self.restore(String::new());
+        let then = move |listing: &str| {
+            let stale: Vec<&str> = listing
+                .lines()
+                .filter_map(|l| l.strip_prefix(':')?.split(' ').next())
+                .filter(|c| OWN_PREFIXES.iter().any(|p| c.starts_with(p)) && !known.contains(*c))
+                .collect();
+            if stale.is_empty() {
+                return Vec::new();
+            }
+            let mut text = "*nat\n".to_owned();
+            for chain in &stale {
+                let _ = writeln!(text, ":{chain} - [0:0]");
+            }
+            for chain in &stale {
+                let _ = writeln!(text, "-X {chain}");
+            }
+            text.push_str("COMMIT\n");
+            vec![Script {
+                text,
+                ..restore.clone()
+            }]
+        };
         Script {
-            command: vec!["sh".into()],
-            text,
+            command: vec![self.program("iptables-save"), "-t".into(), "nat".into()],
+            then: Some(super::Then(std::sync::Arc::new(then))),
+            ..Script::default()
         }
     }
 }
@@ -671,7 +705,7 @@ mod tests {
         let mut m = model();
         m.take_changes();
         let mut b = backend();
-        let text = b.full(m.entries())[1].text.clone();
+        let text = b.full(m.entries())[0].text.clone();
         let svc = service_chain("KUBE-SVC-", m.entries().keys().next().unwrap());
         for want in [
             format!("-A KUBE-SERVICES -m comment --comment \"ns/web:http cluster IP\" -m tcp -p tcp -d 10.0.0.1/32 --dport 80 -j {svc}\n"),
@@ -689,7 +723,7 @@ mod tests {
             .rfind(|l| l.starts_with("-A KUBE-SERVICES"))
             .unwrap();
         assert!(last.ends_with("-j KUBE-NODEPORTS"));
-        assert_eq!(b.full(m.entries())[1].text, text);
+        assert_eq!(b.full(m.entries())[0].text, text);
     }
 
     #[test]
@@ -697,7 +731,7 @@ mod tests {
         let mut m = Model::new("n1", Family::V4);
         m.service(Arc::new(service("web", "10.0.0.1")));
         m.take_changes();
-        let text = backend().full(m.entries())[1].text.clone();
+        let text = backend().full(m.entries())[0].text.clone();
         assert!(text.contains(
             "-A KUBE-SERVICES -m comment --comment \"ns/web:http has no endpoints\" -m tcp -p tcp -d 10.0.0.1/32 --dport 80 -j REJECT\n"
         ));
@@ -744,7 +778,7 @@ mod tests {
             false,
         );
         m.take_changes();
-        let text = backend().full(m.entries())[1].text.clone();
+        let text = backend().full(m.entries())[0].text.clone();
         let name = m.entries().keys().next().unwrap().clone();
         let ext = service_chain("KUBE-EXT-", &name);
         let svl = service_chain("KUBE-SVL-", &name);

@@ -85,6 +85,7 @@ impl Nftables {
         Script {
             command: vec!["nft".into(), "-f".into(), "-".into()],
             text,
+            ..Script::default()
         }
     }
 
