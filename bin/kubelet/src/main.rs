@@ -19,12 +19,23 @@ fn main() -> anyhow::Result<()> {
         let shutdown = Shutdown::on_signals().context("installing signal handlers")?;
         let client = match &settings.kubeconfig {
             Some(path) => {
-                let options = client::Options { user_agent: component::version::user_agent("kubelet"), ..client::Options::default() };
-                Some(client::Client::from_kubeconfig(path, options).await.with_context(|| format!("kubeconfig {}", path.display()))?)
+                let options = client::Options {
+                    user_agent: component::version::user_agent("kubelet"),
+                    ..client::Options::default()
+                };
+                Some(
+                    client::Client::from_kubeconfig(path, options)
+                        .await
+                        .with_context(|| format!("kubeconfig {}", path.display()))?,
+                )
             }
             None => None,
         };
-        let deps = kubelet::Dependencies { client, runtime: None, metrics: component::metrics::Registry::new() };
+        let deps = kubelet::Dependencies {
+            client,
+            runtime: None,
+            metrics: component::metrics::Registry::new(),
+        };
         let r = kubelet::run(settings, deps, shutdown.clone()).await;
         shutdown.drain(std::time::Duration::from_secs(5)).await;
         r.map_err(anyhow::Error::from)

@@ -21,7 +21,12 @@ impl Inotify {
             | inotify::WatchFlags::DELETE_SELF
             | inotify::WatchFlags::MOVE_SELF;
         inotify::add_watch(&fd, path, flags)?;
-        Ok(Inotify { fd: tokio::io::unix::AsyncFd::new(fd)? })
+        #[expect(
+            deprecated,
+            reason = "the descriptor is owned here and never given away, which is what the successor asks for"
+        )]
+        let fd = tokio::io::unix::AsyncFd::new(fd)?;
+        Ok(Inotify { fd })
     }
 
     /// Waits for events and drops them: what happened is read from the folder.

@@ -18,9 +18,9 @@ use crate::images::Images;
 use crate::node::manager::NodeManager;
 use crate::node::{Machine, reserved};
 use crate::pleg::Pleg;
+use crate::pod::Pod;
 use crate::pod::quantity::Quantity;
 use crate::pod::resources::{self, Qos};
-use crate::pod::Pod;
 use crate::prober::{Emit, Prober, Wake};
 use crate::server::auth::KubeletGate;
 use crate::server::{Server, logs};
@@ -69,34 +69,63 @@ pub enum RunError {
 }
 
 /// Runs a kubelet until `shutdown`; containers go on running after it.
-pub async fn run(settings: Settings, deps: Dependencies, shutdown: Shutdown) -> Result<(), RunError> {
-    for dir in [settings.root_dir.clone(), settings.root_dir.join("pods"), settings.cert_dir.clone(), settings.pod_logs_dir.clone()] {
-        std::fs::create_dir_all(&dir).map_err(|e| RunError::Directory(dir.display().to_string(), e))?;
+pub async fn run(
+    settings: Settings,
+    deps: Dependencies,
+    shutdown: Shutdown,
+) -> Result<(), RunError> {
+    for dir in [
+        settings.root_dir.clone(),
+        settings.root_dir.join("pods"),
+        settings.cert_dir.clone(),
+        settings.pod_logs_dir.clone(),
+    ] {
+        std::fs::create_dir_all(&dir)
+            .map_err(|e| RunError::Directory(dir.display().to_string(), e))?;
     }
     let stop = shutdown.token.clone();
     let rt: Arc<dyn Runtime> = match deps.runtime {
         Some(r) => r,
-        None => Arc::new(CriClient::new(&settings.runtime_endpoint, settings.runtime_timeout)?),
+        None => Arc::new(CriClient::new(
+            &settings.runtime_endpoint,
+            settings.runtime_timeout,
+        )?),
     };
     let image_rt: Arc<dyn Runtime> = if settings.image_endpoint == settings.runtime_endpoint {
         rt.clone()
     } else {
-        Arc::new(CriClient::new(&settings.image_endpoint, settings.runtime_timeout)?)
+        Arc::new(CriClient::new(
+            &settings.image_endpoint,
+            settings.runtime_timeout,
+        )?)
     };
     let version = wait_for_runtime(&*rt, &stop).await;
-    let Some(version) = version else { return Ok(()) };
+    let Some(version) = version else {
+        return Ok(());
+    };
     tracing::info!(runtime = %version, node = %settings.node_name, "container runtime found");
 
     let recorder = match &deps.client {
         Some(c) => {
-            let (r, work) = Recorder::new(c.clone(), client::events::Format::Core, "kubelet", settings.node_name.clone(), stop.clone());
+            let (r, work) = Recorder::new(
+                c.clone(),
+                client::events::Format::Core,
+                "kubelet",
+                settings.node_name.clone(),
+                stop.clone(),
+            );
             shutdown.spawn(work);
             r
         }
         None => Recorder::none(),
     };
     let services = deps.client.clone().map(|c| {
-        let (i, work) = client::Informer::<ServiceView>::new(c, client::resource::SERVICES.clone(), client::Selector::all(), stop.clone());
+        let (i, work) = client::Informer::<ServiceView>::new(
+            c,
+            client::resource::SERVICES.clone(),
+            client::Selector::all(),
+            stop.clone(),
+        );
         shutdown.spawn(work);
         i
     });
@@ -110,20 +139,30 @@ pub async fn run(settings: Settings, deps: Dependencies, shutdown: Shutdown) -> 
         }
     });
     let emitter = recorder.clone();
-    let emit: Emit = Arc::new(move |pod: &Pod, container: &str, warning, reason, message| {
-        let list = if pod.spec.containers.iter().any(|c| c.name == container) { "containers" } else { "initContainers" };
-        let object = client::ObjectReference {
-            kind: "Pod".into(),
-            namespace: pod.metadata.namespace.clone(),
-            name: pod.metadata.name.clone(),
-            uid: pod.metadata.uid.clone(),
-            api_version: "v1".into(),
-            resource_version: pod.metadata.resource_version.clone(),
-            field_path: format!("spec.{list}{{{container}}}"),
-        };
-        let kind = if warning { client::EventType::Warning } else { client::EventType::Normal };
-        emitter.event(object, kind, reason, message);
-    });
+    let emit: Emit = Arc::new(
+        move |pod: &Pod, container: &str, warning, reason, message| {
+            let list = if pod.spec.containers.iter().any(|c| c.name == container) {
+                "containers"
+            } else {
+                "initContainers"
+            };
+            let object = client::ObjectReference {
+                kind: "Pod".into(),
+                namespace: pod.metadata.namespace.clone(),
+                name: pod.metadata.name.clone(),
+                uid: pod.metadata.uid.clone(),
+                api_version: "v1".into(),
+                resource_version: pod.metadata.resource_version.clone(),
+                field_path: format!("spec.{list}{{{container}}}"),
+            };
+            let kind = if warning {
+                client::EventType::Warning
+            } else {
+                client::EventType::Normal
+            };
+            emitter.event(object, kind, reason, message);
+        },
+    );
     let machine = Machine::read(&settings.root_dir);
     let host_ips = crate::node::addresses(&settings.node_ips);
     let shared = Arc::new(Shared {
@@ -131,7 +170,10 @@ pub async fn run(settings: Settings, deps: Dependencies, shutdown: Shutdown) -> 
         cgroups: Cgroups::new(&settings),
         status: StatusManager::new(deps.client.clone()),
         prober: Prober::new(rt.clone(), emit, wake.clone()),
-        objects: deps.client.clone().map(|c| ObjectCache::new(c, wake.clone(), stop.clone())),
+        objects: deps
+            .client
+            .clone()
+            .map(|c| ObjectCache::new(c, wake.clone(), stop.clone())),
         tokens: deps.client.clone().map(TokenCache::new),
         client: deps.client.clone(),
         recorder,
@@ -162,7 +204,12 @@ pub async fn run(settings: Settings, deps: Dependencies, shutdown: Shutdown) -> 
         Arc::new(move || p.healthy())
     };
     if let Some(c) = &deps.client {
-        let m = Arc::new(NodeManager::new(shared.clone(), c.clone(), version, pleg_ok.clone()));
+        let m = Arc::new(NodeManager::new(
+            shared.clone(),
+            c.clone(),
+            version,
+            pleg_ok.clone(),
+        ));
         shutdown.spawn_until_cancelled(m.run());
     }
     let sources = Arc::new(Sources::new(shared.clone(), workers.clone()));
@@ -195,11 +242,20 @@ pub async fn run(settings: Settings, deps: Dependencies, shutdown: Shutdown) -> 
     Ok(())
 }
 
-async fn wait_for_runtime(rt: &dyn Runtime, stop: &tokio_util::sync::CancellationToken) -> Option<String> {
+async fn wait_for_runtime(
+    rt: &dyn Runtime,
+    stop: &tokio_util::sync::CancellationToken,
+) -> Option<String> {
     let mut told = false;
     loop {
         match rt.version().await {
-            Ok(v) => return Some(format!("{}://{}", v.runtime_name, v.runtime_version.trim_start_matches('v'))),
+            Ok(v) => {
+                return Some(format!(
+                    "{}://{}",
+                    v.runtime_name,
+                    v.runtime_version.trim_start_matches('v')
+                ));
+            }
             Err(e) => {
                 if !std::mem::replace(&mut told, true) {
                     tracing::warn!(error = %e, "waiting for the container runtime");
@@ -217,12 +273,24 @@ fn set_up_cgroups(shared: &Shared) {
     let s = &shared.settings;
     let m = &shared.machine;
     let milli = (Quantity::whole(m.cpus) - reserved(s, "cpu")).milli();
-    let memory = if s.enforce_pods { (Quantity::whole(m.memory) - reserved(s, "memory")).value() } else { 0 };
+    let memory = if s.enforce_pods {
+        (Quantity::whole(m.memory) - reserved(s, "memory")).value()
+    } else {
+        0
+    };
     if let Err(e) = shared.cgroups.setup(milli, memory) {
         tracing::error!(error = %e, "making the cgroups of pods failed");
-        shared.node_event(true, "FailedNodeAllocatableEnforcement", format!("Failed to update Node Allocatable Limits: {e}"));
+        shared.node_event(
+            true,
+            "FailedNodeAllocatableEnforcement",
+            format!("Failed to update Node Allocatable Limits: {e}"),
+        );
     } else {
-        shared.node_event(false, "NodeAllocatableEnforced", "Updated Node Allocatable limit across pods");
+        shared.node_event(
+            false,
+            "NodeAllocatableEnforced",
+            "Updated Node Allocatable limit across pods",
+        );
     }
 }
 
@@ -231,20 +299,33 @@ fn balance(shared: &Shared, pods: &[Arc<Pod>]) {
     let milli = pods
         .iter()
         .filter(|p| p.qos() == Qos::Burstable && !p.is_finished())
-        .fold(0i64, |s, p| s.saturating_add(resources::pod_request(p, "cpu").milli()));
+        .fold(0i64, |s, p| {
+            s.saturating_add(resources::pod_request(p, "cpu").milli())
+        });
     if let Err(e) = shared.cgroups.balance(milli) {
         tracing::debug!(error = %e, "setting the burstable class's shares failed");
     }
 }
 
-fn start_pleg(shared: &Arc<Shared>, workers: &Arc<Workers>, sources: &Arc<Sources>, pleg: &Arc<Pleg>, shutdown: &Shutdown) {
+fn start_pleg(
+    shared: &Arc<Shared>,
+    workers: &Arc<Workers>,
+    sources: &Arc<Sources>,
+    pleg: &Arc<Pleg>,
+    shutdown: &Shutdown,
+) {
     let (connected_tx, connected) = tokio::sync::watch::channel(false);
     let endpoint = shared.settings.runtime_endpoint.clone();
     let (wake, stop) = (pleg.wake.clone(), shutdown.token.clone());
     shutdown.spawn(async move { cri::events::follow(endpoint, wake, connected_tx, stop).await });
 
     let collecting: Arc<std::sync::Mutex<BTreeSet<String>>> = Arc::default();
-    let (p, w, sh, so) = (pleg.clone(), workers.clone(), shared.clone(), sources.clone());
+    let (p, w, sh, so) = (
+        pleg.clone(),
+        workers.clone(),
+        shared.clone(),
+        sources.clone(),
+    );
     let changed = {
         let (w, sh) = (workers.clone(), shared.clone());
         move |uid: &str| {
@@ -264,7 +345,9 @@ fn start_pleg(shared: &Arc<Shared>, workers: &Arc<Workers>, sources: &Arc<Source
             if w.contains(&uid) {
                 continue;
             }
-            let Ok(mut busy) = collecting.lock() else { continue };
+            let Ok(mut busy) = collecting.lock() else {
+                continue;
+            };
             if !busy.insert(uid.clone()) {
                 continue;
             }
@@ -283,14 +366,22 @@ fn start_pleg(shared: &Arc<Shared>, workers: &Arc<Workers>, sources: &Arc<Source
     };
     shutdown.spawn_until_cancelled(async move { p.run(connected, changed, relisted).await });
 
-    let (sh, w, so, p) = (shared.clone(), workers.clone(), sources.clone(), pleg.clone());
+    let (sh, w, so, p) = (
+        shared.clone(),
+        workers.clone(),
+        sources.clone(),
+        pleg.clone(),
+    );
     shutdown.spawn_until_cancelled(async move {
         loop {
             tokio::time::sleep(Duration::from_secs(30)).await;
             if so.ready() {
                 let uids = p.uids();
                 let (sh, w) = (sh.clone(), w.clone());
-                let _ = tokio::task::spawn_blocking(move || gc::leftovers(&sh, &|uid| w.contains(uid) || uids.contains(uid))).await;
+                let _ = tokio::task::spawn_blocking(move || {
+                    gc::leftovers(&sh, &|uid| w.contains(uid) || uids.contains(uid))
+                })
+                .await;
             }
         }
     });
@@ -302,12 +393,26 @@ async fn housekeeping(shared: &Arc<Shared>, workers: &Arc<Workers>) {
     loop {
         tokio::time::sleep(HOUSEKEEPING).await;
         for pod in workers.pods(true) {
-            let Some(status) = shared.status.get(&pod.metadata.uid) else { continue };
+            let Some(status) = shared.status.get(&pod.metadata.uid) else {
+                continue;
+            };
             let dir = crate::runtime::config::log_directory(&shared.host(), &pod);
-            for c in status.container_statuses.iter().chain(&status.init_container_statuses).filter(|c| c.state.running.is_some()) {
-                let path = std::path::Path::new(&dir).join(&c.name).join(format!("{}.log", c.restart_count));
-                let id = c.container_id.strip_prefix(crate::runtime::ID_PREFIX).unwrap_or_default();
-                if let Err(e) = logs::rotate(&*shared.rt, id, &path, s.log_max_size, s.log_max_files).await {
+            for c in status
+                .container_statuses
+                .iter()
+                .chain(&status.init_container_statuses)
+                .filter(|c| c.state.running.is_some())
+            {
+                let path = std::path::Path::new(&dir)
+                    .join(&c.name)
+                    .join(format!("{}.log", c.restart_count));
+                let id = c
+                    .container_id
+                    .strip_prefix(crate::runtime::ID_PREFIX)
+                    .unwrap_or_default();
+                if let Err(e) =
+                    logs::rotate(&*shared.rt, id, &path, s.log_max_size, s.log_max_files).await
+                {
                     tracing::warn!(log = %path.display(), error = %e, "rotating a log failed");
                 }
             }
@@ -322,7 +427,9 @@ struct Health(Arc<dyn Fn() -> Result<(), String> + Send + Sync>);
 impl Handler for Health {
     async fn handle(&self, _: &Peer, request: Request<Incoming>) -> Response<Body> {
         match (request.uri().path(), (self.0)()) {
-            ("/healthz" | "/healthz/ping" | "/healthz/log" | "/healthz/syncloop", Ok(())) => text(200, "ok"),
+            ("/healthz" | "/healthz/ping" | "/healthz/log" | "/healthz/syncloop", Ok(())) => {
+                text(200, "ok")
+            }
             ("/healthz" | "/healthz/syncloop", Err(e)) => text(500, format!("{e}\n")),
             _ => text(404, "404 page not found\n"),
         }
@@ -336,10 +443,20 @@ async fn serve(
     shutdown: &Shutdown,
 ) -> Result<(), RunError> {
     let s = &shared.settings;
-    let listen = async |addr: SocketAddr| tokio::net::TcpListener::bind(addr).await.map_err(|e| RunError::Listen(addr, e));
+    let listen = async |addr: SocketAddr| {
+        tokio::net::TcpListener::bind(addr)
+            .await
+            .map_err(|e| RunError::Listen(addr, e))
+    };
     if s.healthz_port > 0 {
         let l = listen(SocketAddr::new(s.healthz_address, s.healthz_port)).await?;
-        shutdown.spawn(component::serve::serve(l, None, Arc::new(Open), Arc::new(Health(healthy.clone())), shutdown.clone()));
+        shutdown.spawn(component::serve::serve(
+            l,
+            None,
+            Arc::new(Open),
+            Arc::new(Health(healthy.clone())),
+            shutdown.clone(),
+        ));
     }
     if s.enable_server {
         let tls = component::tls::Tls::new(&s.tls)?;
@@ -347,7 +464,13 @@ async fn serve(
         let gate = KubeletGate::new(s, shared.client.clone()).map_err(RunError::Auth)?;
         let l = listen(SocketAddr::new(s.address, s.port)).await?;
         let server = Arc::new(Server::new(shared.clone(), workers.clone(), healthy));
-        shutdown.spawn(component::serve::serve(l, Some(tls), Arc::new(gate), server, shutdown.clone()));
+        shutdown.spawn(component::serve::serve(
+            l,
+            Some(tls),
+            Arc::new(gate),
+            server,
+            shutdown.clone(),
+        ));
     }
     Ok(())
 }

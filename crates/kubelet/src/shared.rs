@@ -106,7 +106,9 @@ impl Shared {
     /// The node's resolver configuration, read now.
     pub fn resolv(&self) -> Option<Resolv> {
         let path = self.settings.resolv_conf.as_ref()?;
-        Some(dns::parse(&std::fs::read_to_string(path).unwrap_or_default()))
+        Some(dns::parse(
+            &std::fs::read_to_string(path).unwrap_or_default(),
+        ))
     }
 
     /// What the node can give to pods.
@@ -124,7 +126,13 @@ impl Shared {
                 namespace: s.metadata.namespace.clone(),
                 name: s.metadata.name.clone(),
                 cluster_ip: s.spec.cluster_ip.clone(),
-                ports: s.spec.ports.iter().flatten().map(|p| (p.name.clone(), p.port, p.protocol.clone())).collect(),
+                ports: s
+                    .spec
+                    .ports
+                    .iter()
+                    .flatten()
+                    .map(|p| (p.name.clone(), p.port, p.protocol.clone()))
+                    .collect(),
             })
             .collect();
         Context {
@@ -133,7 +141,11 @@ impl Shared {
             pod_ips: pod_ips.to_vec(),
             allocatable: self.allocatable(),
             services: if self.services.is_some() {
-                service_variables(&services, &pod.metadata.namespace, pod.spec.enable_service_links.unwrap_or(true))
+                service_variables(
+                    &services,
+                    &pod.metadata.namespace,
+                    pod.spec.enable_service_links.unwrap_or(true),
+                )
             } else {
                 BTreeMap::new()
             },
@@ -147,11 +159,19 @@ impl Shared {
 
     /// Records an event about a pod.
     pub fn event(&self, pod: &Pod, warning: bool, reason: &str, message: impl Into<String>) {
-        self.recorder.event(reference(pod, ""), kind(warning), reason, message);
+        self.recorder
+            .event(reference(pod, ""), kind(warning), reason, message);
     }
 
     /// Records an event about a container of a pod.
-    pub fn container_event(&self, pod: &Pod, container: &str, warning: bool, reason: &str, message: impl Into<String>) {
+    pub fn container_event(
+        &self,
+        pod: &Pod,
+        container: &str,
+        warning: bool,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
         let list = if pod.spec.containers.iter().any(|c| c.name == container) {
             "containers"
         } else if pod.spec.init_containers.iter().any(|c| c.name == container) {
@@ -159,18 +179,33 @@ impl Shared {
         } else {
             "ephemeralContainers"
         };
-        self.recorder.event(reference(pod, &format!("spec.{list}{{{container}}}")), kind(warning), reason, message);
+        self.recorder.event(
+            reference(pod, &format!("spec.{list}{{{container}}}")),
+            kind(warning),
+            reason,
+            message,
+        );
     }
 
     /// Records an event about this node.
     pub fn node_event(&self, warning: bool, reason: &str, message: impl Into<String>) {
         let name = &self.settings.node_name;
-        let object = ObjectReference { kind: "Node".into(), name: name.clone(), uid: name.clone(), ..Default::default() };
+        let object = ObjectReference {
+            kind: "Node".into(),
+            name: name.clone(),
+            uid: name.clone(),
+            ..Default::default()
+        };
         self.recorder.event(object, kind(warning), reason, message);
     }
 
     /// A config map or secret; absent ones and a missing apiserver are told apart.
-    pub async fn object(&self, what: Kind, namespace: &str, name: &str) -> Result<Option<Data>, String> {
+    pub async fn object(
+        &self,
+        what: Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Data>, String> {
         match &self.objects {
             Some(o) => o.get(what, namespace, name).await,
             None => Err(format!("no apiserver to read {name:?} from")),
@@ -179,7 +214,11 @@ impl Shared {
 }
 
 fn kind(warning: bool) -> EventType {
-    if warning { EventType::Warning } else { EventType::Normal }
+    if warning {
+        EventType::Warning
+    } else {
+        EventType::Normal
+    }
 }
 
 /// The reference of a pod in events; a static pod's uid is its hash, as upstream's.
@@ -203,7 +242,12 @@ impl crate::volumes::Sources for Shared {
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Data>, String> {
         self.object(Kind::Secret, namespace, name).await
     }
-    async fn token(&self, pod: &Pod, audience: &str, seconds: i64) -> Result<(String, std::time::Instant), String> {
+    async fn token(
+        &self,
+        pod: &Pod,
+        audience: &str,
+        seconds: i64,
+    ) -> Result<(String, std::time::Instant), String> {
         match &self.tokens {
             Some(t) if !pod.is_static() => t.get(pod, audience, seconds).await,
             Some(_) => Err("static pods cannot have service account tokens".into()),

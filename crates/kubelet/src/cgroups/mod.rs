@@ -94,7 +94,11 @@ impl Cgroups {
 
     /// The `cgroup_parent` of a pod's sandbox.
     pub fn parent(&self, pod: &Pod) -> String {
-        if self.enabled { self.pod_path(&pod.metadata.uid, pod.qos()) } else { String::new() }
+        if self.enabled {
+            self.pod_path(&pod.metadata.uid, pod.qos())
+        } else {
+            String::new()
+        }
     }
 
     /// Makes the QoS cgroups. `milli` and `memory` are what pods may use together (node allocatable); zero for no limit.
@@ -103,10 +107,20 @@ impl Cgroups {
             return Ok(());
         }
         let limit = |v: i64| (v > 0).then_some(v);
-        let top = Limits { shares: limit(milli).map(milli_to_shares), memory: limit(memory), ..Limits::default() };
+        let top = Limits {
+            shares: limit(milli).map(milli_to_shares),
+            memory: limit(memory),
+            ..Limits::default()
+        };
         self.make(&self.path(&["kubepods"]), top)?;
         self.make(&self.path(&["kubepods", "burstable"]), Limits::default())?;
-        self.make(&self.path(&["kubepods", "besteffort"]), Limits { shares: Some(2), ..Limits::default() })
+        self.make(
+            &self.path(&["kubepods", "besteffort"]),
+            Limits {
+                shares: Some(2),
+                ..Limits::default()
+            },
+        )
     }
 
     /// Sets the burstable class's cpu shares to what its pods request together.
@@ -114,7 +128,13 @@ impl Cgroups {
         if !self.enabled || self.driver == CgroupDriver::Systemd {
             return Ok(());
         }
-        self.make(&self.path(&["kubepods", "burstable"]), Limits { shares: Some(milli_to_shares(burstable_milli)), ..Limits::default() })
+        self.make(
+            &self.path(&["kubepods", "burstable"]),
+            Limits {
+                shares: Some(milli_to_shares(burstable_milli)),
+                ..Limits::default()
+            },
+        )
     }
 
     /// Makes a pod's cgroup with the pod's limits.
@@ -122,14 +142,23 @@ impl Cgroups {
         if !self.enabled || self.driver == CgroupDriver::Systemd {
             return Ok(());
         }
-        self.make(&self.pod_path(&pod.metadata.uid, pod.qos()), self.pod_limits(pod, quota))
+        self.make(
+            &self.pod_path(&pod.metadata.uid, pod.qos()),
+            self.pod_limits(pod, quota),
+        )
     }
 
     fn pod_limits(&self, pod: &Pod, quota: bool) -> Limits {
-        let mut l = Limits { shares: Some(2), pids: (self.pids > 0).then_some(self.pids), ..Limits::default() };
+        let mut l = Limits {
+            shares: Some(2),
+            pids: (self.pids > 0).then_some(self.pids),
+            ..Limits::default()
+        };
         if pod.qos() != Qos::BestEffort {
             l.shares = Some(milli_to_shares(resources::pod_request(pod, "cpu").milli()));
-            l.quota = resources::pod_limit(pod, "cpu").filter(|_| quota).map(|q| milli_to_quota(q.milli()));
+            l.quota = resources::pod_limit(pod, "cpu")
+                .filter(|_| quota)
+                .map(|q| milli_to_quota(q.milli()));
             l.memory = resources::pod_limit(pod, "memory").map(|q| q.value());
         }
         l
@@ -140,8 +169,13 @@ impl Cgroups {
         if self.v2 {
             return vec![self.mount.clone()];
         }
-        let Ok(dir) = fs::read_dir(&self.mount) else { return Vec::new() };
-        dir.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
+        let Ok(dir) = fs::read_dir(&self.mount) else {
+            return Vec::new();
+        };
+        dir.flatten()
+            .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+            .map(|e| e.path())
+            .collect()
     }
 
     fn make(&self, path: &str, l: Limits) -> io::Result<()> {
@@ -150,7 +184,8 @@ impl Cgroups {
             if !file.exists() || fs::read_to_string(&file).is_ok_and(|v| v.trim() == value) {
                 return Ok(());
             }
-            fs::write(&file, &value).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", file.display())))
+            fs::write(&file, &value)
+                .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", file.display())))
         };
         if self.v2 {
             let mut at = self.mount.clone();
@@ -164,13 +199,26 @@ impl Cgroups {
                 }
             }
             if let Some(s) = l.shares {
-                put(at.join("cpu.weight"), (1 + (s - 2) * 9999 / 262_142).to_string())?;
+                put(
+                    at.join("cpu.weight"),
+                    (1 + (s - 2) * 9999 / 262_142).to_string(),
+                )?;
             }
             if let Some(q) = l.quota {
-                put(at.join("cpu.max"), if q > 0 { format!("{q} 100000") } else { "max 100000".into() })?;
+                put(
+                    at.join("cpu.max"),
+                    if q > 0 {
+                        format!("{q} 100000")
+                    } else {
+                        "max 100000".into()
+                    },
+                )?;
             }
             if let Some(m) = l.memory {
-                put(at.join("memory.max"), if m > 0 { m.to_string() } else { "max".into() })?;
+                put(
+                    at.join("memory.max"),
+                    if m > 0 { m.to_string() } else { "max".into() },
+                )?;
             }
             if let Some(p) = l.pids {
                 put(at.join("pids.max"), p.to_string())?;
@@ -191,7 +239,10 @@ impl Cgroups {
                     }
                     if let Some(q) = l.quota {
                         put(dir.join("cpu.cfs_period_us"), "100000".into())?;
-                        put(dir.join("cpu.cfs_quota_us"), if q > 0 { q.to_string() } else { "-1".into() })?;
+                        put(
+                            dir.join("cpu.cfs_quota_us"),
+                            if q > 0 { q.to_string() } else { "-1".into() },
+                        )?;
                     }
                 }
                 "memory" => {
@@ -235,8 +286,18 @@ impl Cgroups {
         if !self.enabled || self.driver == CgroupDriver::Systemd {
             return out;
         }
-        let Some(h) = (if self.v2 { Some(self.mount.clone()) } else { Some(self.mount.join("memory")) }) else { return out };
-        for class in [&["kubepods"][..], &["kubepods", "burstable"], &["kubepods", "besteffort"]] {
+        let Some(h) = (if self.v2 {
+            Some(self.mount.clone())
+        } else {
+            Some(self.mount.join("memory"))
+        }) else {
+            return out;
+        };
+        for class in [
+            &["kubepods"][..],
+            &["kubepods", "burstable"],
+            &["kubepods", "besteffort"],
+        ] {
             let dir = h.join(self.path(class).trim_start_matches('/'));
             for e in fs::read_dir(dir).into_iter().flatten().flatten() {
                 if let Some(uid) = e.file_name().to_str().and_then(|n| n.strip_prefix("pod")) {
@@ -250,23 +311,38 @@ impl Cgroups {
     /// CPU nanoseconds and working-set bytes of a cgroup, by its path below the root; for statistics.
     pub fn usage(&self, path: &str) -> (u64, u64) {
         let rel = path.trim_start_matches('/');
-        let number = |p: PathBuf| fs::read_to_string(p).ok().and_then(|t| t.trim().parse::<u64>().ok());
+        let number = |p: PathBuf| {
+            fs::read_to_string(p)
+                .ok()
+                .and_then(|t| t.trim().parse::<u64>().ok())
+        };
         let stat = |p: PathBuf, key: &str| {
             fs::read_to_string(p)
                 .ok()
-                .and_then(|t| t.lines().find_map(|l| l.strip_prefix(key).and_then(|v| v.trim().parse::<u64>().ok())))
+                .and_then(|t| {
+                    t.lines().find_map(|l| {
+                        l.strip_prefix(key)
+                            .and_then(|v| v.trim().parse::<u64>().ok())
+                    })
+                })
                 .unwrap_or(0)
         };
         if self.v2 {
             let d = self.mount.join(rel);
             let cpu = stat(d.join("cpu.stat"), "usage_usec ") * 1000;
             let used = number(d.join("memory.current")).unwrap_or(0);
-            return (cpu, used.saturating_sub(stat(d.join("memory.stat"), "inactive_file ")));
+            return (
+                cpu,
+                used.saturating_sub(stat(d.join("memory.stat"), "inactive_file ")),
+            );
         }
         let cpu = number(self.mount.join("cpuacct").join(rel).join("cpuacct.usage")).unwrap_or(0);
         let m = self.mount.join("memory").join(rel);
         let used = number(m.join("memory.usage_in_bytes")).unwrap_or(0);
-        (cpu, used.saturating_sub(stat(m.join("memory.stat"), "total_inactive_file ")))
+        (
+            cpu,
+            used.saturating_sub(stat(m.join("memory.stat"), "total_inactive_file ")),
+        )
     }
 
     /// The path of all pods.
@@ -282,7 +358,10 @@ fn remove_tree(dir: &Path) -> bool {
             remove_tree(&e.path());
         }
     }
-    for pid in fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines() {
+    for pid in fs::read_to_string(dir.join("cgroup.procs"))
+        .unwrap_or_default()
+        .lines()
+    {
         if let Some(pid) = pid.parse().ok().and_then(rustix::process::Pid::from_raw) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
@@ -295,15 +374,28 @@ mod tests {
     use super::*;
 
     fn cgroups(driver: CgroupDriver, root: &str) -> Cgroups {
-        Cgroups { driver, root: root.trim_matches('/').into(), enabled: true, v2: false, mount: "/none".into(), pids: -1 }
+        Cgroups {
+            driver,
+            root: root.trim_matches('/').into(),
+            enabled: true,
+            v2: false,
+            mount: "/none".into(),
+            pids: -1,
+        }
     }
 
     #[test]
     fn names_are_upstreams() {
         let mut p = Pod::default();
         p.metadata.uid = "a-b".into();
-        assert_eq!(cgroups(CgroupDriver::Cgroupfs, "/").parent(&p), "/kubepods/besteffort/poda-b");
-        assert_eq!(cgroups(CgroupDriver::Cgroupfs, "/x").parent(&p), "/x/kubepods/besteffort/poda-b");
+        assert_eq!(
+            cgroups(CgroupDriver::Cgroupfs, "/").parent(&p),
+            "/kubepods/besteffort/poda-b"
+        );
+        assert_eq!(
+            cgroups(CgroupDriver::Cgroupfs, "/x").parent(&p),
+            "/x/kubepods/besteffort/poda-b"
+        );
         assert_eq!(
             cgroups(CgroupDriver::Systemd, "/").parent(&p),
             "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-poda_b.slice"
@@ -316,15 +408,31 @@ mod tests {
         for c in ["cpu", "memory", "pids"] {
             fs::create_dir(dir.path().join(c)).unwrap();
         }
-        let c = Cgroups { mount: dir.path().into(), pids: 50, ..cgroups(CgroupDriver::Cgroupfs, "/t") };
+        let c = Cgroups {
+            mount: dir.path().into(),
+            pids: 50,
+            ..cgroups(CgroupDriver::Cgroupfs, "/t")
+        };
         let pod: Pod = serde_json::from_str(
             r#"{"metadata":{"uid":"u1"},"spec":{"containers":[{"name":"a","resources":{"limits":{"cpu":"500m","memory":"1Mi"},"requests":{"cpu":"250m"}}}]}}"#,
         )
         .unwrap();
         let limits = c.pod_limits(&pod, true);
-        assert_eq!(limits, Limits { shares: Some(256), quota: Some(50_000), memory: Some(1 << 20), pids: Some(50) });
+        assert_eq!(
+            limits,
+            Limits {
+                shares: Some(256),
+                quota: Some(50_000),
+                memory: Some(1 << 20),
+                pids: Some(50)
+            }
+        );
         c.ensure_pod(&pod, true).unwrap();
-        assert!(dir.path().join("memory/t/kubepods/burstable/podu1").is_dir());
+        assert!(
+            dir.path()
+                .join("memory/t/kubepods/burstable/podu1")
+                .is_dir()
+        );
         assert_eq!(c.pods(), ["u1"]);
         assert!(c.remove_pod("u1").unwrap());
         assert!(c.pods().is_empty());

@@ -9,39 +9,91 @@ use super::{ACCEPTED, FlagValues, KubeletConfiguration, Settings, SettingsError}
 const OVERRIDES: &[(&str, &str, Kind)] = &[
     ("address", "address", Kind::Text),
     ("allowed-unsafe-sysctls", "allowedUnsafeSysctls", Kind::List),
-    ("anonymous-auth", "authentication.anonymous.enabled", Kind::Bool),
-    ("authentication-token-webhook", "authentication.webhook.enabled", Kind::Bool),
-    ("authentication-token-webhook-cache-ttl", "authentication.webhook.cacheTTL", Kind::Text),
+    (
+        "anonymous-auth",
+        "authentication.anonymous.enabled",
+        Kind::Bool,
+    ),
+    (
+        "authentication-token-webhook",
+        "authentication.webhook.enabled",
+        Kind::Bool,
+    ),
+    (
+        "authentication-token-webhook-cache-ttl",
+        "authentication.webhook.cacheTTL",
+        Kind::Text,
+    ),
     ("authorization-mode", "authorization.mode", Kind::Text),
-    ("authorization-webhook-cache-authorized-ttl", "authorization.webhook.cacheAuthorizedTTL", Kind::Text),
-    ("authorization-webhook-cache-unauthorized-ttl", "authorization.webhook.cacheUnauthorizedTTL", Kind::Text),
+    (
+        "authorization-webhook-cache-authorized-ttl",
+        "authorization.webhook.cacheAuthorizedTTL",
+        Kind::Text,
+    ),
+    (
+        "authorization-webhook-cache-unauthorized-ttl",
+        "authorization.webhook.cacheUnauthorizedTTL",
+        Kind::Text,
+    ),
     ("cgroup-driver", "cgroupDriver", Kind::Text),
     ("cgroup-root", "cgroupRoot", Kind::Text),
     ("cgroups-per-qos", "cgroupsPerQOS", Kind::Bool),
-    ("client-ca-file", "authentication.x509.clientCAFile", Kind::Text),
+    (
+        "client-ca-file",
+        "authentication.x509.clientCAFile",
+        Kind::Text,
+    ),
     ("cluster-dns", "clusterDNS", Kind::List),
     ("cluster-domain", "clusterDomain", Kind::Text),
     ("container-log-max-files", "containerLogMaxFiles", Kind::Int),
     ("container-log-max-size", "containerLogMaxSize", Kind::Text),
-    ("container-runtime-endpoint", "containerRuntimeEndpoint", Kind::Text),
+    (
+        "container-runtime-endpoint",
+        "containerRuntimeEndpoint",
+        Kind::Text,
+    ),
     ("cpu-cfs-quota", "cpuCFSQuota", Kind::Bool),
     ("cpu-cfs-quota-period", "cpuCFSQuotaPeriod", Kind::Text),
     ("enable-server", "enableServer", Kind::Bool),
-    ("enforce-node-allocatable", "enforceNodeAllocatable", Kind::List),
+    (
+        "enforce-node-allocatable",
+        "enforceNodeAllocatable",
+        Kind::List,
+    ),
     ("eviction-hard", "evictionHard", Kind::Thresholds),
-    ("eviction-pressure-transition-period", "evictionPressureTransitionPeriod", Kind::Text),
+    (
+        "eviction-pressure-transition-period",
+        "evictionPressureTransitionPeriod",
+        Kind::Text,
+    ),
     ("fail-cgroupv1", "failCgroupV1", Kind::Bool),
     ("file-check-frequency", "fileCheckFrequency", Kind::Text),
     ("healthz-bind-address", "healthzBindAddress", Kind::Text),
     ("healthz-port", "healthzPort", Kind::Int),
-    ("image-gc-high-threshold", "imageGCHighThresholdPercent", Kind::Int),
-    ("image-gc-low-threshold", "imageGCLowThresholdPercent", Kind::Int),
+    (
+        "image-gc-high-threshold",
+        "imageGCHighThresholdPercent",
+        Kind::Int,
+    ),
+    (
+        "image-gc-low-threshold",
+        "imageGCLowThresholdPercent",
+        Kind::Int,
+    ),
     ("image-service-endpoint", "imageServiceEndpoint", Kind::Text),
     ("kube-reserved", "kubeReserved", Kind::Pairs),
     ("max-pods", "maxPods", Kind::Int),
-    ("minimum-image-ttl-duration", "imageMinimumGCAge", Kind::Text),
+    (
+        "minimum-image-ttl-duration",
+        "imageMinimumGCAge",
+        Kind::Text,
+    ),
     ("node-status-max-images", "nodeStatusMaxImages", Kind::Int),
-    ("node-status-update-frequency", "nodeStatusUpdateFrequency", Kind::Text),
+    (
+        "node-status-update-frequency",
+        "nodeStatusUpdateFrequency",
+        Kind::Text,
+    ),
     ("pod-cidr", "podCIDR", Kind::Text),
     ("pod-manifest-path", "staticPodPath", Kind::Text),
     ("pod-max-pids", "podPidsLimit", Kind::Int),
@@ -53,10 +105,18 @@ const OVERRIDES: &[(&str, &str, Kind)] = &[
     ("register-with-taints", "registerWithTaints", Kind::Taints),
     ("resolv-conf", "resolvConf", Kind::Text),
     ("rotate-certificates", "rotateCertificates", Kind::Bool),
-    ("runtime-request-timeout", "runtimeRequestTimeout", Kind::Text),
+    (
+        "runtime-request-timeout",
+        "runtimeRequestTimeout",
+        Kind::Text,
+    ),
     ("seccomp-default", "seccompDefault", Kind::Bool),
     ("serialize-image-pulls", "serializeImagePulls", Kind::Bool),
-    ("streaming-connection-idle-timeout", "streamingConnectionIdleTimeout", Kind::Text),
+    (
+        "streaming-connection-idle-timeout",
+        "streamingConnectionIdleTimeout",
+        Kind::Text,
+    ),
     ("system-reserved", "systemReserved", Kind::Pairs),
     ("tls-cert-file", "tlsCertFile", Kind::Text),
     ("tls-cipher-suites", "tlsCipherSuites", Kind::List),
@@ -76,8 +136,16 @@ enum Kind {
 }
 
 /// Flags that have no counterpart in the file.
-const OWN: &[&str] =
-    &["bootstrap-kubeconfig", "cert-dir", "config", "hostname-override", "kubeconfig", "node-ip", "node-labels", "root-dir"];
+const OWN: &[&str] = &[
+    "bootstrap-kubeconfig",
+    "cert-dir",
+    "config",
+    "hostname-override",
+    "kubeconfig",
+    "node-ip",
+    "node-labels",
+    "root-dir",
+];
 
 /// Flags that tune what has no counterpart here.
 const IGNORED: &[&str] = &[
@@ -145,14 +213,33 @@ const IGNORED: &[&str] = &[
 
 /// The kubelet's command line.
 pub fn command_line() -> CommandLine {
-    let honoured: Vec<&str> = OVERRIDES.iter().map(|o| o.0).chain(OWN.iter().copied()).collect();
-    CommandLine::new("kubelet", "The kubelet runs the pods of one node in its container runtime and reports on both.")
-        .honour(&honoured)
-        .ignore(IGNORED)
-        .refuse("config-dir", "drop-in configuration directories are not supported; use --config")
-        .refuse("manifest-url", "pods from a URL are not supported; use --pod-manifest-path")
-        .refuse("rotate-server-certificates", "serving certificates from the cluster are not supported; use --tls-cert-file")
-        .refuse("image-credential-provider-config", "credential provider plugins are not supported; use imagePullSecrets")
+    let honoured: Vec<&str> = OVERRIDES
+        .iter()
+        .map(|o| o.0)
+        .chain(OWN.iter().copied())
+        .collect();
+    CommandLine::new(
+        "kubelet",
+        "The kubelet runs the pods of one node in its container runtime and reports on both.",
+    )
+    .honour(&honoured)
+    .ignore(IGNORED)
+    .refuse(
+        "config-dir",
+        "drop-in configuration directories are not supported; use --config",
+    )
+    .refuse(
+        "manifest-url",
+        "pods from a URL are not supported; use --pod-manifest-path",
+    )
+    .refuse(
+        "rotate-server-certificates",
+        "serving certificates from the cluster are not supported; use --tls-cert-file",
+    )
+    .refuse(
+        "image-credential-provider-config",
+        "credential provider plugins are not supported; use imagePullSecrets",
+    )
 }
 
 /// Reads the file that `--config` names and applies the flags.
@@ -178,8 +265,19 @@ pub fn settings(flags: &Flags) -> Result<Settings, SettingsError> {
             Kind::Int => Value::from(flags.int(flag)),
             Kind::List => Value::from(flags.strings(flag).to_vec()),
             Kind::Pairs => json!(flags.map(flag)),
-            Kind::Thresholds => flags.strings(flag).iter().filter_map(|s| s.split_once('<')).map(|(k, v)| (k.to_string(), Value::from(v))).collect::<Map<_, _>>().into(),
-            Kind::Taints => flags.strings(flag).iter().flat_map(|s| s.split(',')).filter_map(taint).collect(),
+            Kind::Thresholds => flags
+                .strings(flag)
+                .iter()
+                .filter_map(|s| s.split_once('<'))
+                .map(|(k, v)| (k.to_string(), Value::from(v)))
+                .collect::<Map<_, _>>()
+                .into(),
+            Kind::Taints => flags
+                .strings(flag)
+                .iter()
+                .flat_map(|s| s.split(','))
+                .filter_map(taint)
+                .collect(),
         };
         set(&mut doc, path, value);
     }
@@ -189,8 +287,12 @@ pub fn settings(flags: &Flags) -> Result<Settings, SettingsError> {
         hostname_override: flags.string("hostname-override").to_string(),
         node_ip: flags.string("node-ip").to_string(),
         node_labels: flags.map("node-labels"),
-        root_dir: flags.path("root-dir").unwrap_or_else(|| "/var/lib/kubelet".into()),
-        cert_dir: flags.path("cert-dir").unwrap_or_else(|| "/var/lib/kubelet/pki".into()),
+        root_dir: flags
+            .path("root-dir")
+            .unwrap_or_else(|| "/var/lib/kubelet".into()),
+        cert_dir: flags
+            .path("cert-dir")
+            .unwrap_or_else(|| "/var/lib/kubelet/pki".into()),
         kubeconfig: flags.path("kubeconfig"),
         bootstrap_kubeconfig: flags.path("bootstrap-kubeconfig"),
     };
@@ -209,7 +311,9 @@ fn set(doc: &mut Value, path: &str, value: Value) {
         if !at.is_object() {
             *at = Value::Object(Map::new());
         }
-        let Some(map) = at.as_object_mut() else { return };
+        let Some(map) = at.as_object_mut() else {
+            return;
+        };
         at = map.entry(key.to_string()).or_insert(Value::Null);
     }
     *at = value;
@@ -221,7 +325,10 @@ mod tests {
     use component::flags::Outcome;
 
     fn of(args: &[&str]) -> Settings {
-        match command_line().parse(args.iter().map(|a| a.to_string())).unwrap() {
+        match command_line()
+            .parse(args.iter().map(|a| a.to_string()))
+            .unwrap()
+        {
             Outcome::Run(f) => settings(&f).unwrap(),
             Outcome::Print(t) => panic!("{t}"),
         }
@@ -233,7 +340,13 @@ mod tests {
         let file = dir.path().join("c.yaml");
         std::fs::write(&file, "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nmaxPods: 5\nport: 26001\n").unwrap();
         let config = format!("--config={}", file.display());
-        let s = of(&[&config, "--max-pods=7", "--register-with-taints=a=b:NoSchedule,c:NoExecute", "--eviction-hard=memory.available<1Gi", "--hostname-override=x"]);
+        let s = of(&[
+            &config,
+            "--max-pods=7",
+            "--register-with-taints=a=b:NoSchedule,c:NoExecute",
+            "--eviction-hard=memory.available<1Gi",
+            "--hostname-override=x",
+        ]);
         assert_eq!((s.max_pods, s.port), (7, 26001));
         assert_eq!(s.register_with_taints.len(), 2);
         assert_eq!(s.register_with_taints[1].key, "c");

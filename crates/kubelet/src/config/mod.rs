@@ -21,7 +21,9 @@ mod duration {
     use std::time::Duration;
 
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
-        let Some(text) = Option::<String>::deserialize(d)? else { return Ok(None) };
+        let Some(text) = Option::<String>::deserialize(d)? else {
+            return Ok(None);
+        };
         let v = component::duration::parse(&text).map_err(serde::de::Error::custom)?;
         Ok((!v.is_zero()).then_some(v))
     }
@@ -172,9 +174,15 @@ pub struct Authorization {
 #[serde(rename_all = "camelCase", default)]
 #[expect(missing_docs, reason = "the fields are those of upstream's kind")]
 pub struct AuthorizationWebhook {
-    #[serde(rename = "cacheAuthorizedTTL", deserialize_with = "duration::deserialize")]
+    #[serde(
+        rename = "cacheAuthorizedTTL",
+        deserialize_with = "duration::deserialize"
+    )]
     pub cache_authorized_ttl: Option<Duration>,
-    #[serde(rename = "cacheUnauthorizedTTL", deserialize_with = "duration::deserialize")]
+    #[serde(
+        rename = "cacheUnauthorizedTTL",
+        deserialize_with = "duration::deserialize"
+    )]
     pub cache_unauthorized_ttl: Option<Duration>,
 }
 
@@ -222,7 +230,9 @@ impl Threshold {
     pub fn parse(text: &str) -> Option<Threshold> {
         if let Some(p) = text.strip_suffix('%') {
             let v: f64 = p.trim().parse().ok()?;
-            return (0.0..=100.0).contains(&v).then_some(Threshold::Share(v / 100.0));
+            return (0.0..=100.0)
+                .contains(&v)
+                .then_some(Threshold::Share(v / 100.0));
         }
         crate::pod::quantity::Quantity::parse(text).map(|q| Threshold::Absolute(q.value()))
     }
@@ -231,7 +241,11 @@ impl Threshold {
     pub fn of(self, capacity: i64) -> i64 {
         match self {
             Threshold::Absolute(v) => v,
-            #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "a share of a capacity, rounded")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_precision_loss,
+                reason = "a share of a capacity, rounded"
+            )]
             Threshold::Share(s) => (capacity as f64 * s) as i64,
         }
     }
@@ -239,7 +253,10 @@ impl Threshold {
 
 /// Everything the kubelet runs with, defaults applied.
 #[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "named as the configuration fields and flags they come from")]
+#[expect(
+    missing_docs,
+    reason = "named as the configuration fields and flags they come from"
+)]
 pub struct Settings {
     pub node_name: String,
     pub node_ips: Vec<std::net::IpAddr>,
@@ -320,7 +337,10 @@ pub enum SettingsError {
 }
 
 fn bad(field: &'static str, message: impl Into<String>) -> SettingsError {
-    SettingsError::Value { field, message: message.into() }
+    SettingsError::Value {
+        field,
+        message: message.into(),
+    }
 }
 
 /// What only flags say.
@@ -337,13 +357,20 @@ pub struct FlagValues {
 }
 
 fn set_or(text: &str, default: &str) -> String {
-    if text.is_empty() { default.to_string() } else { text.to_string() }
+    if text.is_empty() {
+        default.to_string()
+    } else {
+        text.to_string()
+    }
 }
 
 impl Settings {
     /// Applies defaults and checks values.
     pub fn new(c: KubeletConfiguration, f: FlagValues) -> Result<Settings, SettingsError> {
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let host = rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned();
         let node_name = set_or(f.hostname_override.trim(), host.trim()).to_lowercase();
         if node_name.is_empty() {
             return Err(bad("--hostname-override", "the machine has no host name"));
@@ -353,9 +380,16 @@ impl Settings {
             .split(',')
             .map(str::trim)
             .filter(|s| !s.is_empty())
-            .map(|s| s.parse().map_err(|_| bad("--node-ip", format!("{s:?} is not an IP address"))))
+            .map(|s| {
+                s.parse()
+                    .map_err(|_| bad("--node-ip", format!("{s:?} is not an IP address")))
+            })
             .collect::<Result<Vec<_>, _>>()?;
-        let ip = |field, text: &str, default: &str| set_or(text, default).parse().map_err(|_| bad(field, format!("{text:?} is not an IP address")));
+        let ip = |field, text: &str, default: &str| {
+            set_or(text, default)
+                .parse()
+                .map_err(|_| bad(field, format!("{text:?} is not an IP address")))
+        };
         let port = |field, v: i32, default: u16| match v {
             0 => Ok(default),
             v => u16::try_from(v).map_err(|_| bad(field, format!("{v} is not a port"))),
@@ -363,34 +397,66 @@ impl Settings {
         let cgroup_driver = match c.cgroup_driver.as_str() {
             "" | "cgroupfs" => CgroupDriver::Cgroupfs,
             "systemd" => CgroupDriver::Systemd,
-            other => return Err(bad("cgroupDriver", format!("{other:?} is neither cgroupfs nor systemd"))),
+            other => {
+                return Err(bad(
+                    "cgroupDriver",
+                    format!("{other:?} is neither cgroupfs nor systemd"),
+                ));
+            }
         };
         let webhook_authorization = match c.authorization.mode.as_str() {
             "" | "Webhook" => true,
             "AlwaysAllow" => false,
-            other => return Err(bad("authorization.mode", format!("{other:?} is neither Webhook nor AlwaysAllow"))),
+            other => {
+                return Err(bad(
+                    "authorization.mode",
+                    format!("{other:?} is neither Webhook nor AlwaysAllow"),
+                ));
+            }
         };
         if c.fail_cgroup_v1 == Some(true) && !crate::cgroups::is_v2() {
-            return Err(bad("failCgroupV1", "this node uses cgroup v1 and failCgroupV1 is set"));
+            return Err(bad(
+                "failCgroupV1",
+                "this node uses cgroup v1 and failCgroupV1 is set",
+            ));
         }
         if !c.static_pod_url.is_empty() {
-            return Err(bad("staticPodURL", "pods from a URL are not supported; use staticPodPath"));
+            return Err(bad(
+                "staticPodURL",
+                "pods from a URL are not supported; use staticPodPath",
+            ));
         }
         if c.server_tls_bootstrap {
-            return Err(bad("serverTLSBootstrap", "serving certificates from the cluster are not supported; use tlsCertFile"));
+            return Err(bad(
+                "serverTLSBootstrap",
+                "serving certificates from the cluster are not supported; use tlsCertFile",
+            ));
         }
         let mut hard: BTreeMap<String, String> = BTreeMap::from(
-            [("memory.available", "100Mi"), ("nodefs.available", "10%"), ("nodefs.inodesFree", "5%"), ("imagefs.available", "15%"), ("imagefs.inodesFree", "5%")]
-                .map(|(k, v)| (k.to_string(), v.to_string())),
+            [
+                ("memory.available", "100Mi"),
+                ("nodefs.available", "10%"),
+                ("nodefs.inodesFree", "5%"),
+                ("imagefs.available", "15%"),
+                ("imagefs.inodesFree", "5%"),
+            ]
+            .map(|(k, v)| (k.to_string(), v.to_string())),
         );
         if !c.eviction_hard.is_empty() {
             hard = c.eviction_hard.clone();
         }
         let eviction_hard = hard
             .into_iter()
-            .map(|(k, v)| Threshold::parse(&v).map(|t| (k, t)).ok_or_else(|| bad("evictionHard", format!("{v:?} is no threshold"))))
+            .map(|(k, v)| {
+                Threshold::parse(&v)
+                    .map(|t| (k, t))
+                    .ok_or_else(|| bad("evictionHard", format!("{v:?} is no threshold")))
+            })
             .collect::<Result<_, _>>()?;
-        let parallel_pulls = match (c.serialize_image_pulls.unwrap_or(true), c.max_parallel_image_pulls) {
+        let parallel_pulls = match (
+            c.serialize_image_pulls.unwrap_or(true),
+            c.max_parallel_image_pulls,
+        ) {
             (true, _) => 1,
             (false, Some(n)) if n > 0 => usize::try_from(n).unwrap_or(1),
             (false, _) => 64,
@@ -422,7 +488,8 @@ impl Settings {
             healthz_address: ip("healthzBindAddress", &c.healthz_bind_address, "127.0.0.1")?,
             healthz_port: match c.healthz_port {
                 None => 10248,
-                Some(v) => u16::try_from(v).map_err(|_| bad("healthzPort", format!("{v} is not a port")))?,
+                Some(v) => u16::try_from(v)
+                    .map_err(|_| bad("healthzPort", format!("{v} is not a port")))?,
             },
             tls: component::tls::Options {
                 cert_file: opt(&c.tls_cert_file),
@@ -430,7 +497,9 @@ impl Settings {
                 cert_dir: Some(cert_dir.clone()),
                 pair_name: "kubelet".into(),
                 self_signed_sans: sans,
-                client_ca_files: opt(&c.authentication.x509.client_ca_file).into_iter().collect(),
+                client_ca_files: opt(&c.authentication.x509.client_ca_file)
+                    .into_iter()
+                    .collect(),
                 min_version: c.tls_min_version,
                 cipher_suites: c.tls_cipher_suites,
                 http2: true,
@@ -442,18 +511,56 @@ impl Settings {
             webhook_authentication: c.authentication.webhook.enabled.unwrap_or(true),
             anonymous,
             webhook_authorization,
-            token_cache: c.authentication.webhook.cache_ttl.unwrap_or(Duration::from_secs(120)),
-            allow_cache: c.authorization.webhook.cache_authorized_ttl.unwrap_or(Duration::from_secs(300)),
-            deny_cache: c.authorization.webhook.cache_unauthorized_ttl.unwrap_or(Duration::from_secs(30)),
-            cluster: crate::runtime::dns::ClusterDns { servers: c.cluster_dns, domain: c.cluster_domain },
+            token_cache: c
+                .authentication
+                .webhook
+                .cache_ttl
+                .unwrap_or(Duration::from_secs(120)),
+            allow_cache: c
+                .authorization
+                .webhook
+                .cache_authorized_ttl
+                .unwrap_or(Duration::from_secs(300)),
+            deny_cache: c
+                .authorization
+                .webhook
+                .cache_unauthorized_ttl
+                .unwrap_or(Duration::from_secs(30)),
+            cluster: crate::runtime::dns::ClusterDns {
+                servers: c.cluster_dns,
+                domain: c.cluster_domain,
+            },
             resolv_conf: opt(c.resolv_conf.as_deref().unwrap_or("/etc/resolv.conf")),
-            status_frequency: c.node_status_update_frequency.unwrap_or(Duration::from_secs(10)),
-            report_frequency: c.node_status_report_frequency.unwrap_or(Duration::from_secs(300)),
-            lease_seconds: if c.node_lease_duration_seconds > 0 { c.node_lease_duration_seconds } else { 40 },
-            image_endpoint: set_or(&c.image_service_endpoint, &set_or(&c.container_runtime_endpoint, "unix:///run/containerd/containerd.sock")),
-            runtime_endpoint: set_or(&c.container_runtime_endpoint, "unix:///run/containerd/containerd.sock"),
-            runtime_timeout: c.runtime_request_timeout.unwrap_or(Duration::from_secs(120)),
-            max_pods: if c.max_pods > 0 { i64::from(c.max_pods) } else { 110 },
+            status_frequency: c
+                .node_status_update_frequency
+                .unwrap_or(Duration::from_secs(10)),
+            report_frequency: c
+                .node_status_report_frequency
+                .unwrap_or(Duration::from_secs(300)),
+            lease_seconds: if c.node_lease_duration_seconds > 0 {
+                c.node_lease_duration_seconds
+            } else {
+                40
+            },
+            image_endpoint: set_or(
+                &c.image_service_endpoint,
+                &set_or(
+                    &c.container_runtime_endpoint,
+                    "unix:///run/containerd/containerd.sock",
+                ),
+            ),
+            runtime_endpoint: set_or(
+                &c.container_runtime_endpoint,
+                "unix:///run/containerd/containerd.sock",
+            ),
+            runtime_timeout: c
+                .runtime_request_timeout
+                .unwrap_or(Duration::from_secs(120)),
+            max_pods: if c.max_pods > 0 {
+                i64::from(c.max_pods)
+            } else {
+                110
+            },
             pods_per_core: i64::from(c.pods_per_core),
             pod_cidr: c.pod_cidr,
             cgroups_per_qos: c.cgroups_per_qos.unwrap_or(true),
@@ -468,16 +575,25 @@ impl Settings {
             image_high: i64::from(c.image_gc_high_threshold_percent.unwrap_or(85)),
             image_low: i64::from(c.image_gc_low_threshold_percent.unwrap_or(80)),
             eviction_hard,
-            pressure_transition: c.eviction_pressure_transition_period.unwrap_or(Duration::from_secs(300)),
+            pressure_transition: c
+                .eviction_pressure_transition_period
+                .unwrap_or(Duration::from_secs(300)),
             log_max_size: crate::pod::quantity::Quantity::parse(&log_max)
                 .ok_or_else(|| bad("containerLogMaxSize", format!("{log_max:?} is no quantity")))?
                 .value(),
-            log_max_files: usize::try_from(c.container_log_max_files.unwrap_or(5)).unwrap_or(5).max(2),
+            log_max_files: usize::try_from(c.container_log_max_files.unwrap_or(5))
+                .unwrap_or(5)
+                .max(2),
             system_reserved: c.system_reserved,
             kube_reserved: c.kube_reserved,
-            enforce_pods: c.enforce_node_allocatable.is_none_or(|e| e.iter().any(|x| x == "pods")),
+            enforce_pods: c
+                .enforce_node_allocatable
+                .is_none_or(|e| e.iter().any(|x| x == "pods")),
             allowed_unsafe_sysctls: c.allowed_unsafe_sysctls,
-            crash_backoff_max: c.crash_loop_back_off.max_container_restart_period.unwrap_or(Duration::from_secs(300)),
+            crash_backoff_max: c
+                .crash_loop_back_off
+                .max_container_restart_period
+                .unwrap_or(Duration::from_secs(300)),
             seccomp_default: c.seccomp_default.unwrap_or(false),
         })
     }
@@ -493,19 +609,34 @@ mod tests {
     use super::*;
 
     fn settings(yaml: &str) -> Result<Settings, SettingsError> {
-        let text = format!("apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n{yaml}");
+        let text = format!(
+            "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n{yaml}"
+        );
         let c = component::config::parse::<KubeletConfiguration>("x", &text, &ACCEPTED)?;
-        Settings::new(c, FlagValues { hostname_override: "N1".into(), node_ip: "10.0.0.1".into(), ..Default::default() })
+        Settings::new(
+            c,
+            FlagValues {
+                hostname_override: "N1".into(),
+                node_ip: "10.0.0.1".into(),
+                ..Default::default()
+            },
+        )
     }
 
     #[test]
     fn defaults_are_upstreams() {
         let s = settings("").unwrap();
         assert_eq!(s.node_name, "n1");
-        assert_eq!((s.port, s.read_only_port, s.healthz_port, s.max_pods), (10250, 0, 10248, 110));
+        assert_eq!(
+            (s.port, s.read_only_port, s.healthz_port, s.max_pods),
+            (10250, 0, 10248, 110)
+        );
         assert!(s.webhook_authorization && s.webhook_authentication && !s.anonymous);
         assert_eq!(s.status_frequency, Duration::from_secs(10));
-        assert_eq!(s.eviction_hard["memory.available"], Threshold::Absolute(100 << 20));
+        assert_eq!(
+            s.eviction_hard["memory.available"],
+            Threshold::Absolute(100 << 20)
+        );
         assert_eq!(s.log_max_size, 10 << 20);
     }
 
@@ -527,8 +658,18 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        assert!(settings("maxPodz: 3\n").unwrap_err().to_string().contains("maxPodz"));
-        assert!(settings("cgroupDriver: x\n").unwrap_err().to_string().contains("cgroupDriver"));
+        assert!(
+            settings("maxPodz: 3\n")
+                .unwrap_err()
+                .to_string()
+                .contains("maxPodz")
+        );
+        assert!(
+            settings("cgroupDriver: x\n")
+                .unwrap_err()
+                .to_string()
+                .contains("cgroupDriver")
+        );
         assert!(settings("evictionHard: {memory.available: lots}\n").is_err());
     }
 }

@@ -42,12 +42,22 @@ pub enum EventSource {
 ///
 /// `connected` is told whether a stream is open, so that the relist can slow down while it is. Reconnects with a delay
 /// of one to ten seconds. Returns at once when the runtime has no event source at all.
-pub async fn follow(endpoint: String, wake: Arc<Notify>, connected: tokio::sync::watch::Sender<bool>, stop: CancellationToken) {
-    let Ok(channel) = unix_channel(&endpoint) else { return };
+pub async fn follow(
+    endpoint: String,
+    wake: Arc<Notify>,
+    connected: tokio::sync::watch::Sender<bool>,
+    stop: CancellationToken,
+) {
+    let Ok(channel) = unix_channel(&endpoint) else {
+        return;
+    };
     let mut delay = Duration::from_secs(1);
     let mut unsupported = [false, false];
     loop {
-        for (i, source) in [EventSource::Cri, EventSource::Containerd].into_iter().enumerate() {
+        for (i, source) in [EventSource::Cri, EventSource::Containerd]
+            .into_iter()
+            .enumerate()
+        {
             if unsupported.get(i).copied().unwrap_or(true) {
                 continue;
             }
@@ -87,12 +97,20 @@ async fn stream(
     connected: &tokio::sync::watch::Sender<bool>,
 ) -> Result<(), CriError> {
     let mut grpc = tonic::client::Grpc::new(channel);
-    grpc.ready().await.map_err(|e| CriError::Unavailable(e.to_string()))?;
+    grpc.ready()
+        .await
+        .map_err(|e| CriError::Unavailable(e.to_string()))?;
     match source {
         EventSource::Cri => {
-            let codec = tonic_prost::ProstCodec::<GetEventsRequest, ContainerEventResponse>::default();
-            let path = http::uri::PathAndQuery::from_static("/runtime.v1.RuntimeService/GetContainerEvents");
-            let mut s = grpc.server_streaming(tonic::Request::new(GetEventsRequest {}), path, codec).await?.into_inner();
+            let codec =
+                tonic_prost::ProstCodec::<GetEventsRequest, ContainerEventResponse>::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/runtime.v1.RuntimeService/GetContainerEvents",
+            );
+            let mut s = grpc
+                .server_streaming(tonic::Request::new(GetEventsRequest {}), path, codec)
+                .await?
+                .into_inner();
             while let Some(_event) = s.message().await? {
                 let _ = connected.send(true);
                 wake.notify_one();
@@ -100,11 +118,20 @@ async fn stream(
         }
         EventSource::Containerd => {
             let codec = tonic_prost::ProstCodec::<SubscribeRequest, Envelope>::default();
-            let path = http::uri::PathAndQuery::from_static("/containerd.services.events.v1.Events/Subscribe");
-            let filters = ["/tasks/exit", "/tasks/start", "/tasks/oom", "/tasks/paused", "/tasks/delete", "/containers/delete"]
-                .iter()
-                .map(|t| format!("topic==\"{t}\",namespace==\"k8s.io\""))
-                .collect();
+            let path = http::uri::PathAndQuery::from_static(
+                "/containerd.services.events.v1.Events/Subscribe",
+            );
+            let filters = [
+                "/tasks/exit",
+                "/tasks/start",
+                "/tasks/oom",
+                "/tasks/paused",
+                "/tasks/delete",
+                "/containers/delete",
+            ]
+            .iter()
+            .map(|t| format!("topic==\"{t}\",namespace==\"k8s.io\""))
+            .collect();
             let req = tonic::Request::new(SubscribeRequest { filters });
             let mut s = grpc.server_streaming(req, path, codec).await?.into_inner();
             let _ = connected.send(true);

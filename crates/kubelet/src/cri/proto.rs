@@ -269,8 +269,7 @@ pub struct StopPodSandboxRequest {
 
 /// CRI message `StopPodSandboxResponse`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct StopPodSandboxResponse {
-}
+pub struct StopPodSandboxResponse {}
 
 /// CRI message `RemovePodSandboxRequest`.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -281,8 +280,7 @@ pub struct RemovePodSandboxRequest {
 
 /// CRI message `RemovePodSandboxResponse`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct RemovePodSandboxResponse {
-}
+pub struct RemovePodSandboxResponse {}
 
 /// CRI message `PodSandboxStatusRequest`.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -734,8 +732,7 @@ pub struct StartContainerRequest {
 
 /// CRI message `StartContainerResponse`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct StartContainerResponse {
-}
+pub struct StartContainerResponse {}
 
 /// CRI message `StopContainerRequest`.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -748,8 +745,7 @@ pub struct StopContainerRequest {
 
 /// CRI message `StopContainerResponse`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct StopContainerResponse {
-}
+pub struct StopContainerResponse {}
 
 /// CRI message `RemoveContainerRequest`.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -760,8 +756,7 @@ pub struct RemoveContainerRequest {
 
 /// CRI message `RemoveContainerResponse`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct RemoveContainerResponse {
-}
+pub struct RemoveContainerResponse {}
 
 /// CRI enum `ContainerState`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
@@ -920,8 +915,7 @@ pub struct UpdateContainerResourcesRequest {
 
 /// CRI message `UpdateContainerResourcesResponse`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct UpdateContainerResourcesResponse {
-}
+pub struct UpdateContainerResourcesResponse {}
 
 /// CRI message `ExecSyncRequest`.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -1112,8 +1106,7 @@ pub struct RemoveImageRequest {
 
 /// CRI message `RemoveImageResponse`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct RemoveImageResponse {
-}
+pub struct RemoveImageResponse {}
 
 /// CRI message `NetworkConfig`.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -1138,8 +1131,7 @@ pub struct UpdateRuntimeConfigRequest {
 
 /// CRI message `UpdateRuntimeConfigResponse`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct UpdateRuntimeConfigResponse {
-}
+pub struct UpdateRuntimeConfigResponse {}
 
 /// CRI message `RuntimeCondition`.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -1210,8 +1202,7 @@ pub struct StatusResponse {
 
 /// CRI message `ImageFsInfoRequest`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct ImageFsInfoRequest {
-}
+pub struct ImageFsInfoRequest {}
 
 /// CRI message `UInt64Value`.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -1352,13 +1343,11 @@ pub struct ReopenContainerLogRequest {
 
 /// CRI message `ReopenContainerLogResponse`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct ReopenContainerLogResponse {
-}
+pub struct ReopenContainerLogResponse {}
 
 /// CRI message `GetEventsRequest`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct GetEventsRequest {
-}
+pub struct GetEventsRequest {}
 
 /// CRI message `ContainerEventResponse`.
 #[derive(Clone, PartialEq, prost::Message)]

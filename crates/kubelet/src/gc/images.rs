@@ -21,9 +21,20 @@ impl ImageGc {
     pub async fn run(&mut self, shared: &Arc<Shared>) -> crate::cri::Result<u64> {
         let now = Instant::now();
         let images = shared.image_rt.list_images().await?;
-        let containers = shared.rt.list_containers(ContainerFilter::default()).await?;
-        let used: BTreeSet<String> =
-            containers.into_iter().flat_map(|c| [c.image_ref, c.image_id, c.image.map(|i| i.image).unwrap_or_default()]).collect();
+        let containers = shared
+            .rt
+            .list_containers(ContainerFilter::default())
+            .await?;
+        let used: BTreeSet<String> = containers
+            .into_iter()
+            .flat_map(|c| {
+                [
+                    c.image_ref,
+                    c.image_id,
+                    c.image.map(|i| i.image).unwrap_or_default(),
+                ]
+            })
+            .collect();
         self.seen.retain(|id, _| images.iter().any(|i| &i.id == id));
         for i in &images {
             let e = self.seen.entry(i.id.clone()).or_insert((now, now));
@@ -40,19 +51,28 @@ impl ImageGc {
             .into_iter()
             .find_map(|f| f.fs_id.map(|i| i.mountpoint))
             .unwrap_or_else(|| s.root_dir.display().to_string());
-        let Some((total, free, ..)) = file_system(Path::new(&place)) else { return Ok(0) };
+        let Some((total, free, ..)) = file_system(Path::new(&place)) else {
+            return Ok(0);
+        };
         if total == 0 || 100 - free * 100 / total < s.image_high {
             return Ok(0);
         }
         let mut to_free = total * (100 - s.image_low) / 100 - free;
         let mut freed = 0;
-        let mut candidates: Vec<_> = images.iter().filter(|i| !i.pinned && !in_use(i, &used)).collect();
+        let mut candidates: Vec<_> = images
+            .iter()
+            .filter(|i| !i.pinned && !in_use(i, &used))
+            .collect();
         candidates.sort_by_key(|i| self.seen.get(&i.id).map(|s| (s.1, s.0)));
         for i in candidates {
             if to_free <= 0 {
                 break;
             }
-            if self.seen.get(&i.id).is_none_or(|s| s.0.elapsed() < s_age(shared)) {
+            if self
+                .seen
+                .get(&i.id)
+                .is_none_or(|s| s.0.elapsed() < s_age(shared))
+            {
                 continue;
             }
             tracing::info!(image = %i.id, "removing an unused image to free space");
@@ -77,5 +97,9 @@ fn s_age(shared: &Shared) -> std::time::Duration {
 }
 
 fn in_use(i: &crate::cri::proto::Image, used: &BTreeSet<String>) -> bool {
-    used.contains(&i.id) || i.repo_tags.iter().chain(&i.repo_digests).any(|n| used.contains(n))
+    used.contains(&i.id)
+        || i.repo_tags
+            .iter()
+            .chain(&i.repo_digests)
+            .any(|n| used.contains(n))
 }

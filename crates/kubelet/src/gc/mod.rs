@@ -13,7 +13,9 @@ use crate::shared::Shared;
 
 /// Removes every container and sandbox of a pod that is gone.
 pub async fn remove_runtime(shared: &Arc<Shared>, uid: &str) {
-    let Ok(rt) = state::read(&*shared.rt, uid).await else { return };
+    let Ok(rt) = state::read(&*shared.rt, uid).await else {
+        return;
+    };
     for c in &rt.containers {
         if let Err(e) = shared.rt.remove_container(&c.id).await {
             tracing::debug!(container = %c.id, error = %e, "removing a container failed");
@@ -30,9 +32,15 @@ pub async fn remove_runtime(shared: &Arc<Shared>, uid: &str) {
 
 /// Stops and removes a pod that only the runtime knows, with the grace its containers were made with.
 pub async fn orphan(shared: &Arc<Shared>, uid: &str) {
-    let Ok(rt) = state::read(&*shared.rt, uid).await else { return };
+    let Ok(rt) = state::read(&*shared.rt, uid).await else {
+        return;
+    };
     tracing::info!(pod = %format!("{}/{}", rt.namespace, rt.name), uid, "removing a pod that no source knows");
-    let stops = rt.running().map(|c| shared.rt.stop_container(&c.id, c.grace.unwrap_or(30).max(0)));
+    let stops = rt.running().map(|c| {
+        shared
+            .rt
+            .stop_container(&c.id, c.grace.unwrap_or(30).max(0))
+    });
     futures::future::join_all(stops).await;
     remove_runtime(shared, uid).await;
 }
@@ -55,7 +63,13 @@ pub fn surplus(rt: &RuntimePod) -> (Vec<String>, Vec<String>) {
         .sandboxes
         .iter()
         .skip(1)
-        .filter(|s| !s.ready && !rt.containers.iter().any(|c| c.sandbox == s.id && !containers.contains(&c.id)))
+        .filter(|s| {
+            !s.ready
+                && !rt
+                    .containers
+                    .iter()
+                    .any(|c| c.sandbox == s.id && !containers.contains(&c.id))
+        })
         .map(|s| s.id.clone())
         .collect();
     (containers, sandboxes)
@@ -63,10 +77,17 @@ pub fn surplus(rt: &RuntimePod) -> (Vec<String>, Vec<String>) {
 
 /// Removes the surplus of one pod.
 pub async fn sweep(shared: &Arc<Shared>, uid: &str) {
-    let Ok(rt) = state::read(&*shared.rt, uid).await else { return };
+    let Ok(rt) = state::read(&*shared.rt, uid).await else {
+        return;
+    };
     let (containers, sandboxes) = surplus(&rt);
     for id in containers {
-        let log = rt.containers.iter().find(|c| c.id == id).map(|c| c.log_path.clone()).unwrap_or_default();
+        let log = rt
+            .containers
+            .iter()
+            .find(|c| c.id == id)
+            .map(|c| c.log_path.clone())
+            .unwrap_or_default();
         if shared.rt.remove_container(&id).await.is_ok() {
             remove_log_link(shared, &id);
             if !log.is_empty() {
@@ -80,7 +101,14 @@ pub async fn sweep(shared: &Arc<Shared>, uid: &str) {
 }
 
 fn remove_log_link(shared: &Shared, id: &str) {
-    let Some(dir) = shared.settings.pod_logs_dir.parent().map(|p| p.join("containers")) else { return };
+    let Some(dir) = shared
+        .settings
+        .pod_logs_dir
+        .parent()
+        .map(|p| p.join("containers"))
+    else {
+        return;
+    };
     let suffix = format!("-{id}.log");
     for e in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         if e.file_name().to_string_lossy().ends_with(&suffix) {
@@ -109,7 +137,11 @@ pub fn leftovers(shared: &Shared, known: &dyn Fn(&str) -> bool) {
         }
         tracing::info!(uid, "removing the directory of an orphaned pod");
         let suffix = format!("_{uid}");
-        for l in std::fs::read_dir(&shared.settings.pod_logs_dir).into_iter().flatten().flatten() {
+        for l in std::fs::read_dir(&shared.settings.pod_logs_dir)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             if l.file_name().to_string_lossy().ends_with(&suffix) {
                 let _ = std::fs::remove_dir_all(l.path());
             }
@@ -140,12 +172,25 @@ mod tests {
                 c("1", "b", Phase::Exited, "s1"),
             ],
             sandboxes: vec![
-                SandboxRecord { id: "s2".into(), ready: true, ..Default::default() },
-                SandboxRecord { id: "s1".into(), ..Default::default() },
-                SandboxRecord { id: "s0".into(), ..Default::default() },
+                SandboxRecord {
+                    id: "s2".into(),
+                    ready: true,
+                    ..Default::default()
+                },
+                SandboxRecord {
+                    id: "s1".into(),
+                    ..Default::default()
+                },
+                SandboxRecord {
+                    id: "s0".into(),
+                    ..Default::default()
+                },
             ],
             ..Default::default()
         };
-        assert_eq!(surplus(&rt), (vec!["2".to_string()], vec!["s0".to_string()]));
+        assert_eq!(
+            surplus(&rt),
+            (vec!["2".to_string()], vec!["s0".to_string()])
+        );
     }
 }

@@ -32,7 +32,9 @@ pub fn lookup(image: &str, secrets: &[Data]) -> Vec<AuthConfig> {
     let mut found: Vec<(usize, AuthConfig)> = Vec::new();
     for s in secrets {
         let entries: BTreeMap<String, Entry> = if let Some(v) = s.values.get(".dockerconfigjson") {
-            serde_json::from_slice::<DockerConfig>(v).unwrap_or_default().auths
+            serde_json::from_slice::<DockerConfig>(v)
+                .unwrap_or_default()
+                .auths
         } else if let Some(v) = s.values.get(".dockercfg") {
             serde_json::from_slice(v).unwrap_or_default()
         } else {
@@ -82,9 +84,19 @@ fn repository(image: &str) -> String {
 }
 
 fn normalize(registry: &str) -> String {
-    let r = registry.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
-    let r = r.strip_suffix("/v1").or_else(|| r.strip_suffix("/v2")).unwrap_or(r);
-    if r == "index.docker.io" { "docker.io".to_string() } else { r.to_string() }
+    let r = registry
+        .trim_start_matches("https://")
+        .trim_start_matches("http://")
+        .trim_end_matches('/');
+    let r = r
+        .strip_suffix("/v1")
+        .or_else(|| r.strip_suffix("/v2"))
+        .unwrap_or(r);
+    if r == "index.docker.io" {
+        "docker.io".to_string()
+    } else {
+        r.to_string()
+    }
 }
 
 /// The host may use `*` within a label; the path is a prefix of whole segments.
@@ -105,7 +117,9 @@ mod tests {
     use super::*;
 
     fn secret(json: &str) -> Data {
-        Data { values: BTreeMap::from([(".dockerconfigjson".to_string(), json.as_bytes().to_vec())]) }
+        Data {
+            values: BTreeMap::from([(".dockerconfigjson".to_string(), json.as_bytes().to_vec())]),
+        }
     }
 
     #[test]
@@ -116,7 +130,10 @@ mod tests {
         );
         let all = [s];
         assert_eq!(lookup("busybox", &all)[0].username, "u");
-        let users: Vec<String> = lookup("r.example/team/app:1", &all).into_iter().map(|a| a.username).collect();
+        let users: Vec<String> = lookup("r.example/team/app:1", &all)
+            .into_iter()
+            .map(|a| a.username)
+            .collect();
         assert_eq!(users, ["c", "a"]);
         assert_eq!(lookup("r.example/teammate/app", &all).len(), 1);
         assert_eq!(lookup("x.wild.example/app", &all)[0].username, "w");
@@ -125,7 +142,10 @@ mod tests {
 
     #[test]
     fn credentials_do_not_print() {
-        let a = AuthConfig { password: "hunter2".into(), ..Default::default() };
+        let a = AuthConfig {
+            password: "hunter2".into(),
+            ..Default::default()
+        };
         assert!(!format!("{a:?}").contains("hunter2"));
     }
 }

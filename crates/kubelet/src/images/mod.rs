@@ -70,12 +70,18 @@ pub fn with_default_tag(image: &str) -> Option<String> {
     };
     let part = |s: &str| {
         !s.is_empty()
-            && s.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-'))
+            && s.chars().all(|c| {
+                c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-')
+            })
             && s.starts_with(|c: char| c.is_ascii_alphanumeric())
             && s.ends_with(|c: char| c.is_ascii_alphanumeric())
     };
-    if host.is_some_and(|h| h.is_empty() || !h.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']')))
-        || path.is_empty()
+    if host.is_some_and(|h| {
+        h.is_empty()
+            || !h
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']'))
+    }) || path.is_empty()
         || !path.split('/').all(part)
     {
         return None;
@@ -83,7 +89,8 @@ pub fn with_default_tag(image: &str) -> Option<String> {
     if let Some(t) = tag {
         let ok = !t.is_empty()
             && t.len() <= 128
-            && t.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
+            && t.chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
             && !t.starts_with(['.', '-']);
         if !ok {
             return None;
@@ -96,13 +103,21 @@ pub fn with_default_tag(image: &str) -> Option<String> {
         }
         return Some(image.to_string());
     }
-    Some(if tag.is_some() { image.to_string() } else { format!("{image}:latest") })
+    Some(if tag.is_some() {
+        image.to_string()
+    } else {
+        format!("{image}:latest")
+    })
 }
 
 impl Images {
     /// With `parallel` pulls at once.
     pub fn new(rt: Arc<dyn Runtime>, parallel: usize) -> Images {
-        Images { rt, slots: Semaphore::new(parallel.max(1)), backoff: Mutex::default() }
+        Images {
+            rt,
+            slots: Semaphore::new(parallel.max(1)),
+            backoff: Mutex::default(),
+        }
     }
 
     /// Makes sure the image is there; gives its id in the runtime. `emit` gets the events.
@@ -115,30 +130,53 @@ impl Images {
         sandbox: &PodSandboxConfig,
         emit: &(dyn Fn(ImageEvent) + Send + Sync),
     ) -> Result<String, ImageError> {
-        let event = |warning, reason, message: String| emit(ImageEvent { warning, reason, message });
+        let event = |warning, reason, message: String| {
+            emit(ImageEvent {
+                warning,
+                reason,
+                message,
+            })
+        };
         let Some(full) = with_default_tag(image) else {
-            let message =
-                format!("Failed to apply default image tag \"{image}\": couldn't parse image name \"{image}\": invalid reference format");
+            let message = format!(
+                "Failed to apply default image tag \"{image}\": couldn't parse image name \"{image}\": invalid reference format"
+            );
             event(true, "InspectFailed", message.clone());
-            return Err(ImageError { reason: "InvalidImageName", message, retry_at: None });
+            return Err(ImageError {
+                reason: "InvalidImageName",
+                message,
+                retry_at: None,
+            });
         };
         if policy != "Always" {
             match self.rt.image_status(&full).await {
                 Ok(Some(i)) => {
-                    let message = format!("Container image \"{image}\" already present on machine and can be accessed by the pod");
+                    let message = format!(
+                        "Container image \"{image}\" already present on machine and can be accessed by the pod"
+                    );
                     event(false, "Pulled", message);
                     return Ok(i.id);
                 }
                 Ok(None) if policy == "Never" => {
-                    let message = format!("Container image \"{image}\" is not present with pull policy of Never");
+                    let message = format!(
+                        "Container image \"{image}\" is not present with pull policy of Never"
+                    );
                     event(true, "ErrImageNeverPull", message.clone());
-                    return Err(ImageError { reason: "ErrImageNeverPull", message, retry_at: Some(Instant::now() + BACKOFF_FIRST) });
+                    return Err(ImageError {
+                        reason: "ErrImageNeverPull",
+                        message,
+                        retry_at: Some(Instant::now() + BACKOFF_FIRST),
+                    });
                 }
                 Ok(None) => {}
                 Err(e) => {
                     let message = format!("Failed to inspect image \"{image}\": {e}");
                     event(true, "InspectFailed", message.clone());
-                    return Err(ImageError { reason: "ImageInspectError", message, retry_at: None });
+                    return Err(ImageError {
+                        reason: "ImageInspectError",
+                        message,
+                        retry_at: None,
+                    });
                 }
             }
         }
@@ -146,24 +184,47 @@ impl Images {
         let now = Instant::now();
         let waiting = {
             let b = self.backoff.lock().unwrap_or_else(PoisonError::into_inner);
-            b.get(&key).filter(|b| b.until > now).map(|b| (b.until, b.message.clone()))
+            b.get(&key)
+                .filter(|b| b.until > now)
+                .map(|b| (b.until, b.message.clone()))
         };
         if let Some((until, earlier)) = waiting {
             let message = format!("Back-off pulling image \"{image}\"");
             event(false, "BackOff", message.clone());
-            return Err(ImageError { reason: "ImagePullBackOff", message: format!("{message}: {earlier}"), retry_at: Some(until) });
+            return Err(ImageError {
+                reason: "ImagePullBackOff",
+                message: format!("{message}: {earlier}"),
+                retry_at: Some(until),
+            });
         }
         event(false, "Pulling", format!("Pulling image \"{image}\""));
         let begun = Instant::now();
         let Ok(_slot) = self.slots.acquire().await else {
-            return Err(ImageError { reason: "ErrImagePull", message: "shutting down".into(), retry_at: None });
+            return Err(ImageError {
+                reason: "ErrImagePull",
+                message: "shutting down".into(),
+                retry_at: None,
+            });
         };
         let pulling = Instant::now();
         match self.pull(&full, auths, sandbox).await {
             Ok(id) => {
-                self.backoff.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-                let size = self.rt.image_status(&full).await.ok().flatten().map_or(0, |i| i.size);
-                let text = |d: Duration| component::duration::format(Duration::from_millis(u64::try_from(d.as_millis()).unwrap_or(0)));
+                self.backoff
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .remove(&key);
+                let size = self
+                    .rt
+                    .image_status(&full)
+                    .await
+                    .ok()
+                    .flatten()
+                    .map_or(0, |i| i.size);
+                let text = |d: Duration| {
+                    component::duration::format(Duration::from_millis(
+                        u64::try_from(d.as_millis()).unwrap_or(0),
+                    ))
+                };
                 event(
                     false,
                     "Pulled",
@@ -177,29 +238,55 @@ impl Images {
             }
             Err(e) => {
                 let text = e.to_string();
-                event(true, "Failed", format!("Failed to pull image \"{image}\": {text}"));
+                event(
+                    true,
+                    "Failed",
+                    format!("Failed to pull image \"{image}\": {text}"),
+                );
                 let (reason, message) = classify(image, &text);
                 let now = Instant::now();
                 let until = {
                     let mut b = self.backoff.lock().unwrap_or_else(PoisonError::into_inner);
                     b.retain(|_, v| v.until + 2 * BACKOFF_MAX > now);
-                    let wait = b.get(&key).map_or(BACKOFF_FIRST, |b| (b.wait * 2).min(BACKOFF_MAX));
+                    let wait = b
+                        .get(&key)
+                        .map_or(BACKOFF_FIRST, |b| (b.wait * 2).min(BACKOFF_MAX));
                     let until = now + wait;
-                    b.insert(key, Back { wait, until, message: format!("{reason}: {message}") });
+                    b.insert(
+                        key,
+                        Back {
+                            wait,
+                            until,
+                            message: format!("{reason}: {message}"),
+                        },
+                    );
                     until
                 };
-                Err(ImageError { reason, message, retry_at: Some(until) })
+                Err(ImageError {
+                    reason,
+                    message,
+                    retry_at: Some(until),
+                })
             }
         }
     }
 
-    async fn pull(&self, image: &str, auths: &[AuthConfig], sandbox: &PodSandboxConfig) -> Result<String, CriError> {
+    async fn pull(
+        &self,
+        image: &str,
+        auths: &[AuthConfig],
+        sandbox: &PodSandboxConfig,
+    ) -> Result<String, CriError> {
         if auths.is_empty() {
             return self.rt.pull_image(image, None, Some(sandbox.clone())).await;
         }
         let mut last = CriError::Timeout;
         for a in auths {
-            match self.rt.pull_image(image, Some(a.clone()), Some(sandbox.clone())).await {
+            match self
+                .rt
+                .pull_image(image, Some(a.clone()), Some(sandbox.clone()))
+                .await
+            {
                 Ok(id) => return Ok(id),
                 Err(e) => last = e,
             }
@@ -210,16 +297,26 @@ impl Images {
     /// Forgets the back-off of a pod that is gone.
     pub fn forget(&self, uid: &str) {
         let prefix = format!("{uid}_");
-        self.backoff.lock().unwrap_or_else(PoisonError::into_inner).retain(|k, _| !k.starts_with(&prefix));
+        self.backoff
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|k, _| !k.starts_with(&prefix));
     }
 }
 
 fn classify(image: &str, error: &str) -> (&'static str, String) {
-    for (name, what) in
-        [("RegistryUnavailable", "the registry is unavailable"), ("SignatureValidationFailed", "the signature validation failed")]
-    {
+    for (name, what) in [
+        ("RegistryUnavailable", "the registry is unavailable"),
+        (
+            "SignatureValidationFailed",
+            "the signature validation failed",
+        ),
+    ] {
         if let Some(rest) = error.strip_prefix(name) {
-            return (name, format!("image pull failed for {image} because {what}{rest}"));
+            return (
+                name,
+                format!("image pull failed for {image} because {what}{rest}"),
+            );
         }
     }
     ("ErrImagePull", error.to_string())
@@ -240,7 +337,10 @@ mod tests {
             ("", None),
             ("x y", None),
             ("/x", None),
-            ("x@sha256:0123456789012345678901234567890123456789", Some("x@sha256:0123456789012345678901234567890123456789")),
+            (
+                "x@sha256:0123456789012345678901234567890123456789",
+                Some("x@sha256:0123456789012345678901234567890123456789"),
+            ),
             ("x@sha256:12", None),
         ] {
             assert_eq!(with_default_tag(image).as_deref(), want, "{image}");

@@ -61,8 +61,20 @@ fn arch() -> &'static str {
 
 impl NodeManager {
     /// For this node.
-    pub fn new(shared: Arc<Shared>, client: Client, runtime_version: String, pleg_ok: Arc<dyn Fn() -> Result<(), String> + Send + Sync>) -> NodeManager {
-        NodeManager { shared, client, wake: Arc::default(), pressure: Mutex::default(), pleg_ok, runtime_version }
+    pub fn new(
+        shared: Arc<Shared>,
+        client: Client,
+        runtime_version: String,
+        pleg_ok: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
+    ) -> NodeManager {
+        NodeManager {
+            shared,
+            client,
+            wake: Arc::default(),
+            pressure: Mutex::default(),
+            pleg_ok,
+            runtime_version,
+        }
     }
 
     fn labels(&self) -> Value {
@@ -111,15 +123,22 @@ impl NodeManager {
                 }
                 Err(e) if e.is_already_exists() => {
                     let patch = json!({"metadata": {"labels": self.labels(), "annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"}}});
-                    match api.patch::<NodeView>(&s.node_name, &Patch::Strategic(patch)).await {
+                    match api
+                        .patch::<NodeView>(&s.node_name, &Patch::Strategic(patch))
+                        .await
+                    {
                         Ok(_) => {
                             tracing::info!(node = %s.node_name, "node was previously registered");
                             return;
                         }
-                        Err(e) => tracing::warn!(node = %s.node_name, error = %e, "updating the registered node failed"),
+                        Err(e) => {
+                            tracing::warn!(node = %s.node_name, error = %e, "updating the registered node failed")
+                        }
                     }
                 }
-                Err(e) => tracing::warn!(node = %s.node_name, error = %e, "unable to register node with API server"),
+                Err(e) => {
+                    tracing::warn!(node = %s.node_name, error = %e, "unable to register node with API server")
+                }
             }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(Duration::from_secs(7));
@@ -130,7 +149,12 @@ impl NodeManager {
     pub async fn run(self: Arc<Self>) {
         let s = &self.shared.settings;
         let selector = client::Selector::fields(format!("metadata.name={}", s.node_name));
-        let (informer, work) = client::Informer::<NodeView>::new(self.client.clone(), client::resource::NODES.clone(), selector, self.shared.stop.child_token());
+        let (informer, work) = client::Informer::<NodeView>::new(
+            self.client.clone(),
+            client::resource::NODES.clone(),
+            selector,
+            self.shared.stop.child_token(),
+        );
         let me = self.clone();
         informer.on_change(move |c| {
             let now = match c {
@@ -173,10 +197,16 @@ impl NodeManager {
                 Some(node) => {
                     if !node.spec.pod_cidr.is_empty() && node.spec.pod_cidr != cidr {
                         let all = node.spec.pod_cidrs.clone().unwrap_or_default().join(",");
-                        let all = if all.is_empty() { node.spec.pod_cidr.clone() } else { all };
+                        let all = if all.is_empty() {
+                            node.spec.pod_cidr.clone()
+                        } else {
+                            all
+                        };
                         match self.shared.rt.update_runtime_config(&all).await {
                             Ok(()) => cidr.clone_from(&node.spec.pod_cidr),
-                            Err(e) => tracing::warn!(error = %e, "telling the runtime the pod range failed"),
+                            Err(e) => {
+                                tracing::warn!(error = %e, "telling the runtime the pod range failed")
+                            }
                         }
                     }
                     let health = self.health().await;
@@ -184,11 +214,17 @@ impl NodeManager {
                     let comparable = without_heartbeat(&status);
                     if last.as_ref() != Some(&comparable) || sent.elapsed() >= s.report_frequency {
                         let mut patch = status;
-                        if let Some(list) = patch.get_mut("addresses").and_then(Value::as_array_mut) {
+                        if let Some(list) = patch.get_mut("addresses").and_then(Value::as_array_mut)
+                        {
                             list.insert(0, json!({"$patch": "replace"}));
                         }
                         let body = json!({"status": patch});
-                        match self.client.api(&client::resource::NODES).patch_status::<NodeView>(&s.node_name, &Patch::Strategic(body)).await {
+                        match self
+                            .client
+                            .api(&client::resource::NODES)
+                            .patch_status::<NodeView>(&s.node_name, &Patch::Strategic(body))
+                            .await
+                        {
                             Ok(_) => {
                                 self.tell(last.as_ref(), &comparable);
                                 last = Some(comparable);
@@ -200,7 +236,9 @@ impl NodeManager {
                                 }
                                 continue;
                             }
-                            Err(e) => tracing::warn!(error = %e, "error updating node status, will retry"),
+                            Err(e) => {
+                                tracing::warn!(error = %e, "error updating node status, will retry")
+                            }
                         }
                     }
                 }
@@ -215,20 +253,46 @@ impl NodeManager {
     /// Events for what changed about the node's conditions.
     fn tell(&self, before: Option<&Value>, now: &Value) {
         let get = |v: Option<&Value>, kind: &str| {
-            v.and_then(|v| v.get("conditions")?.as_array()?.iter().find(|c| c.get("type").and_then(Value::as_str) == Some(kind)).cloned())
-                .and_then(|c| c.get("status").and_then(Value::as_str).map(str::to_string))
+            v.and_then(|v| {
+                v.get("conditions")?
+                    .as_array()?
+                    .iter()
+                    .find(|c| c.get("type").and_then(Value::as_str) == Some(kind))
+                    .cloned()
+            })
+            .and_then(|c| c.get("status").and_then(Value::as_str).map(str::to_string))
         };
         let name = &self.shared.settings.node_name;
         for (kind, yes, no) in [
-            ("MemoryPressure", "NodeHasInsufficientMemory", "NodeHasSufficientMemory"),
-            ("DiskPressure", "NodeHasDiskPressure", "NodeHasNoDiskPressure"),
-            ("PIDPressure", "NodeHasInsufficientPID", "NodeHasSufficientPID"),
+            (
+                "MemoryPressure",
+                "NodeHasInsufficientMemory",
+                "NodeHasSufficientMemory",
+            ),
+            (
+                "DiskPressure",
+                "NodeHasDiskPressure",
+                "NodeHasNoDiskPressure",
+            ),
+            (
+                "PIDPressure",
+                "NodeHasInsufficientPID",
+                "NodeHasSufficientPID",
+            ),
             ("Ready", "NodeReady", "NodeNotReady"),
         ] {
             let (a, b) = (get(before, kind), get(Some(now), kind));
             if a != b {
-                let reason = if b.as_deref() == Some("True") { yes } else { no };
-                self.shared.node_event(false, reason, format!("Node {name} status is now: {reason}"));
+                let reason = if b.as_deref() == Some("True") {
+                    yes
+                } else {
+                    no
+                };
+                self.shared.node_event(
+                    false,
+                    reason,
+                    format!("Node {name} status is now: {reason}"),
+                );
             }
         }
     }
@@ -238,14 +302,26 @@ impl NodeManager {
         match self.shared.rt.status().await {
             Ok(st) => {
                 let conditions = st.status.map(|s| s.conditions).unwrap_or_default();
-                let text = |c: &crate::cri::proto::RuntimeCondition| format!("{}={} reason:{} message:{}", c.r#type, c.status, c.reason, c.message);
+                let text = |c: &crate::cri::proto::RuntimeCondition| {
+                    format!(
+                        "{}={} reason:{} message:{}",
+                        c.r#type, c.status, c.reason, c.message
+                    )
+                };
                 let mut network = Ok(());
                 match conditions.iter().find(|c| c.r#type == "RuntimeReady") {
                     Some(c) if c.status => {}
-                    Some(c) => h.problems.push(format!("container runtime not ready: {}", text(c))),
-                    None => h.problems.push("container runtime status check may not have completed yet".into()),
+                    Some(c) => h
+                        .problems
+                        .push(format!("container runtime not ready: {}", text(c))),
+                    None => h
+                        .problems
+                        .push("container runtime status check may not have completed yet".into()),
                 }
-                if let Some(c) = conditions.iter().find(|c| c.r#type == "NetworkReady" && !c.status) {
+                if let Some(c) = conditions
+                    .iter()
+                    .find(|c| c.r#type == "NetworkReady" && !c.status)
+                {
                     let why = format!("container runtime network not ready: {}", text(c));
                     h.problems.push(why.clone());
                     network = Err(why);
@@ -261,10 +337,16 @@ impl NodeManager {
         }
         let s = &self.shared.settings;
         let m = &self.shared.machine;
-        let below = |signal: &str, available: i64, capacity: i64| s.eviction_hard.get(signal).is_some_and(|t| available < t.of(capacity));
+        let below = |signal: &str, available: i64, capacity: i64| {
+            s.eviction_hard
+                .get(signal)
+                .is_some_and(|t| available < t.of(capacity))
+        };
         let memory = below("memory.available", meminfo("MemAvailable"), m.memory);
-        let disk = file_system(&s.root_dir)
-            .is_some_and(|(total, free, inodes, ifree)| below("nodefs.available", free, total) || inodes > 0 && below("nodefs.inodesFree", ifree, inodes));
+        let disk = file_system(&s.root_dir).is_some_and(|(total, free, inodes, ifree)| {
+            below("nodefs.available", free, total)
+                || inodes > 0 && below("nodefs.inodesFree", ifree, inodes)
+        });
         // A pressure that ended is reported for a while longer, so that pods do not come and go.
         let mut p = self.pressure.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -283,17 +365,31 @@ impl NodeManager {
         let s = &self.shared.settings;
         let m = &self.shared.machine;
         let now = now_text();
-        let old = node.and_then(|n| n.status.conditions.clone()).unwrap_or_default();
+        let old = node
+            .and_then(|n| n.status.conditions.clone())
+            .unwrap_or_default();
         let condition = |kind: &str, status: bool, reason: &str, message: &str| {
             let status = if status { "True" } else { "False" };
-            let transition = old.iter().find(|c| c.kind == kind && c.status == status).and_then(|c| c.last_transition_time.clone()).unwrap_or_else(|| now.clone());
+            let transition = old
+                .iter()
+                .find(|c| c.kind == kind && c.status == status)
+                .and_then(|c| c.last_transition_time.clone())
+                .unwrap_or_else(|| now.clone());
             json!({"type": kind, "status": status, "reason": reason, "message": message, "lastHeartbeatTime": now, "lastTransitionTime": transition})
         };
-        let pick = |bad: bool, yes: (&'static str, &'static str), no: (&'static str, &'static str)| if bad { yes } else { no };
+        let pick = |bad: bool,
+                    yes: (&'static str, &'static str),
+                    no: (&'static str, &'static str)| if bad { yes } else { no };
         let memory = pick(
             health.memory_pressure,
-            ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
-            ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+            (
+                "KubeletHasInsufficientMemory",
+                "kubelet has insufficient memory available",
+            ),
+            (
+                "KubeletHasSufficientMemory",
+                "kubelet has sufficient memory available",
+            ),
         );
         let disk = pick(
             health.disk_pressure,
@@ -302,15 +398,36 @@ impl NodeManager {
         );
         let pid = pick(
             health.pid_pressure,
-            ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
-            ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+            (
+                "KubeletHasInsufficientPID",
+                "kubelet has insufficient PID available",
+            ),
+            (
+                "KubeletHasSufficientPID",
+                "kubelet has sufficient PID available",
+            ),
         );
         let ready = match health.problems.as_slice() {
-            [] => condition("Ready", true, "KubeletReady", "kubelet is posting ready status"),
+            [] => condition(
+                "Ready",
+                true,
+                "KubeletReady",
+                "kubelet is posting ready status",
+            ),
             [one] => condition("Ready", false, "KubeletNotReady", one),
-            many => condition("Ready", false, "KubeletNotReady", &format!("[{}]", many.join(", "))),
+            many => condition(
+                "Ready",
+                false,
+                "KubeletNotReady",
+                &format!("[{}]", many.join(", ")),
+            ),
         };
-        let mut addresses: Vec<Value> = self.shared.host_ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
+        let mut addresses: Vec<Value> = self
+            .shared
+            .host_ips
+            .iter()
+            .map(|ip| json!({"type": "InternalIP", "address": ip}))
+            .collect();
         addresses.push(json!({"type": "Hostname", "address": s.node_name}));
         let images = match self.shared.image_rt.list_images().await {
             Ok(list) => images(list, s.status_max_images),
@@ -369,7 +486,9 @@ impl NodeManager {
 
     async fn renew(&self, held: Option<Value>) -> client::Result<Value> {
         let s = &self.shared.settings;
-        let api = self.client.namespaced(&client::resource::LEASES, "kube-node-lease");
+        let api = self
+            .client
+            .namespaced(&client::resource::LEASES, "kube-node-lease");
         let now = client::view::print_micro_time(jiff::Timestamp::now());
         let lease = match held {
             Some(l) => Some(l),
@@ -386,8 +505,16 @@ impl NodeManager {
             Some(mut l) => {
                 set(&mut l, "/spec", "renewTime", json!(now));
                 set(&mut l, "/spec", "holderIdentity", json!(s.node_name));
-                set(&mut l, "/spec", "leaseDurationSeconds", json!(s.lease_seconds));
-                if let Some(o) = owner.filter(|_| l.pointer("/metadata/ownerReferences").is_none_or(|o| o.as_array().is_none_or(Vec::is_empty))) {
+                set(
+                    &mut l,
+                    "/spec",
+                    "leaseDurationSeconds",
+                    json!(s.lease_seconds),
+                );
+                if let Some(o) = owner.filter(|_| {
+                    l.pointer("/metadata/ownerReferences")
+                        .is_none_or(|o| o.as_array().is_none_or(Vec::is_empty))
+                }) {
                     set(&mut l, "/metadata", "ownerReferences", o);
                 }
                 api.update(&s.node_name, &l).await
@@ -416,7 +543,12 @@ fn set(v: &mut Value, pointer: &str, key: &str, value: Value) {
 
 fn without_heartbeat(status: &Value) -> Value {
     let mut v = status.clone();
-    for c in v.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
+    for c in v
+        .get_mut("conditions")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
         if let Some(c) = c.as_object_mut() {
             c.remove("lastHeartbeatTime");
             c.remove("lastTransitionTime");
@@ -433,7 +565,12 @@ fn images(mut list: Vec<Image>, limit: i64) -> Value {
     }
     list.into_iter()
         .map(|i| {
-            let names: Vec<String> = i.repo_digests.into_iter().chain(i.repo_tags).take(MAX_IMAGE_NAMES).collect();
+            let names: Vec<String> = i
+                .repo_digests
+                .into_iter()
+                .chain(i.repo_tags)
+                .take(MAX_IMAGE_NAMES)
+                .collect();
             json!({"names": names, "sizeBytes": i.size})
         })
         .collect()

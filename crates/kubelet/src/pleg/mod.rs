@@ -45,10 +45,18 @@ impl Pleg {
                 "kubelet_pleg_relist_duration_seconds",
                 "[ALPHA] Duration in seconds for relisting pods in PLEG.",
                 &[],
-                &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0],
+                &[
+                    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+                ],
             )
             .get();
-        Arc::new(Pleg { shared, wake: Arc::default(), last_ok: AtomicI64::new(jiff::Timestamp::now().as_second()), uids: Mutex::default(), durations })
+        Arc::new(Pleg {
+            shared,
+            wake: Arc::default(),
+            last_ok: AtomicI64::new(jiff::Timestamp::now().as_second()),
+            uids: Mutex::default(),
+            durations,
+        })
     }
 
     /// Whether the last good relist is recent.
@@ -56,18 +64,28 @@ impl Pleg {
         let age = jiff::Timestamp::now().as_second() - self.last_ok.load(Ordering::Relaxed);
         if age > UNHEALTHY_AFTER {
             let shown = component::duration::format(Duration::from_secs(age.unsigned_abs()));
-            return Err(format!("PLEG is not healthy: pleg was last seen active {shown} ago; threshold is 3m0s"));
+            return Err(format!(
+                "PLEG is not healthy: pleg was last seen active {shown} ago; threshold is 3m0s"
+            ));
         }
         Ok(())
     }
 
     /// UIDs the runtime knew at the last relist.
     pub fn uids(&self) -> BTreeSet<String> {
-        self.uids.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.uids
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Runs until dropped; `changed` is told the UID of each pod with a change, `relisted` when a relist is over.
-    pub async fn run(&self, connected: watch::Receiver<bool>, changed: impl Fn(&str), relisted: impl Fn()) {
+    pub async fn run(
+        &self,
+        connected: watch::Receiver<bool>,
+        changed: impl Fn(&str),
+        relisted: impl Fn(),
+    ) {
         let mut seen: Seen = HashMap::new();
         let mut first = true;
         loop {
@@ -75,7 +93,8 @@ impl Pleg {
             match self.list().await {
                 Ok(now) => {
                     self.durations.observe(begun.elapsed().as_secs_f64());
-                    self.last_ok.store(jiff::Timestamp::now().as_second(), Ordering::Relaxed);
+                    self.last_ok
+                        .store(jiff::Timestamp::now().as_second(), Ordering::Relaxed);
                     let mut pods: BTreeSet<&str> = BTreeSet::new();
                     for (id, state) in &now {
                         if seen.get(id) != Some(state) {
@@ -90,7 +109,8 @@ impl Pleg {
                     if !first {
                         pods.iter().for_each(|p| changed(p));
                     }
-                    *self.uids.lock().unwrap_or_else(PoisonError::into_inner) = now.values().map(|(u, _)| u.clone()).collect();
+                    *self.uids.lock().unwrap_or_else(PoisonError::into_inner) =
+                        now.values().map(|(u, _)| u.clone()).collect();
                     seen = now;
                     first = false;
                     relisted();
@@ -108,8 +128,10 @@ impl Pleg {
 
     async fn list(&self) -> crate::cri::Result<Seen> {
         let rt = &self.shared.rt;
-        let (sandboxes, containers) =
-            futures::try_join!(rt.list_pod_sandbox(PodSandboxFilter::default()), rt.list_containers(ContainerFilter::default()))?;
+        let (sandboxes, containers) = futures::try_join!(
+            rt.list_pod_sandbox(PodSandboxFilter::default()),
+            rt.list_containers(ContainerFilter::default())
+        )?;
         let mut out = HashMap::with_capacity(sandboxes.len() + containers.len());
         for s in sandboxes {
             if let Some(uid) = s.labels.get(POD_UID) {

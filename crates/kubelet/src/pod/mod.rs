@@ -590,11 +590,19 @@ pub struct PodStatus {
     pub reason: String,
     #[serde(rename = "hostIP", skip_serializing_if = "String::is_empty")]
     pub host_ip: String,
-    #[serde(rename = "hostIPs", deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        rename = "hostIPs",
+        deserialize_with = "nullable",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub host_ips: Vec<Ip>,
     #[serde(rename = "podIP", skip_serializing_if = "String::is_empty")]
     pub pod_ip: String,
-    #[serde(rename = "podIPs", deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        rename = "podIPs",
+        deserialize_with = "nullable",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub pod_ips: Vec<Ip>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_time: Option<String>,
@@ -637,7 +645,10 @@ pub struct Condition {
 /// Status of one container.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[expect(missing_docs, reason = "the fields are those of core/v1 ContainerStatus")]
+#[expect(
+    missing_docs,
+    reason = "the fields are those of core/v1 ContainerStatus"
+)]
 pub struct ContainerStatus {
     pub name: String,
     #[serde(deserialize_with = "nullable")]
@@ -666,7 +677,10 @@ pub struct ContainerStatus {
 /// Resources in a status.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[expect(missing_docs, reason = "the fields are those of core/v1 ResourceRequirements")]
+#[expect(
+    missing_docs,
+    reason = "the fields are those of core/v1 ResourceRequirements"
+)]
 pub struct StatusResources {
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Map::is_empty")]
     pub limits: Map,
@@ -677,7 +691,10 @@ pub struct StatusResources {
 /// A mount in a status.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[expect(missing_docs, reason = "the fields are those of core/v1 VolumeMountStatus")]
+#[expect(
+    missing_docs,
+    reason = "the fields are those of core/v1 VolumeMountStatus"
+)]
 pub struct VolumeMountStatus {
     pub name: String,
     pub mount_path: String,
@@ -699,7 +716,10 @@ pub struct ContainerUser {
 /// Linux identity.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[expect(missing_docs, reason = "the fields are those of core/v1 LinuxContainerUser")]
+#[expect(
+    missing_docs,
+    reason = "the fields are those of core/v1 LinuxContainerUser"
+)]
 pub struct LinuxUser {
     pub uid: i64,
     pub gid: i64,
@@ -710,7 +730,10 @@ pub struct LinuxUser {
 /// State of a container: at most one field is set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "the fields are those of core/v1 ContainerState")]
+#[expect(
+    missing_docs,
+    reason = "the fields are those of core/v1 ContainerState"
+)]
 pub struct State {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting: Option<Waiting>,
@@ -743,7 +766,10 @@ pub struct Running {
 /// Ended.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[expect(missing_docs, reason = "the fields are those of core/v1 ContainerStateTerminated")]
+#[expect(
+    missing_docs,
+    reason = "the fields are those of core/v1 ContainerStateTerminated"
+)]
 pub struct Terminated {
     pub exit_code: i32,
     #[serde(skip_serializing_if = "signal_unset")]
@@ -774,7 +800,11 @@ impl Container {
             return &self.image_pull_policy;
         }
         let last = self.image.rsplit('/').next().unwrap_or_default();
-        if !last.contains('@') && (!last.contains(':') || last.ends_with(":latest")) { "Always" } else { "IfNotPresent" }
+        if !last.contains('@') && (!last.contains(':') || last.ends_with(":latest")) {
+            "Always"
+        } else {
+            "IfNotPresent"
+        }
     }
 
     /// Hash of what makes a running container obsolete when it changes: name and image.
@@ -782,7 +812,11 @@ impl Container {
     /// Equal to upstream's, so that either kubelet keeps the other's containers: FNV-1a over the decimal dump of the
     /// JSON bytes.
     pub fn hash(&self) -> String {
-        let json = serde_json::to_vec(&BTreeMap::from([("image", &self.image), ("name", &self.name)])).unwrap_or_default();
+        let json = serde_json::to_vec(&BTreeMap::from([
+            ("image", &self.image),
+            ("name", &self.name),
+        ]))
+        .unwrap_or_default();
         let json = go_escape(&json);
         let mut text = String::from("([]uint8)[");
         for (i, b) in json.iter().enumerate() {
@@ -802,7 +836,9 @@ impl Container {
     /// Whether a container that ended with `exit_code` is to be started again in a pod with `pod_policy`.
     pub fn restarts_after(&self, pod_policy: &str, exit_code: i32) -> bool {
         for rule in &self.restart_policy_rules {
-            let Some(codes) = &rule.exit_codes else { continue };
+            let Some(codes) = &rule.exit_codes else {
+                continue;
+            };
             let hit = codes.values.contains(&exit_code) == (codes.operator == "In");
             if hit && rule.action == "Restart" {
                 return true;
@@ -838,7 +874,10 @@ impl Pod {
 
     /// True for a pod from a file rather than the apiserver.
     pub fn is_static(&self) -> bool {
-        self.metadata.annotations.get(SOURCE_ANNOTATION).is_some_and(|s| s != "api")
+        self.metadata
+            .annotations
+            .get(SOURCE_ANNOTATION)
+            .is_some_and(|s| s != "api")
     }
 
     /// True for the apiserver's copy of a static pod.
@@ -848,12 +887,18 @@ impl Pod {
 
     /// True for pods that may push others aside: static pods and system-critical priorities.
     pub fn is_critical(&self) -> bool {
-        self.is_static() || self.is_mirror() || self.spec.priority.is_some_and(|p| p >= 2_000_000_000)
+        self.is_static()
+            || self.is_mirror()
+            || self.spec.priority.is_some_and(|p| p >= 2_000_000_000)
     }
 
     /// Init, regular and ephemeral containers, in this order.
     pub fn all_containers(&self) -> impl Iterator<Item = &Container> {
-        self.spec.init_containers.iter().chain(&self.spec.containers).chain(&self.spec.ephemeral_containers)
+        self.spec
+            .init_containers
+            .iter()
+            .chain(&self.spec.containers)
+            .chain(&self.spec.ephemeral_containers)
     }
 
     /// The container of that name.
@@ -868,7 +913,9 @@ impl Pod {
 
     /// Grace of a termination in seconds: the deletion's, else the spec's.
     pub fn grace_seconds(&self) -> i64 {
-        self.metadata.deletion_grace_period_seconds.unwrap_or(self.spec.termination_grace_period_seconds)
+        self.metadata
+            .deletion_grace_period_seconds
+            .unwrap_or(self.spec.termination_grace_period_seconds)
     }
 
     /// The pod's quality of service class.
@@ -892,8 +939,18 @@ mod tests {
         let c = &p.spec.containers[0];
         assert_eq!(c.termination_message_path, "/dev/termination-log");
         let probe = c.liveness_probe.as_ref().unwrap();
-        assert_eq!((probe.period_seconds, probe.timeout_seconds, probe.failure_threshold), (10, 1, 3));
-        assert_eq!(probe.http_get.as_ref().unwrap().port, Port::Name("web".into()));
+        assert_eq!(
+            (
+                probe.period_seconds,
+                probe.timeout_seconds,
+                probe.failure_threshold
+            ),
+            (10, 1, 3)
+        );
+        assert_eq!(
+            probe.http_get.as_ref().unwrap().port,
+            Port::Name("web".into())
+        );
     }
 
     #[test]
@@ -905,14 +962,21 @@ mod tests {
             ("host:5000/nginx", "Always"),
             ("nginx@sha256:00", "IfNotPresent"),
         ] {
-            let c = Container { image: image.into(), ..Default::default() };
+            let c = Container {
+                image: image.into(),
+                ..Default::default()
+            };
             assert_eq!(c.pull_policy(), want, "{image}");
         }
     }
 
     #[test]
     fn hash_equals_upstreams() {
-        let c = Container { name: "c".into(), image: "busybox:1".into(), ..Default::default() };
+        let c = Container {
+            name: "c".into(),
+            image: "busybox:1".into(),
+            ..Default::default()
+        };
         assert_eq!(c.hash(), "1aaabc84");
     }
 
@@ -926,7 +990,10 @@ mod tests {
         assert!(!c.restarts_after("Always", 1));
         c.restart_policy_rules = vec![RestartRule {
             action: "Restart".into(),
-            exit_codes: Some(RestartExitCodes { operator: "In".into(), values: vec![42] }),
+            exit_codes: Some(RestartExitCodes {
+                operator: "In".into(),
+                values: vec![42],
+            }),
         }];
         assert!(c.restarts_after("Always", 42));
         assert!(!c.restarts_after("Always", 41));

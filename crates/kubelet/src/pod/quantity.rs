@@ -12,7 +12,9 @@ impl Quantity {
     /// Parses `100m`, `1.5Gi`, `2e3`, …; `None` when the text is no quantity.
     pub fn parse(text: &str) -> Option<Quantity> {
         let text = text.trim();
-        let end = text.find(|c: char| !(c.is_ascii_digit() || matches!(c, '+' | '-' | '.'))).unwrap_or(text.len());
+        let end = text
+            .find(|c: char| !(c.is_ascii_digit() || matches!(c, '+' | '-' | '.')))
+            .unwrap_or(text.len());
         let (number, suffix) = text.split_at(end);
         let negative = number.starts_with('-');
         let digits = number.trim_start_matches(['+', '-']);
@@ -46,8 +48,16 @@ impl Quantity {
                 if exp >= 0 { (p, 1) } else { (1, p) }
             }
         };
-        let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
-        let frac: String = frac.chars().chain(std::iter::repeat('0')).take(18).collect();
+        let whole: i128 = if whole.is_empty() {
+            0
+        } else {
+            whole.parse().ok()?
+        };
+        let frac: String = frac
+            .chars()
+            .chain(std::iter::repeat('0'))
+            .take(18)
+            .collect();
         let frac: i128 = frac.parse().ok()?;
         // frac counts 1e-18; bring both to billionths, rounding up as the API does.
         let nano = whole.saturating_mul(NANO).saturating_mul(scale.0) / scale.1
@@ -81,7 +91,11 @@ impl Quantity {
     /// CPU in canonical text: whole cores or millicores.
     pub fn cpu_text(self) -> String {
         let m = self.milli();
-        if m % 1000 == 0 { (m / 1000).to_string() } else { format!("{m}m") }
+        if m % 1000 == 0 {
+            (m / 1000).to_string()
+        } else {
+            format!("{m}m")
+        }
     }
 
     /// Bytes in canonical text: the largest binary suffix that divides the value.
@@ -118,7 +132,11 @@ fn div_ceil(a: i128, b: i128) -> i128 {
         return a;
     }
     let q = a / b;
-    if a % b != 0 && (a > 0) == (b > 0) { q + 1 } else { q }
+    if a % b != 0 && (a > 0) == (b > 0) {
+        q + 1
+    } else {
+        q
+    }
 }
 
 #[cfg(test)]
@@ -141,7 +159,10 @@ mod tests {
             ("-1", -1000),
         ] {
             if text == "1E" {
-                assert_eq!(Quantity::parse(text).unwrap().value(), 1_000_000_000_000_000_000);
+                assert_eq!(
+                    Quantity::parse(text).unwrap().value(),
+                    1_000_000_000_000_000_000
+                );
                 continue;
             }
             assert_eq!(Quantity::parse(text).unwrap().milli(), milli, "{text}");
@@ -157,6 +178,11 @@ mod tests {
         assert_eq!(Quantity::parse("2000m").unwrap().cpu_text(), "2");
         assert_eq!(Quantity::parse("1.5Gi").unwrap().bytes_text(), "1536Mi");
         assert_eq!(Quantity::whole(1000).bytes_text(), "1000");
-        assert_eq!(Quantity::parse("250m").unwrap().divided_by(Quantity::whole(1)), 1);
+        assert_eq!(
+            Quantity::parse("250m")
+                .unwrap()
+                .divided_by(Quantity::whole(1)),
+            1
+        );
     }
 }

@@ -75,25 +75,49 @@ pub fn qos(pod: &Pod) -> Qos {
 
 /// Sum of a pod's requests for `name`: containers and sidecars together, or the largest init step, plus overhead.
 pub fn pod_request(pod: &Pod, name: &str) -> Quantity {
-    if let Some(q) = pod.spec.resources.as_ref().and_then(|r| get(&r.requests, name).or_else(|| get(&r.limits, name))) {
+    if let Some(q) = pod
+        .spec
+        .resources
+        .as_ref()
+        .and_then(|r| get(&r.requests, name).or_else(|| get(&r.limits, name)))
+    {
         return q + get(&pod.spec.overhead, name).unwrap_or_default();
     }
-    aggregate(pod, |c| request(c, name).unwrap_or_default()) + get(&pod.spec.overhead, name).unwrap_or_default()
+    aggregate(pod, |c| request(c, name).unwrap_or_default())
+        + get(&pod.spec.overhead, name).unwrap_or_default()
 }
 
 /// Sum of a pod's limits for `name`; `None` when some container has none.
 pub fn pod_limit(pod: &Pod, name: &str) -> Option<Quantity> {
-    if let Some(q) = pod.spec.resources.as_ref().and_then(|r| get(&r.limits, name)) {
+    if let Some(q) = pod
+        .spec
+        .resources
+        .as_ref()
+        .and_then(|r| get(&r.limits, name))
+    {
         return Some(q + get(&pod.spec.overhead, name).unwrap_or_default());
     }
-    if pod.spec.init_containers.iter().chain(&pod.spec.containers).any(|c| limit(c, name).is_none_or(|q| q.0 <= 0)) {
+    if pod
+        .spec
+        .init_containers
+        .iter()
+        .chain(&pod.spec.containers)
+        .any(|c| limit(c, name).is_none_or(|q| q.0 <= 0))
+    {
         return None;
     }
-    Some(aggregate(pod, |c| limit(c, name).unwrap_or_default()) + get(&pod.spec.overhead, name).unwrap_or_default())
+    Some(
+        aggregate(pod, |c| limit(c, name).unwrap_or_default())
+            + get(&pod.spec.overhead, name).unwrap_or_default(),
+    )
 }
 
 fn aggregate(pod: &Pod, of: impl Fn(&Container) -> Quantity) -> Quantity {
-    let mut sum = pod.spec.containers.iter().fold(Quantity::default(), |s, c| s + of(c));
+    let mut sum = pod
+        .spec
+        .containers
+        .iter()
+        .fold(Quantity::default(), |s, c| s + of(c));
     let mut sidecars = Quantity::default();
     let mut init = Quantity::default();
     for c in &pod.spec.init_containers {
@@ -110,19 +134,29 @@ fn aggregate(pod: &Pod, of: impl Fn(&Container) -> Quantity) -> Quantity {
 
 /// Shares of the cgroup v1 cpu controller for a number of millicores (2..=262144).
 pub fn milli_to_shares(milli: i64) -> i64 {
-    if milli == 0 { 2 } else { (milli.saturating_mul(1024) / 1000).clamp(2, 262_144) }
+    if milli == 0 {
+        2
+    } else {
+        (milli.saturating_mul(1024) / 1000).clamp(2, 262_144)
+    }
 }
 
 /// CFS quota in microseconds per 100 ms for a number of millicores; zero for no limit, at least 1000.
 pub fn milli_to_quota(milli: i64) -> i64 {
-    if milli == 0 { 0 } else { milli.saturating_mul(100).max(1000) }
+    if milli == 0 {
+        0
+    } else {
+        milli.saturating_mul(100).max(1000)
+    }
 }
 
 /// The OOM score adjustment of a container: -997 guaranteed or critical, 1000 best effort, else by its memory request.
 ///
 /// Range of the middle case is 3..=999, so that it never reaches the two others (upstream's rule).
 pub fn oom_score_adj(pod: &Pod, c: &Container, memory_capacity: i64) -> i64 {
-    if pod.spec.priority.is_some_and(|p| p >= 2_000_001_000) || pod.is_static() && pod.spec.priority_class_name == "system-node-critical" {
+    if pod.spec.priority.is_some_and(|p| p >= 2_000_001_000)
+        || pod.is_static() && pod.spec.priority_class_name == "system-node-critical"
+    {
         return -997;
     }
     match qos(pod) {
@@ -157,20 +191,21 @@ mod tests {
         assert_eq!(qos(&best), Qos::BestEffort);
         let burst = pod(r#""containers":[{"name":"a","resources":{"requests":{"cpu":"1"}}}]"#);
         assert_eq!(qos(&burst), Qos::Burstable);
-        let both = pod(r#""containers":[{"name":"a","resources":{"limits":{"cpu":"1","memory":"1Gi"}}}]"#);
+        let both =
+            pod(r#""containers":[{"name":"a","resources":{"limits":{"cpu":"1","memory":"1Gi"}}}]"#);
         assert_eq!(qos(&both), Qos::Guaranteed);
-        let mixed = pod(r#""containers":[{"name":"a","resources":{"limits":{"cpu":"1","memory":"1Gi"}}},{"name":"b"}]"#);
+        let mixed = pod(
+            r#""containers":[{"name":"a","resources":{"limits":{"cpu":"1","memory":"1Gi"}}},{"name":"b"}]"#,
+        );
         assert_eq!(qos(&mixed), Qos::Burstable);
     }
 
     #[test]
     fn requests_take_the_larger_of_init_and_main() {
-        let p = pod(
-            r#""initContainers":[
+        let p = pod(r#""initContainers":[
                 {"name":"s","restartPolicy":"Always","resources":{"requests":{"cpu":"100m"}}},
                 {"name":"i","resources":{"requests":{"cpu":"2"}}}],
-               "containers":[{"name":"a","resources":{"requests":{"cpu":"1"}}}],"overhead":{"cpu":"50m"}"#,
-        );
+               "containers":[{"name":"a","resources":{"requests":{"cpu":"1"}}}],"overhead":{"cpu":"50m"}"#);
         assert_eq!(pod_request(&p, "cpu").milli(), 2150);
         assert_eq!(pod_limit(&p, "cpu"), None);
     }

@@ -25,7 +25,11 @@ pub struct Answer {
 }
 
 fn join(host: &str, port: u16) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
 }
 
 /// Opens a TCP connection; the error reads as Go's.
@@ -38,9 +42,15 @@ pub async fn dial(host: &str, port: u16, timeout: Duration) -> Result<TcpStream,
             Ok(s)
         }
         Ok(Err(e)) => Err(match e.kind() {
-            std::io::ErrorKind::ConnectionRefused => format!("dial tcp {addr}: connect: connection refused"),
-            std::io::ErrorKind::HostUnreachable => format!("dial tcp {addr}: connect: no route to host"),
-            std::io::ErrorKind::NetworkUnreachable => format!("dial tcp {addr}: connect: network is unreachable"),
+            std::io::ErrorKind::ConnectionRefused => {
+                format!("dial tcp {addr}: connect: connection refused")
+            }
+            std::io::ErrorKind::HostUnreachable => {
+                format!("dial tcp {addr}: connect: no route to host")
+            }
+            std::io::ErrorKind::NetworkUnreachable => {
+                format!("dial tcp {addr}: connect: network is unreachable")
+            }
             _ => format!("dial tcp {addr}: {e}"),
         }),
         Err(_) => Err(format!("dial tcp {addr}: i/o timeout")),
@@ -48,28 +58,61 @@ pub async fn dial(host: &str, port: u16, timeout: Duration) -> Result<TcpStream,
 }
 
 /// One GET as `h` says, to `host:port`, finished within `timeout`.
-pub async fn get(h: &HttpGet, host: &str, port: u16, agent: &str, timeout: Duration) -> Result<Answer, String> {
+pub async fn get(
+    h: &HttpGet,
+    host: &str,
+    port: u16,
+    agent: &str,
+    timeout: Duration,
+) -> Result<Answer, String> {
     let deadline = Instant::now() + timeout;
     let mut tls = h.scheme.eq_ignore_ascii_case("https");
     let mut port = port;
-    let mut path = if h.path.starts_with('/') { h.path.clone() } else { format!("/{}", h.path) };
+    let mut path = if h.path.starts_with('/') {
+        h.path.clone()
+    } else {
+        format!("/{}", h.path)
+    };
     for _ in 0..10 {
-        let url = format!("{}://{}{path}", if tls { "https" } else { "http" }, join(host, port));
+        let url = format!(
+            "{}://{}{path}",
+            if tls { "https" } else { "http" },
+            join(host, port)
+        );
         let fail = |e: String| format!("Get \"{url}\": {e}");
-        let late = || fail("context deadline exceeded (Client.Timeout exceeded while awaiting headers)".into());
-        let stream = dial(host, port, deadline.saturating_duration_since(Instant::now())).await.map_err(&fail)?;
+        let late = || {
+            fail(
+                "context deadline exceeded (Client.Timeout exceeded while awaiting headers)".into(),
+            )
+        };
+        let stream = dial(
+            host,
+            port,
+            deadline.saturating_duration_since(Instant::now()),
+        )
+        .await
+        .map_err(&fail)?;
         let request = request(h, host, port, &path, agent).map_err(&fail)?;
         let answer = if tls {
             let connector = tokio_rustls::TlsConnector::from(insecure());
-            let name = host.to_string().try_into().map_err(|_| fail(format!("invalid host {host}")))?;
-            let stream = timeout_at(deadline, connector.connect(name, stream)).await.map_err(|_| late())?.map_err(|e| fail(e.to_string()))?;
+            let name = host
+                .to_string()
+                .try_into()
+                .map_err(|_| fail(format!("invalid host {host}")))?;
+            let stream = timeout_at(deadline, connector.connect(name, stream))
+                .await
+                .map_err(|_| late())?
+                .map_err(|e| fail(e.to_string()))?;
             timeout_at(deadline, send(stream, request)).await
         } else {
             timeout_at(deadline, send(stream, request)).await
         };
         let (status, location) = answer.map_err(|_| late())?.map_err(&fail)?;
         let Some(to) = location.filter(|_| (300..400).contains(&status)) else {
-            return Ok(Answer { status, foreign_redirect: None });
+            return Ok(Answer {
+                status,
+                foreign_redirect: None,
+            });
         };
         if to.starts_with('/') {
             path = to;
@@ -82,15 +125,31 @@ pub async fn get(h: &HttpGet, host: &str, port: u16, agent: &str, timeout: Durat
                 port = u.port_u16().unwrap_or(if tls { 443 } else { 80 });
                 path = u.path_and_query().map_or("/".into(), ToString::to_string);
             }
-            _ => return Ok(Answer { status, foreign_redirect: Some(to) }),
+            _ => {
+                return Ok(Answer {
+                    status,
+                    foreign_redirect: Some(to),
+                });
+            }
         }
     }
     Err("stopped after 10 redirects".into())
 }
 
-fn request(h: &HttpGet, host: &str, port: u16, path: &str, agent: &str) -> Result<hyper::Request<Empty<Bytes>>, String> {
+fn request(
+    h: &HttpGet,
+    host: &str,
+    port: u16,
+    path: &str,
+    agent: &str,
+) -> Result<hyper::Request<Empty<Bytes>>, String> {
     let mut r = hyper::Request::get(path);
-    let header = |name: &str| h.http_headers.iter().find(|x| x.name.eq_ignore_ascii_case(name)).map(|x| x.value.clone());
+    let header = |name: &str| {
+        h.http_headers
+            .iter()
+            .find(|x| x.name.eq_ignore_ascii_case(name))
+            .map(|x| x.value.clone())
+    };
     r = r.header("host", header("host").unwrap_or_else(|| join(host, port)));
     if header("user-agent").is_none() {
         r = r.header("user-agent", agent);
@@ -99,20 +158,32 @@ fn request(h: &HttpGet, host: &str, port: u16, path: &str, agent: &str) -> Resul
         r = r.header("accept", "*/*");
     }
     r = r.header("connection", "close");
-    for x in h.http_headers.iter().filter(|x| !x.name.eq_ignore_ascii_case("host")) {
+    for x in h
+        .http_headers
+        .iter()
+        .filter(|x| !x.name.eq_ignore_ascii_case("host"))
+    {
         r = r.header(&x.name, &x.value);
     }
     r.body(Empty::new()).map_err(|e| e.to_string())
 }
 
-async fn send<S>(stream: S, request: hyper::Request<Empty<Bytes>>) -> Result<(u16, Option<String>), String>
+async fn send<S>(
+    stream: S,
+    request: hyper::Request<Empty<Bytes>>,
+) -> Result<(u16, Option<String>), String>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
-    let (mut sender, conn) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
+    let (mut sender, conn) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|e| e.to_string())?;
     let conn = tokio::spawn(conn);
     let r = async {
-        let mut response = sender.send_request(request).await.map_err(|e| e.to_string())?;
+        let mut response = sender
+            .send_request(request)
+            .await
+            .map_err(|e| e.to_string())?;
         let mut read = 0;
         while read < MAX_BODY {
             match response.body_mut().frame().await {
@@ -120,7 +191,11 @@ where
                 _ => break,
             }
         }
-        let location = response.headers().get("location").and_then(|l| l.to_str().ok()).map(str::to_string);
+        let location = response
+            .headers()
+            .get("location")
+            .and_then(|l| l.to_str().ok())
+            .map(str::to_string);
         Ok((response.status().as_u16(), location))
     }
     .await;
@@ -131,10 +206,16 @@ where
 /// A TLS client that accepts any certificate: a probe asks whether something answers, not who.
 fn insecure() -> Arc<rustls::ClientConfig> {
     let provider = component::tls::provider();
-    let builder = rustls::ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(rustls::DEFAULT_VERSIONS);
+    let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(rustls::DEFAULT_VERSIONS);
     #[expect(clippy::expect_used, reason = "ring supports the default versions")]
     let builder = builder.expect("ring supports the default versions");
-    Arc::new(builder.dangerous().with_custom_certificate_verifier(Arc::new(Any(provider))).with_no_client_auth())
+    Arc::new(
+        builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Any(provider)))
+            .with_no_client_auth(),
+    )
 }
 
 #[derive(Debug)]
@@ -157,7 +238,12 @@ impl rustls::client::danger::ServerCertVerifier for Any {
         cert: &rustls::pki_types::CertificateDer<'_>,
         dss: &rustls::DigitallySignedStruct,
     ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        rustls::crypto::verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
     }
     fn verify_tls13_signature(
         &self,
@@ -165,7 +251,12 @@ impl rustls::client::danger::ServerCertVerifier for Any {
         cert: &rustls::pki_types::CertificateDer<'_>,
         dss: &rustls::DigitallySignedStruct,
     ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        rustls::crypto::verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
     }
     fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()

@@ -112,7 +112,13 @@ pub struct Prober {
 impl Prober {
     /// With no probe running.
     pub fn new(rt: Arc<dyn Runtime>, emit: Emit, wake: Wake) -> Prober {
-        Prober { rt, results: Arc::default(), tasks: Mutex::default(), emit, wake }
+        Prober {
+            rt,
+            results: Arc::default(),
+            tasks: Mutex::default(),
+            emit,
+            wake,
+        }
     }
 
     fn tasks(&self) -> MutexGuard<'_, HashMap<(String, String, Kind), Task>> {
@@ -125,7 +131,13 @@ impl Prober {
     pub fn sync(&self, pod: &Arc<Pod>, rt: &RuntimePod, old: &[ContainerStatus]) {
         let uid = &pod.metadata.uid;
         let ip = rt.ips().first().cloned().unwrap_or_default();
-        for c in pod.spec.init_containers.iter().filter(|c| c.is_sidecar()).chain(&pod.spec.containers) {
+        for c in pod
+            .spec
+            .init_containers
+            .iter()
+            .filter(|c| c.is_sidecar())
+            .chain(&pod.spec.containers)
+        {
             for kind in [Kind::Startup, Kind::Liveness, Kind::Readiness] {
                 let key = (uid.clone(), c.name.clone(), kind);
                 let Some(probe) = kind.of(c) else { continue };
@@ -134,14 +146,19 @@ impl Prober {
                     continue;
                 };
                 let mut tasks = self.tasks();
-                if tasks.get(&key).is_some_and(|t| t.id == record.id && !t.abort.is_finished()) {
+                if tasks
+                    .get(&key)
+                    .is_some_and(|t| t.id == record.id && !t.abort.is_finished())
+                {
                     continue;
                 }
                 if let Some(t) = tasks.remove(&key) {
                     t.abort.abort();
                     self.results.lock().remove(&(t.id, kind));
                 }
-                let before = old.iter().find(|o| o.container_id.strip_prefix(ID_PREFIX) == Some(&record.id));
+                let before = old
+                    .iter()
+                    .find(|o| o.container_id.strip_prefix(ID_PREFIX) == Some(&record.id));
                 match kind {
                     Kind::Startup if before.is_some_and(|b| b.started == Some(true)) => {
                         self.results.set(&record.id, kind, true);
@@ -152,25 +169,39 @@ impl Prober {
                         self.results.set(&record.id, kind, true);
                     }
                     Kind::Readiness => {
-                        self.results.set(&record.id, kind, before.is_some_and(|b| b.ready));
+                        self.results
+                            .set(&record.id, kind, before.is_some_and(|b| b.ready));
                     }
                 }
-                let started = jiff::Timestamp::from_nanosecond(i128::from(record.started_at)).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-                let age = jiff::Timestamp::now().duration_since(started).unsigned_abs();
+                let started = jiff::Timestamp::from_nanosecond(i128::from(record.started_at))
+                    .unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+                let age = jiff::Timestamp::now()
+                    .duration_since(started)
+                    .unsigned_abs();
                 let run = Run {
                     rt: self.rt.clone(),
                     results: self.results.clone(),
                     pod: pod.clone(),
                     container: c.clone(),
                     id: record.id.clone(),
-                    ip: if pod.spec.host_network { pod.status.pod_ip.clone() } else { ip.clone() },
+                    ip: if pod.spec.host_network {
+                        pod.status.pod_ip.clone()
+                    } else {
+                        ip.clone()
+                    },
                     kind,
                     probe: probe.clone(),
                     emit: self.emit.clone(),
                     wake: self.wake.clone(),
                 };
                 let task = tokio::spawn(run.run(age));
-                tasks.insert(key, Task { id: record.id.clone(), abort: task.abort_handle() });
+                tasks.insert(
+                    key,
+                    Task {
+                        id: record.id.clone(),
+                        abort: task.abort_handle(),
+                    },
+                );
             }
         }
     }
@@ -233,14 +264,25 @@ impl Run {
         loop {
             tokio::time::sleep_until(next).await;
             next = Instant::now() + period;
-            if self.kind != Kind::Startup && self.container.startup_probe.is_some() && self.results.startup(&self.id) != Some(true) {
+            if self.kind != Kind::Startup
+                && self.container.startup_probe.is_some()
+                && self.results.startup(&self.id) != Some(true)
+            {
                 // Held back; look again soon after the startup probe may have passed.
                 next = Instant::now() + Duration::from_millis(200);
                 continue;
             }
             let ok = self.once().await;
-            streak = if streak.0 == ok { (ok, streak.1 + 1) } else { (ok, 1) };
-            let threshold = if ok { self.probe.success_threshold } else { self.probe.failure_threshold };
+            streak = if streak.0 == ok {
+                (ok, streak.1 + 1)
+            } else {
+                (ok, 1)
+            };
+            let threshold = if ok {
+                self.probe.success_threshold
+            } else {
+                self.probe.failure_threshold
+            };
             if streak.1 < threshold.max(1) {
                 continue;
             }
@@ -259,7 +301,15 @@ impl Run {
         let timeout = seconds(self.probe.timeout_seconds, 1);
         let mut outcome = Outcome::Error(String::new());
         for _ in 0..3 {
-            outcome = action::probe(&*self.rt, &self.probe, &self.container, &self.id, &self.ip, timeout).await;
+            outcome = action::probe(
+                &*self.rt,
+                &self.probe,
+                &self.container,
+                &self.id,
+                &self.ip,
+                timeout,
+            )
+            .await;
             if !matches!(outcome, Outcome::Error(_)) {
                 break;
             }
@@ -268,11 +318,23 @@ impl Run {
         match outcome {
             Outcome::Success => true,
             Outcome::Warning(text) => {
-                (self.emit)(&self.pod, &self.container.name, true, "ProbeWarning", format!("{kind} probe warning: {text}"));
+                (self.emit)(
+                    &self.pod,
+                    &self.container.name,
+                    true,
+                    "ProbeWarning",
+                    format!("{kind} probe warning: {text}"),
+                );
                 true
             }
             Outcome::Failure(text) => {
-                (self.emit)(&self.pod, &self.container.name, true, "Unhealthy", format!("{kind} probe failed: {text}"));
+                (self.emit)(
+                    &self.pod,
+                    &self.container.name,
+                    true,
+                    "Unhealthy",
+                    format!("{kind} probe failed: {text}"),
+                );
                 false
             }
             Outcome::Error(text) => {

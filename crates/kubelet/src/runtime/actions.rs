@@ -79,7 +79,8 @@ pub fn sandbox_changed(pod: &Pod, rt: &RuntimePod) -> (bool, u32, String) {
 }
 
 fn succeeded(c: &Container, rt: &RuntimePod) -> bool {
-    rt.find(&c.name).is_some_and(|s| s.phase == Phase::Exited && s.exit_code == 0)
+    rt.find(&c.name)
+        .is_some_and(|s| s.phase == Phase::Exited && s.exit_code == 0)
 }
 
 /// Whether a container that does not run is to be started.
@@ -100,7 +101,13 @@ pub fn should_restart(pod: &Pod, c: &Container, rt: &RuntimePod) -> bool {
 /// Computes the plan.
 pub fn compute(pod: &Pod, rt: &RuntimePod, probes: &dyn Probes) -> Plan {
     let (create, attempt, sandbox_id) = sandbox_changed(pod, rt);
-    let mut plan = Plan { kill_pod: create, create_sandbox: create, sandbox_id, attempt, ..Plan::default() };
+    let mut plan = Plan {
+        kill_pod: create,
+        create_sandbox: create,
+        sandbox_id,
+        attempt,
+        ..Plan::default()
+    };
     let restart = pod.spec.restart_policy != "Never";
 
     if create {
@@ -114,12 +121,21 @@ pub fn compute(pod: &Pod, rt: &RuntimePod, probes: &dyn Probes) -> Plan {
             .iter()
             .enumerate()
             .filter(|(_, c)| {
-                let policy = c.restart_policy.as_deref().unwrap_or(&pod.spec.restart_policy);
+                let policy = c
+                    .restart_policy
+                    .as_deref()
+                    .unwrap_or(&pod.spec.restart_policy);
                 !(policy == "OnFailure" && succeeded(c, rt))
             })
             .map(|(i, _)| i)
             .collect();
-        if to_start.is_empty() && pod.spec.containers.iter().any(|c| rt.find(&c.name).is_some()) {
+        if to_start.is_empty()
+            && pod
+                .spec
+                .containers
+                .iter()
+                .any(|c| rt.find(&c.name).is_some())
+        {
             plan.create_sandbox = false;
             return plan;
         }
@@ -152,21 +168,36 @@ pub fn compute(pod: &Pod, rt: &RuntimePod, probes: &dyn Probes) -> Plan {
                     plan.kill.push(Kill {
                         id: s.id.clone(),
                         name: s.name.clone(),
-                        message: format!("Container is in \"{}\" state, try killing it before restart", s.phase.as_str()),
+                        message: format!(
+                            "Container is in \"{}\" state, try killing it before restart",
+                            s.phase.as_str()
+                        ),
                         reason: KillReason::Other,
                     });
                 }
             }
             continue;
         };
-        let mut again = c.restart_policy.as_deref().map_or(restart, |p| p != "Never");
+        let mut again = c
+            .restart_policy
+            .as_deref()
+            .map_or(restart, |p| p != "Never");
         let (mut message, reason) = if changed(c, &status.hash) {
             again = true;
-            (format!("Container {} definition changed", c.name), KillReason::Other)
+            (
+                format!("Container {} definition changed", c.name),
+                KillReason::Other,
+            )
         } else if probes.liveness(&status.id) == Some(false) {
-            (format!("Container {} failed liveness probe", c.name), KillReason::Liveness)
+            (
+                format!("Container {} failed liveness probe", c.name),
+                KillReason::Liveness,
+            )
         } else if probes.startup(&status.id) == Some(false) {
-            (format!("Container {} failed startup probe", c.name), KillReason::Startup)
+            (
+                format!("Container {} failed startup probe", c.name),
+                KillReason::Startup,
+            )
         } else {
             keep += 1;
             continue;
@@ -175,7 +206,12 @@ pub fn compute(pod: &Pod, rt: &RuntimePod, probes: &dyn Probes) -> Plan {
             message.push_str(", will be restarted");
             plan.containers.push(i);
         }
-        plan.kill.push(Kill { id: status.id.clone(), name: c.name.clone(), message, reason });
+        plan.kill.push(Kill {
+            id: status.id.clone(),
+            name: c.name.clone(),
+            message,
+            reason,
+        });
     }
     if keep == 0 && plan.containers.is_empty() {
         plan.kill_pod = true;
@@ -215,7 +251,12 @@ fn init_actions(pod: &Pod, rt: &RuntimePod, probes: &dyn Probes, plan: &mut Plan
         if previously && !c.is_sidecar() {
             continue;
         }
-        let kill = |message: String, reason| Kill { id: status.id.clone(), name: c.name.clone(), message, reason };
+        let kill = |message: String, reason| Kill {
+            id: status.id.clone(),
+            name: c.name.clone(),
+            message,
+            reason,
+        };
         match status.phase {
             Phase::Created => plan.init.push(i),
             Phase::Running if !c.is_sidecar() => {}
@@ -224,7 +265,10 @@ fn init_actions(pod: &Pod, rt: &RuntimePod, probes: &dyn Probes, plan: &mut Plan
                     match probes.startup(&status.id) {
                         Some(true) => {}
                         Some(false) => {
-                            kills.push(kill(format!("Init container {} failed startup probe", c.name), KillReason::Startup));
+                            kills.push(kill(
+                                format!("Init container {} failed startup probe", c.name),
+                                KillReason::Startup,
+                            ));
                             plan.init.push(i);
                             break 'sidecar;
                         }
@@ -237,10 +281,16 @@ fn init_actions(pod: &Pod, rt: &RuntimePod, probes: &dyn Probes, plan: &mut Plan
                     plan.init.push(i + 1);
                 }
                 if changed(c, &status.hash) {
-                    kills.push(kill(format!("Init container {} definition changed", c.name), KillReason::Other));
+                    kills.push(kill(
+                        format!("Init container {} definition changed", c.name),
+                        KillReason::Other,
+                    ));
                     plan.init.push(i);
                 } else if c.liveness_probe.is_some() && probes.liveness(&status.id) == Some(false) {
-                    kills.push(kill(format!("Init container {} failed liveness probe", c.name), KillReason::Liveness));
+                    kills.push(kill(
+                        format!("Init container {} failed liveness probe", c.name),
+                        KillReason::Liveness,
+                    ));
                     plan.init.push(i);
                 }
             }
@@ -260,8 +310,13 @@ fn init_actions(pod: &Pod, rt: &RuntimePod, probes: &dyn Probes, plan: &mut Plan
                 }
             }
             Phase::Unknown => {
-                let message = "Init container is in \"unknown\" state, try killing it before restart".to_string();
-                let policy = c.restart_policy.as_deref().unwrap_or(&pod.spec.restart_policy);
+                let message =
+                    "Init container is in \"unknown\" state, try killing it before restart"
+                        .to_string();
+                let policy = c
+                    .restart_policy
+                    .as_deref()
+                    .unwrap_or(&pod.spec.restart_policy);
                 if !c.is_sidecar() && policy == "Never" {
                     plan.kill_pod = true;
                     plan.init.clear();
@@ -305,13 +360,22 @@ mod tests {
     }
 
     fn pod(spec: &str) -> Pod {
-        serde_json::from_str(&format!(r#"{{"metadata":{{"name":"p","namespace":"d","uid":"u"}},"spec":{spec}}}"#)).unwrap()
+        serde_json::from_str(&format!(
+            r#"{{"metadata":{{"name":"p","namespace":"d","uid":"u"}},"spec":{spec}}}"#
+        ))
+        .unwrap()
     }
 
     fn rt(pod: &Pod, containers: &[(&str, Phase, i32)]) -> RuntimePod {
         RuntimePod {
             uid: "u".into(),
-            sandboxes: vec![SandboxRecord { id: "sb".into(), ready: true, ips: vec!["10.0.0.1".into()], network: true, ..Default::default() }],
+            sandboxes: vec![SandboxRecord {
+                id: "sb".into(),
+                ready: true,
+                ips: vec!["10.0.0.1".into()],
+                network: true,
+                ..Default::default()
+            }],
             containers: containers
                 .iter()
                 .map(|(n, p, code)| ContainerRecord {
@@ -340,15 +404,37 @@ mod tests {
     #[test]
     fn a_running_pod_is_left_alone() {
         let p = pod(TWO);
-        let plan = compute(&p, &rt(&p, &[("a", Phase::Running, 0), ("b", Phase::Running, 0)]), &Results::default());
-        assert_eq!(plan, Plan { sandbox_id: "sb".into(), ..Plan::default() });
+        let plan = compute(
+            &p,
+            &rt(&p, &[("a", Phase::Running, 0), ("b", Phase::Running, 0)]),
+            &Results::default(),
+        );
+        assert_eq!(
+            plan,
+            Plan {
+                sandbox_id: "sb".into(),
+                ..Plan::default()
+            }
+        );
     }
 
     #[test]
     fn an_exited_container_restarts_by_policy() {
-        for (policy, code, want) in [("Always", 0, true), ("OnFailure", 0, false), ("OnFailure", 1, true), ("Never", 1, false)] {
-            let p = pod(&TWO.replace("{\"containers\"", &format!("{{\"restartPolicy\":\"{policy}\",\"containers\"")));
-            let plan = compute(&p, &rt(&p, &[("a", Phase::Exited, code), ("b", Phase::Running, 0)]), &Results::default());
+        for (policy, code, want) in [
+            ("Always", 0, true),
+            ("OnFailure", 0, false),
+            ("OnFailure", 1, true),
+            ("Never", 1, false),
+        ] {
+            let p = pod(&TWO.replace(
+                "{\"containers\"",
+                &format!("{{\"restartPolicy\":\"{policy}\",\"containers\""),
+            ));
+            let plan = compute(
+                &p,
+                &rt(&p, &[("a", Phase::Exited, code), ("b", Phase::Running, 0)]),
+                &Results::default(),
+            );
             assert_eq!(plan.containers == vec![0], want, "{policy} {code}");
             assert!(!plan.kill_pod);
         }
@@ -363,12 +449,17 @@ mod tests {
 
     #[test]
     fn a_lost_sandbox_restarts_from_the_first_init_container() {
-        let p = pod(r#"{"initContainers":[{"name":"i","image":"x"}],"containers":[{"name":"a","image":"x"}]}"#);
+        let p = pod(
+            r#"{"initContainers":[{"name":"i","image":"x"}],"containers":[{"name":"a","image":"x"}]}"#,
+        );
         let mut state = rt(&p, &[("a", Phase::Exited, 0), ("i", Phase::Exited, 0)]);
         state.sandboxes[0].ready = false;
         let plan = compute(&p, &state, &Results::default());
         assert!(plan.create_sandbox);
-        assert_eq!((plan.attempt, plan.init, plan.containers), (1, vec![0], vec![]));
+        assert_eq!(
+            (plan.attempt, plan.init, plan.containers),
+            (1, vec![0], vec![])
+        );
     }
 
     #[test]
@@ -376,11 +467,20 @@ mod tests {
         let p = pod(TWO);
         let mut state = rt(&p, &[("a", Phase::Running, 0), ("b", Phase::Running, 0)]);
         state.containers[0].hash = "other".into();
-        let probes = Results { live: HashMap::from([("id-b", false)]), ..Default::default() };
+        let probes = Results {
+            live: HashMap::from([("id-b", false)]),
+            ..Default::default()
+        };
         let plan = compute(&p, &state, &probes);
         assert_eq!(plan.containers, vec![0, 1]);
-        assert_eq!(plan.kill[0].message, "Container a definition changed, will be restarted");
-        assert_eq!(plan.kill[1].message, "Container b failed liveness probe, will be restarted");
+        assert_eq!(
+            plan.kill[0].message,
+            "Container a definition changed, will be restarted"
+        );
+        assert_eq!(
+            plan.kill[1].message,
+            "Container b failed liveness probe, will be restarted"
+        );
     }
 
     const INIT: &str = r#"{"initContainers":[{"name":"s","image":"x","restartPolicy":"Always"},{"name":"i","image":"x"}],"containers":[{"name":"a","image":"x"}]}"#;
@@ -390,21 +490,51 @@ mod tests {
         let p = pod(INIT);
         let none = Results::default();
         assert_eq!(compute(&p, &rt(&p, &[]), &none).init, vec![0]);
-        assert_eq!(compute(&p, &rt(&p, &[("s", Phase::Running, 0)]), &none).init, vec![1]);
-        let plan = compute(&p, &rt(&p, &[("i", Phase::Running, 0), ("s", Phase::Running, 0)]), &none);
+        assert_eq!(
+            compute(&p, &rt(&p, &[("s", Phase::Running, 0)]), &none).init,
+            vec![1]
+        );
+        let plan = compute(
+            &p,
+            &rt(&p, &[("i", Phase::Running, 0), ("s", Phase::Running, 0)]),
+            &none,
+        );
         assert_eq!((plan.init, plan.containers), (vec![], vec![]));
-        let plan = compute(&p, &rt(&p, &[("i", Phase::Exited, 0), ("s", Phase::Running, 0)]), &none);
+        let plan = compute(
+            &p,
+            &rt(&p, &[("i", Phase::Exited, 0), ("s", Phase::Running, 0)]),
+            &none,
+        );
         assert_eq!((plan.init, plan.containers), (vec![], vec![0]));
-        let plan = compute(&p, &rt(&p, &[("i", Phase::Exited, 1), ("s", Phase::Running, 0)]), &none);
+        let plan = compute(
+            &p,
+            &rt(&p, &[("i", Phase::Exited, 1), ("s", Phase::Running, 0)]),
+            &none,
+        );
         assert_eq!((plan.init, plan.containers), (vec![1], vec![]));
-        let plan = compute(&p, &rt(&p, &[("a", Phase::Running, 0), ("i", Phase::Exited, 0), ("s", Phase::Exited, 1)]), &none);
+        let plan = compute(
+            &p,
+            &rt(
+                &p,
+                &[
+                    ("a", Phase::Running, 0),
+                    ("i", Phase::Exited, 0),
+                    ("s", Phase::Exited, 1),
+                ],
+            ),
+            &none,
+        );
         assert_eq!((plan.init, plan.containers), (vec![0], vec![]));
     }
 
     #[test]
     fn a_failed_init_container_ends_a_pod_that_never_restarts() {
         let p = pod(&INIT.replacen('{', "{\"restartPolicy\":\"Never\",", 1));
-        let plan = compute(&p, &rt(&p, &[("i", Phase::Exited, 1), ("s", Phase::Running, 0)]), &Results::default());
+        let plan = compute(
+            &p,
+            &rt(&p, &[("i", Phase::Exited, 1), ("s", Phase::Running, 0)]),
+            &Results::default(),
+        );
         assert!(plan.kill_pod && plan.init.is_empty());
     }
 
@@ -415,7 +545,10 @@ mod tests {
         );
         let state = rt(&p, &[("s", Phase::Running, 0)]);
         assert!(compute(&p, &state, &Results::default()).init.is_empty());
-        let ok = Results { startup: HashMap::from([("id-s", true)]), ..Default::default() };
+        let ok = Results {
+            startup: HashMap::from([("id-s", true)]),
+            ..Default::default()
+        };
         assert_eq!(compute(&p, &state, &ok).init, vec![1]);
     }
 }

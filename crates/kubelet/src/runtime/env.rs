@@ -74,16 +74,27 @@ pub fn expand(input: &str, lookup: &dyn Fn(&str) -> Option<String>) -> String {
 /// Expands the items of a command or its arguments.
 pub fn expand_all(items: &[String], env: &[(String, String)]) -> Vec<String> {
     let map: BTreeMap<&str, &str> = env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    items.iter().map(|i| expand(i, &|n| map.get(n).map(|v| v.to_string()))).collect()
+    items
+        .iter()
+        .map(|i| expand(i, &|n| map.get(n).map(|v| v.to_string())))
+        .collect()
 }
 
 /// Builds a container's environment, in order; a later value of the same name takes the earlier one's place.
 ///
 /// The error's text is what the `CreateContainerConfigError` status shows.
-pub fn build(pod: &Pod, c: &Container, ctx: &Context, objects: &dyn Objects) -> Result<Vec<(String, String)>, String> {
+pub fn build(
+    pod: &Pod,
+    c: &Container,
+    ctx: &Context,
+    objects: &dyn Objects,
+) -> Result<Vec<(String, String)>, String> {
     let ns = &pod.metadata.namespace;
     let mut result: Vec<(String, String)> = Vec::new();
-    let set = |result: &mut Vec<(String, String)>, k: String, v: String| match result.iter_mut().find(|(n, _)| *n == k) {
+    let set = |result: &mut Vec<(String, String)>, k: String, v: String| match result
+        .iter_mut()
+        .find(|(n, _)| *n == k)
+    {
         Some(slot) => slot.1 = v,
         None => result.push((k, v)),
     };
@@ -132,7 +143,12 @@ pub fn build(pod: &Pod, c: &Container, ctx: &Context, objects: &dyn Objects) -> 
                         Some(d) => match d.values.get(&k.key) {
                             Some(v) => String::from_utf8_lossy(v).into_owned(),
                             None if optional => continue,
-                            None => return Err(format!("couldn't find key {} in ConfigMap {ns}/{}", k.key, k.name)),
+                            None => {
+                                return Err(format!(
+                                    "couldn't find key {} in ConfigMap {ns}/{}",
+                                    k.key, k.name
+                                ));
+                            }
                         },
                     }
                 } else if let Some(k) = &src.secret_key_ref {
@@ -143,7 +159,12 @@ pub fn build(pod: &Pod, c: &Container, ctx: &Context, objects: &dyn Objects) -> 
                         Some(d) => match d.values.get(&k.key) {
                             Some(v) => String::from_utf8_lossy(v).into_owned(),
                             None if optional => continue,
-                            None => return Err(format!("couldn't find key {} in Secret {ns}/{}", k.key, k.name)),
+                            None => {
+                                return Err(format!(
+                                    "couldn't find key {} in Secret {ns}/{}",
+                                    k.key, k.name
+                                ));
+                            }
                         },
                     }
                 } else if src.file_key_ref.is_some() {
@@ -204,7 +225,10 @@ fn subscript(path: &str) -> Option<(&str, &str)> {
 
 /// `key="value"` lines in key order; values quoted as Go's `%q` does.
 fn format_map(map: &Map) -> String {
-    let lines: Vec<String> = map.iter().map(|(k, v)| format!("{k}={}", go_quote(v))).collect();
+    let lines: Vec<String> = map
+        .iter()
+        .map(|(k, v)| format!("{k}={}", go_quote(v)))
+        .collect();
     lines.join("\n")
 }
 
@@ -219,7 +243,9 @@ pub fn go_quote(text: &str) -> String {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
-            c if u32::from(c) < 0x20 || c == '\u{7f}' => out.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c if u32::from(c) < 0x20 || c == '\u{7f}' => {
+                out.push_str(&format!("\\x{:02x}", u32::from(c)))
+            }
             c => out.push(c),
         }
     }
@@ -228,13 +254,24 @@ pub fn go_quote(text: &str) -> String {
 }
 
 /// A container's request or limit divided by the divisor; missing limits fall back to the node's allocatable.
-pub fn resource_field(pod: &Pod, own: &Container, r: &ResourceFieldRef, allocatable: &Map) -> Result<String, String> {
+pub fn resource_field(
+    pod: &Pod,
+    own: &Container,
+    r: &ResourceFieldRef,
+    allocatable: &Map,
+) -> Result<String, String> {
     let c = if r.container_name.is_empty() {
         own
     } else {
-        pod.container(&r.container_name).ok_or_else(|| format!("container {} not found", r.container_name))?
+        pod.container(&r.container_name)
+            .ok_or_else(|| format!("container {} not found", r.container_name))?
     };
-    let divisor = r.divisor.as_deref().and_then(Quantity::parse).filter(|q| q.0 > 0).unwrap_or(Quantity::whole(1));
+    let divisor = r
+        .divisor
+        .as_deref()
+        .and_then(Quantity::parse)
+        .filter(|q| q.0 > 0)
+        .unwrap_or(Quantity::whole(1));
     let (kind, name) = r.resource.split_once('.').unwrap_or(("", ""));
     if !(matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-")) {
         return Err(format!("unsupported container resource : {}", r.resource));
@@ -261,22 +298,40 @@ pub struct ServiceInfo {
 }
 
 /// Variables for services: the `kubernetes` service of `default` always, those of `ns` when `links` is set.
-pub fn service_variables(services: &[ServiceInfo], ns: &str, links: bool) -> BTreeMap<String, String> {
+pub fn service_variables(
+    services: &[ServiceInfo],
+    ns: &str,
+    links: bool,
+) -> BTreeMap<String, String> {
     let mut out = BTreeMap::new();
     let master = |s: &&ServiceInfo| s.namespace == "default" && s.name == "kubernetes";
-    let others = services.iter().filter(|s| !master(s) && s.namespace == ns && links);
+    let others = services
+        .iter()
+        .filter(|s| !master(s) && s.namespace == ns && links);
     for s in services.iter().filter(master).chain(others) {
-        let Some((_, first, _)) = s.ports.first() else { continue };
+        let Some((_, first, _)) = s.ports.first() else {
+            continue;
+        };
         if s.cluster_ip.is_empty() || s.cluster_ip == "None" {
             continue;
         }
         let name = s.name.replace('-', "_").to_uppercase();
         out.insert(format!("{name}_SERVICE_HOST"), s.cluster_ip.clone());
         out.insert(format!("{name}_SERVICE_PORT"), first.to_string());
-        let host = if s.cluster_ip.contains(':') { format!("[{}]", s.cluster_ip) } else { s.cluster_ip.clone() };
+        let host = if s.cluster_ip.contains(':') {
+            format!("[{}]", s.cluster_ip)
+        } else {
+            s.cluster_ip.clone()
+        };
         for (i, (port_name, port, protocol)) in s.ports.iter().enumerate() {
             if !port_name.is_empty() {
-                out.insert(format!("{name}_SERVICE_PORT_{}", port_name.replace('-', "_").to_uppercase()), port.to_string());
+                out.insert(
+                    format!(
+                        "{name}_SERVICE_PORT_{}",
+                        port_name.replace('-', "_").to_uppercase()
+                    ),
+                    port.to_string(),
+                );
             }
             let protocol = if protocol.is_empty() { "TCP" } else { protocol };
             let lower = protocol.to_lowercase();
@@ -341,11 +396,24 @@ mod tests {
         let ctx = Context {
             pod_ips: vec!["10.0.0.1".into(), "fd::1".into()],
             allocatable: Map::from([("memory".into(), "1Gi".into())]),
-            services: BTreeMap::from([("KUBERNETES_SERVICE_HOST".to_string(), "10.96.0.1".to_string())]),
+            services: BTreeMap::from([(
+                "KUBERNETES_SERVICE_HOST".to_string(),
+                "10.96.0.1".to_string(),
+            )]),
             ..Default::default()
         };
-        let data = Data { values: BTreeMap::from([("k".to_string(), b"v".to_vec()), ("x".to_string(), b"y".to_vec())]) };
-        build(&pod, &pod.spec.containers[0], &ctx, &Fixed(BTreeMap::from([("cm", data)])))
+        let data = Data {
+            values: BTreeMap::from([
+                ("k".to_string(), b"v".to_vec()),
+                ("x".to_string(), b"y".to_vec()),
+            ]),
+        };
+        build(
+            &pod,
+            &pod.spec.containers[0],
+            &ctx,
+            &Fixed(BTreeMap::from([("cm", data)])),
+        )
     }
 
     #[test]
@@ -376,7 +444,10 @@ mod tests {
 
     #[test]
     fn missing_sources_are_named() {
-        let e = env_of(r#""env":[{"name":"X","valueFrom":{"configMapKeyRef":{"name":"cm","key":"zz"}}}]"#).unwrap_err();
+        let e = env_of(
+            r#""env":[{"name":"X","valueFrom":{"configMapKeyRef":{"name":"cm","key":"zz"}}}]"#,
+        )
+        .unwrap_err();
         assert_eq!(e, "couldn't find key zz in ConfigMap n/cm");
         let e = env_of(r#""envFrom":[{"secretRef":{"name":"s"}}]"#).unwrap_err();
         assert_eq!(e, "secret \"s\" not found");
@@ -389,9 +460,16 @@ mod tests {
             namespace: ns.into(),
             name: name.into(),
             cluster_ip: "10.0.0.5".into(),
-            ports: vec![("http".into(), 80, "TCP".into()), (String::new(), 53, "UDP".into())],
+            ports: vec![
+                ("http".into(), 80, "TCP".into()),
+                (String::new(), 53, "UDP".into()),
+            ],
         };
-        let all = [s("default", "kubernetes"), s("n", "my-svc"), s("other", "x")];
+        let all = [
+            s("default", "kubernetes"),
+            s("n", "my-svc"),
+            s("other", "x"),
+        ];
         let v = service_variables(&all, "n", true);
         assert_eq!(v["MY_SVC_SERVICE_HOST"], "10.0.0.5");
         assert_eq!(v["MY_SVC_SERVICE_PORT_HTTP"], "80");

@@ -131,22 +131,37 @@ impl RuntimePod {
 
     /// Containers that run, or may run.
     pub fn running(&self) -> impl Iterator<Item = &ContainerRecord> {
-        self.containers.iter().filter(|c| matches!(c.phase, Phase::Running | Phase::Unknown))
+        self.containers
+            .iter()
+            .filter(|c| matches!(c.phase, Phase::Running | Phase::Unknown))
     }
 
     /// Addresses of the newest ready sandbox.
     pub fn ips(&self) -> &[String] {
-        self.sandboxes.first().filter(|s| s.ready).map(|s| s.ips.as_slice()).unwrap_or_default()
+        self.sandboxes
+            .first()
+            .filter(|s| s.ready)
+            .map(|s| s.ips.as_slice())
+            .unwrap_or_default()
     }
 }
 
 /// Reads a pod's state from the runtime.
 pub async fn read(rt: &dyn Runtime, uid: &str) -> Result<RuntimePod> {
     let labels = std::collections::BTreeMap::from([(POD_UID.to_string(), uid.to_string())]);
-    let sandboxes = rt.list_pod_sandbox(PodSandboxFilter { label_selector: labels.clone(), ..Default::default() });
-    let containers = rt.list_containers(ContainerFilter { label_selector: labels, ..Default::default() });
+    let sandboxes = rt.list_pod_sandbox(PodSandboxFilter {
+        label_selector: labels.clone(),
+        ..Default::default()
+    });
+    let containers = rt.list_containers(ContainerFilter {
+        label_selector: labels,
+        ..Default::default()
+    });
     let (sandboxes, containers) = futures::try_join!(sandboxes, containers)?;
-    let mut pod = RuntimePod { uid: uid.to_string(), ..Default::default() };
+    let mut pod = RuntimePod {
+        uid: uid.to_string(),
+        ..Default::default()
+    };
     for s in sandboxes {
         let meta = s.metadata.clone().unwrap_or_default();
         pod.name = meta.name;
@@ -164,17 +179,29 @@ pub async fn read(rt: &dyn Runtime, uid: &str) -> Result<RuntimePod> {
             Err(e) => return Err(e),
         }
     }
-    pod.sandboxes.sort_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| b.id.cmp(&a.id)));
-    pod.containers.sort_by_key(|c| std::cmp::Reverse(c.created_at));
+    pod.sandboxes.sort_by(|a, b| {
+        b.created_at
+            .cmp(&a.created_at)
+            .then_with(|| b.id.cmp(&a.id))
+    });
+    pod.containers
+        .sort_by_key(|c| std::cmp::Reverse(c.created_at));
     Ok(pod)
 }
 
 fn sandbox_record(s: proto::PodSandboxStatus) -> SandboxRecord {
     let network = s.network.is_some();
     let ips = s.network.map_or_else(Vec::new, |n| {
-        std::iter::once(n.ip).chain(n.additional_ips.into_iter().map(|i| i.ip)).filter(|i| !i.is_empty()).collect()
+        std::iter::once(n.ip)
+            .chain(n.additional_ips.into_iter().map(|i| i.ip))
+            .filter(|i| !i.is_empty())
+            .collect()
     });
-    let mode = s.linux.and_then(|l| l.namespaces).and_then(|n| n.options).map_or(0, |o| o.network);
+    let mode = s
+        .linux
+        .and_then(|l| l.namespaces)
+        .and_then(|n| n.options)
+        .map_or(0, |o| o.network);
     SandboxRecord {
         id: s.id,
         ready: s.state == proto::PodSandboxState::Ready as i32,
@@ -189,44 +216,78 @@ fn sandbox_record(s: proto::PodSandboxStatus) -> SandboxRecord {
 fn container_record(s: proto::ContainerStatus, sandbox: &str) -> ContainerRecord {
     let phase = Phase::from_cri(s.state);
     let a = |k: &str| s.annotations.get(k);
-    let grace = a(DELETION_GRACE).or_else(|| a(TERMINATION_GRACE)).and_then(|v| v.parse().ok());
+    let grace = a(DELETION_GRACE)
+        .or_else(|| a(TERMINATION_GRACE))
+        .and_then(|v| v.parse().ok());
     let mut message = s.message.clone();
     if phase == Phase::Exited {
         let policy = a(TERMINATION_POLICY).map_or("", String::as_str);
         let path = a(TERMINATION_PATH).map_or("", String::as_str);
         if let Some(m) = termination_message(&s, path, policy) {
-            message = if message.is_empty() { m } else { format!("{m}: {message}") };
+            message = if message.is_empty() {
+                m
+            } else {
+                format!("{m}: {message}")
+            };
         }
     }
     let mut reason = s.reason.clone();
     if phase == Phase::Exited && reason.is_empty() {
-        reason = if s.exit_code == 0 { "Completed".into() } else { "Error".into() };
+        reason = if s.exit_code == 0 {
+            "Completed".into()
+        } else {
+            "Error".into()
+        };
     }
     ContainerRecord {
-        name: s.labels.get(CONTAINER_NAME).cloned().or_else(|| s.metadata.as_ref().map(|m| m.name.clone())).unwrap_or_default(),
+        name: s
+            .labels
+            .get(CONTAINER_NAME)
+            .cloned()
+            .or_else(|| s.metadata.as_ref().map(|m| m.name.clone()))
+            .unwrap_or_default(),
         sandbox: sandbox.to_string(),
         phase,
         created_at: s.created_at,
         started_at: s.started_at,
         finished_at: s.finished_at,
         exit_code: s.exit_code,
-        image: s.image.as_ref().map(|i| if i.user_specified_image.is_empty() { i.image.clone() } else { i.user_specified_image.clone() }).unwrap_or_default(),
+        image: s
+            .image
+            .as_ref()
+            .map(|i| {
+                if i.user_specified_image.is_empty() {
+                    i.image.clone()
+                } else {
+                    i.user_specified_image.clone()
+                }
+            })
+            .unwrap_or_default(),
         image_ref: s.image_ref.clone(),
         hash: a(HASH).cloned().unwrap_or_default(),
-        restart_count: a(RESTART_COUNT).and_then(|v| v.parse().ok()).unwrap_or_default(),
+        restart_count: a(RESTART_COUNT)
+            .and_then(|v| v.parse().ok())
+            .unwrap_or_default(),
         reason,
         message,
         pre_stop: a(PRE_STOP).and_then(|v| serde_json::from_str(v).ok()),
         grace,
         log_path: s.log_path.clone(),
-        user: s.user.as_ref().and_then(|u| u.linux.as_ref()).map(|l| (l.uid, l.gid, l.supplemental_groups.clone())),
+        user: s
+            .user
+            .as_ref()
+            .and_then(|u| u.linux.as_ref())
+            .map(|l| (l.uid, l.gid, l.supplemental_groups.clone())),
         id: s.id,
     }
 }
 
 /// The message a container left behind: its file, else the end of its log when the policy says so.
 fn termination_message(s: &proto::ContainerStatus, path: &str, policy: &str) -> Option<String> {
-    let file = s.mounts.iter().find(|m| !path.is_empty() && m.container_path == path);
+    let file = s
+        .mounts
+        .iter()
+        .find(|m| !path.is_empty() && m.container_path == path);
     if let Some(m) = file {
         let mut text = read_head(&m.host_path, MAX_MESSAGE);
         if text.is_empty() && policy == "FallbackToLogsOnError" && s.exit_code != 0 {

@@ -66,7 +66,9 @@ type Cache<V> = Mutex<HashMap<Vec<u8>, (V, Instant)>>;
 
 fn cached<V: Clone>(c: &Cache<V>, key: &[u8]) -> Option<V> {
     let c = c.lock().unwrap_or_else(PoisonError::into_inner);
-    c.get(key).filter(|(_, until)| *until > Instant::now()).map(|(v, _)| v.clone())
+    c.get(key)
+        .filter(|(_, until)| *until > Instant::now())
+        .map(|(v, _)| v.clone())
 }
 
 fn keep<V>(c: &Cache<V>, key: Vec<u8>, value: V, ttl: Duration) {
@@ -100,10 +102,18 @@ fn verifier(files: &[Vec<u8>]) -> Result<Arc<dyn ClientCertVerifier>, String> {
     let mut roots = rustls::RootCertStore::empty();
     for f in files {
         for cert in CertificateDer::pem_slice_iter(f) {
-            roots.add(cert.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
+            roots
+                .add(cert.map_err(|e| e.to_string())?)
+                .map_err(|e| e.to_string())?;
         }
     }
-    rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), component::tls::provider()).build().map(|v| v as _).map_err(|e| e.to_string())
+    rustls::server::WebPkiClientVerifier::builder_with_provider(
+        Arc::new(roots),
+        component::tls::provider(),
+    )
+    .build()
+    .map(|v| v as _)
+    .map_err(|e| e.to_string())
 }
 
 impl KubeletGate {
@@ -136,7 +146,10 @@ impl KubeletGate {
 
     fn certificate(&self, peer: &Peer) -> Option<User> {
         let verifier = self.verifier.as_ref()?.get();
-        let mut chain = peer.certificates.iter().map(|c| CertificateDer::from(c.as_slice()));
+        let mut chain = peer
+            .certificates
+            .iter()
+            .map(|c| CertificateDer::from(c.as_slice()));
         let leaf = chain.next()?;
         let rest: Vec<CertificateDer<'_>> = chain.collect();
         if let Err(e) = verifier.verify_client_cert(&leaf, &rest, UnixTime::now()) {
@@ -147,16 +160,27 @@ impl KubeletGate {
     }
 
     async fn token(&self, token: &str) -> Result<Option<User>, Refusal> {
-        let key = ring::digest::digest(&ring::digest::SHA256, token.as_bytes()).as_ref().to_vec();
+        let key = ring::digest::digest(&ring::digest::SHA256, token.as_bytes())
+            .as_ref()
+            .to_vec();
         if let Some(u) = cached(&self.users, &key) {
             return Ok(u);
         }
-        let Some(client) = &self.client else { return Ok(None) };
+        let Some(client) = &self.client else {
+            return Ok(None);
+        };
         let body = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
-        let r: TokenReview = client.api(&client::resource::TOKEN_REVIEWS).create(&body).await.map_err(|e| {
-            tracing::warn!(error = %e, "token review failed");
-            Refusal { code: 401, message: "Unauthorized".into() }
-        })?;
+        let r: TokenReview = client
+            .api(&client::resource::TOKEN_REVIEWS)
+            .create(&body)
+            .await
+            .map_err(|e| {
+                tracing::warn!(error = %e, "token review failed");
+                Refusal {
+                    code: 401,
+                    message: "Unauthorized".into(),
+                }
+            })?;
         let user = r.status.authenticated.then_some(r.status.user);
         keep(&self.users, key, user.clone(), self.token_ttl);
         Ok(user)
@@ -174,14 +198,33 @@ impl KubeletGate {
         if let Some(d) = cached(&self.decisions, &key) {
             return d;
         }
-        let Some(client) = &self.client else { return Err("no apiserver to ask".into()) };
+        let Some(client) = &self.client else {
+            return Err("no apiserver to ask".into());
+        };
         let body: Value = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec});
-        let r: AccessReview = client.api(&client::resource::SUBJECT_ACCESS_REVIEWS).create(&body).await.map_err(|e| {
-            tracing::warn!(error = %e, "access review failed");
-            "the access review failed".to_string()
-        })?;
-        let decision = if r.status.allowed { Ok(()) } else { Err(r.status.reason) };
-        keep(&self.decisions, key, decision.clone(), if decision.is_ok() { self.allow_ttl } else { self.deny_ttl });
+        let r: AccessReview = client
+            .api(&client::resource::SUBJECT_ACCESS_REVIEWS)
+            .create(&body)
+            .await
+            .map_err(|e| {
+                tracing::warn!(error = %e, "access review failed");
+                "the access review failed".to_string()
+            })?;
+        let decision = if r.status.allowed {
+            Ok(())
+        } else {
+            Err(r.status.reason)
+        };
+        keep(
+            &self.decisions,
+            key,
+            decision.clone(),
+            if decision.is_ok() {
+                self.allow_ttl
+            } else {
+                self.deny_ttl
+            },
+        );
         decision
     }
 }
@@ -190,15 +233,32 @@ impl KubeletGate {
 fn user_of(der: &[u8]) -> Option<User> {
     let (_, cert) = x509_parser::parse_x509_certificate(der).ok()?;
     let subject = cert.subject();
-    let name = subject.iter_common_name().next()?.as_str().ok()?.to_string();
-    let mut groups: Vec<String> = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_string).collect();
+    let name = subject
+        .iter_common_name()
+        .next()?
+        .as_str()
+        .ok()?
+        .to_string();
+    let mut groups: Vec<String> = subject
+        .iter_organization()
+        .filter_map(|o| o.as_str().ok())
+        .map(str::to_string)
+        .collect();
     groups.push("system:authenticated".into());
-    Some(User { name, groups, ..User::default() })
+    Some(User {
+        name,
+        groups,
+        ..User::default()
+    })
 }
 
 /// The verb and the subresources of a request, the finest first: access to any of them suffices.
 pub fn attributes(method: &http::Method, path: &str) -> (&'static str, Vec<&'static str>) {
-    let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+    let first = path
+        .trim_start_matches('/')
+        .split('/')
+        .next()
+        .unwrap_or_default();
     let verb = match method.as_str() {
         "POST" => "create",
         "PUT" => "update",
@@ -219,30 +279,44 @@ pub fn attributes(method: &http::Method, path: &str) -> (&'static str, Vec<&'sta
 }
 
 fn bearer(parts: &Parts) -> Option<String> {
-    let value = parts.headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
+    let value = parts
+        .headers
+        .get(http::header::AUTHORIZATION)?
+        .to_str()
+        .ok()?;
     let (scheme, token) = value.split_once(' ')?;
-    (scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty()).then(|| token.trim().to_string())
+    (scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty())
+        .then(|| token.trim().to_string())
 }
 
 #[async_trait]
 impl Gate for KubeletGate {
     async fn check(&self, peer: &Peer, request: &mut Parts) -> Result<(), Refusal> {
-        let unauthorized = || Refusal { code: 401, message: "Unauthorized".into() };
+        let unauthorized = || Refusal {
+            code: 401,
+            message: "Unauthorized".into(),
+        };
         let mut user = self.certificate(peer);
         if user.is_none()
             && let Some(token) = bearer(request)
         {
             // A bad token is an error even where anonymous requests pass.
-            user = if self.tokens { self.token(&token).await? } else { None };
+            user = if self.tokens {
+                self.token(&token).await?
+            } else {
+                None
+            };
             if user.is_none() {
                 return Err(unauthorized());
             }
         }
         let user = match user {
             Some(u) => u,
-            None if self.anonymous => {
-                User { name: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()], ..User::default() }
-            }
+            None if self.anonymous => User {
+                name: "system:anonymous".into(),
+                groups: vec!["system:unauthenticated".into()],
+                ..User::default()
+            },
             None => return Err(unauthorized()),
         };
         if self.webhook {
@@ -263,7 +337,10 @@ impl Gate for KubeletGate {
                 let sub = subresources.join(", ");
                 return Err(Refusal {
                     code: 403,
-                    message: format!("Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[{sub}])", user.name),
+                    message: format!(
+                        "Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[{sub}])",
+                        user.name
+                    ),
                 });
             }
         }
@@ -280,33 +357,66 @@ mod tests {
     /// nodes/proxy: a command is never a read, however the request is dressed.
     #[test]
     fn streams_need_create() {
-        for path in ["/exec/ns/p/c", "/attach/ns/p/c", "/portForward/ns/p", "/run/ns/p/c", "exec/x", "//exec/ns/p/c"] {
+        for path in [
+            "/exec/ns/p/c",
+            "/attach/ns/p/c",
+            "/portForward/ns/p",
+            "/run/ns/p/c",
+            "exec/x",
+            "//exec/ns/p/c",
+        ] {
             for method in [Method::GET, Method::POST, Method::PUT, Method::HEAD] {
-                assert_eq!(attributes(&method, path), ("create", vec!["proxy"]), "{method} {path}");
+                assert_eq!(
+                    attributes(&method, path),
+                    ("create", vec!["proxy"]),
+                    "{method} {path}"
+                );
             }
         }
     }
 
     #[test]
     fn reads_are_fine_grained() {
-        assert_eq!(attributes(&Method::GET, "/metrics/resource"), ("get", vec!["metrics"]));
-        assert_eq!(attributes(&Method::GET, "/stats/summary"), ("get", vec!["stats"]));
-        assert_eq!(attributes(&Method::GET, "/pods"), ("get", vec!["pods", "proxy"]));
-        assert_eq!(attributes(&Method::GET, "/containerLogs/a/b/c"), ("get", vec!["proxy"]));
+        assert_eq!(
+            attributes(&Method::GET, "/metrics/resource"),
+            ("get", vec!["metrics"])
+        );
+        assert_eq!(
+            attributes(&Method::GET, "/stats/summary"),
+            ("get", vec!["stats"])
+        );
+        assert_eq!(
+            attributes(&Method::GET, "/pods"),
+            ("get", vec!["pods", "proxy"])
+        );
+        assert_eq!(
+            attributes(&Method::GET, "/containerLogs/a/b/c"),
+            ("get", vec!["proxy"])
+        );
     }
 
     #[tokio::test]
     async fn without_credentials_nothing_passes() {
         let s = Settings::new(
             serde_json::from_value(json!({"authorization": {"mode": "AlwaysAllow"}})).unwrap(),
-            crate::config::FlagValues { hostname_override: "n".into(), ..Default::default() },
+            crate::config::FlagValues {
+                hostname_override: "n".into(),
+                ..Default::default()
+            },
         )
         .unwrap();
         let gate = KubeletGate::new(&s, None).unwrap();
-        let peer = Peer { address: "127.0.0.1:1".parse().unwrap(), certificates: Vec::new() };
+        let peer = Peer {
+            address: "127.0.0.1:1".parse().unwrap(),
+            certificates: Vec::new(),
+        };
         let (mut parts, ()) = http::Request::get("/pods").body(()).unwrap().into_parts();
         assert_eq!(gate.check(&peer, &mut parts).await.unwrap_err().code, 401);
-        let (mut parts, ()) = http::Request::get("/pods").header("authorization", "Bearer x").body(()).unwrap().into_parts();
+        let (mut parts, ()) = http::Request::get("/pods")
+            .header("authorization", "Bearer x")
+            .body(())
+            .unwrap()
+            .into_parts();
         assert_eq!(gate.check(&peer, &mut parts).await.unwrap_err().code, 401);
     }
 }

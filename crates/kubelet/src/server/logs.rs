@@ -57,16 +57,27 @@ pub fn parse(line: &[u8]) -> Option<Line<'_>> {
     if !matches!(stream, "stdout" | "stderr") || time.len() < 20 {
         return None;
     }
-    Some(Line { time, stream, partial: tags.split(|b| *b == b':').next() == Some(b"P"), text: parts.next().unwrap_or_default() })
+    Some(Line {
+        time,
+        stream,
+        partial: tags.split(|b| *b == b':').next() == Some(b"P"),
+        text: parts.next().unwrap_or_default(),
+    })
 }
 
 impl Options {
     /// Appends what a client sees of a line.
     fn render(&self, l: &Line<'_>, out: &mut BytesMut) {
-        if !self.stream.is_empty() && self.stream != "All" && !self.stream.eq_ignore_ascii_case(l.stream) {
+        if !self.stream.is_empty()
+            && self.stream != "All"
+            && !self.stream.eq_ignore_ascii_case(l.stream)
+        {
             return;
         }
-        if self.since.is_some_and(|s| l.time.parse::<jiff::Timestamp>().is_ok_and(|t| t < s)) {
+        if self
+            .since
+            .is_some_and(|s| l.time.parse::<jiff::Timestamp>().is_ok_and(|t| t < s))
+        {
             return;
         }
         if self.timestamps {
@@ -93,7 +104,9 @@ async fn tail_offset(f: &mut File, lines: u64) -> std::io::Result<u64> {
         let start = end.saturating_sub(BLOCK as u64);
         let want = usize::try_from(end - start).unwrap_or(BLOCK);
         f.seek(SeekFrom::Start(start)).await?;
-        let Some(block) = buf.get_mut(..want) else { break };
+        let Some(block) = buf.get_mut(..want) else {
+            break;
+        };
         f.read_exact(block).await?;
         for (i, b) in block.iter().enumerate().rev() {
             let at = start + i as u64;
@@ -111,7 +124,12 @@ async fn tail_offset(f: &mut File, lines: u64) -> std::io::Result<u64> {
 }
 
 /// Reads a log into `out` until its end; with `follow` until `running` says the container has ended.
-pub async fn read<F, Fut>(path: PathBuf, options: Options, running: F, out: mpsc::Sender<Bytes>) -> std::io::Result<()>
+pub async fn read<F, Fut>(
+    path: PathBuf,
+    options: Options,
+    running: F,
+    out: mpsc::Sender<Bytes>,
+) -> std::io::Result<()>
 where
     F: Fn() -> Fut,
     Fut: Future<Output = bool>,
@@ -125,7 +143,10 @@ where
     let mut left = options.limit_bytes.unwrap_or(u64::MAX);
     let mut pending = BytesMut::new();
     let mut block = vec![0; BLOCK];
-    let mut watch = options.follow.then(|| path.parent().and_then(|d| Inotify::new(d).ok())).flatten();
+    let mut watch = options
+        .follow
+        .then(|| path.parent().and_then(|d| Inotify::new(d).ok()))
+        .flatten();
     let mut last = false;
     let mut skipping = false;
     loop {
@@ -202,12 +223,16 @@ pub fn tail_text(path: &str, lines: usize, bytes: usize) -> String {
         let mut f = std::fs::File::open(path)?;
         let size = f.metadata()?.len();
         // Each line carries about 45 bytes of its own.
-        f.seek(SeekFrom::Start(size.saturating_sub((bytes + lines * 64) as u64)))?;
+        f.seek(SeekFrom::Start(
+            size.saturating_sub((bytes + lines * 64) as u64),
+        ))?;
         let mut buf = Vec::new();
         f.take((bytes + lines * 64) as u64).read_to_end(&mut buf)?;
         Ok(buf)
     };
-    let Ok(raw) = read() else { return String::new() };
+    let Ok(raw) = read() else {
+        return String::new();
+    };
     let mut kept: VecDeque<Vec<u8>> = VecDeque::new();
     for l in raw.split(|b| *b == b'\n').filter_map(parse) {
         let mut text = l.text.to_vec();
@@ -227,7 +252,13 @@ pub fn tail_text(path: &str, lines: usize, bytes: usize) -> String {
 /// Rotates a log that has grown over `max`: `<log>.<time>`, the runtime reopens, at most `files` files stay.
 ///
 /// Rotated files are not compressed.
-pub async fn rotate(rt: &dyn crate::cri::Runtime, id: &str, path: &Path, max: i64, files: usize) -> std::io::Result<bool> {
+pub async fn rotate(
+    rt: &dyn crate::cri::Runtime,
+    id: &str,
+    path: &Path,
+    max: i64,
+    files: usize,
+) -> std::io::Result<bool> {
     let size = match std::fs::metadata(path) {
         Ok(m) => m.len(),
         Err(_) => return Ok(false),
@@ -243,7 +274,12 @@ pub async fn rotate(rt: &dyn crate::cri::Runtime, id: &str, path: &Path, max: i6
         std::fs::rename(&to, path)?;
         return Err(std::io::Error::other(e));
     }
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name().map(|n| n.to_string_lossy().into_owned())) else { return Ok(true) };
+    let (Some(dir), Some(name)) = (
+        path.parent(),
+        path.file_name().map(|n| n.to_string_lossy().into_owned()),
+    ) else {
+        return Ok(true);
+    };
     let prefix = format!("{name}.");
     let mut old: Vec<PathBuf> = std::fs::read_dir(dir)?
         .flatten()
@@ -280,14 +316,57 @@ mod tests {
     async fn options_select_lines() {
         let o = Options::default();
         assert_eq!(get(o.clone()).await, "one\ntwo\nthree\n");
-        assert_eq!(get(Options { tail_lines: Some(2), ..o.clone() }).await, "three\n");
-        assert_eq!(get(Options { tail_lines: Some(0), ..o.clone() }).await, "");
-        assert_eq!(get(Options { tail_lines: Some(99), ..o.clone() }).await, "one\ntwo\nthree\n");
-        assert_eq!(get(Options { limit_bytes: Some(5), ..o.clone() }).await, "one\nt");
-        assert_eq!(get(Options { stream: "Stderr".into(), ..o.clone() }).await, "two\n");
+        assert_eq!(
+            get(Options {
+                tail_lines: Some(2),
+                ..o.clone()
+            })
+            .await,
+            "three\n"
+        );
+        assert_eq!(
+            get(Options {
+                tail_lines: Some(0),
+                ..o.clone()
+            })
+            .await,
+            ""
+        );
+        assert_eq!(
+            get(Options {
+                tail_lines: Some(99),
+                ..o.clone()
+            })
+            .await,
+            "one\ntwo\nthree\n"
+        );
+        assert_eq!(
+            get(Options {
+                limit_bytes: Some(5),
+                ..o.clone()
+            })
+            .await,
+            "one\nt"
+        );
+        assert_eq!(
+            get(Options {
+                stream: "Stderr".into(),
+                ..o.clone()
+            })
+            .await,
+            "two\n"
+        );
         let since = Some("2026-01-01T00:00:01Z".parse().unwrap());
         assert_eq!(get(Options { since, ..o.clone() }).await, "two\nthree\n");
-        assert_eq!(get(Options { timestamps: true, limit_bytes: Some(35), ..o }).await, "2026-01-01T00:00:00.000000001Z one\n");
+        assert_eq!(
+            get(Options {
+                timestamps: true,
+                limit_bytes: Some(35),
+                ..o
+            })
+            .await,
+            "2026-01-01T00:00:00.000000001Z one\n"
+        );
     }
 
     #[tokio::test]
@@ -301,14 +380,32 @@ mod tests {
         let path = p.clone();
         let task = tokio::spawn(async move {
             let r = r.clone();
-            read(path, Options { follow: true, ..Default::default() }, move || { let r = r.clone(); async move { r.load(std::sync::atomic::Ordering::SeqCst) } }, tx).await
+            read(
+                path,
+                Options {
+                    follow: true,
+                    ..Default::default()
+                },
+                move || {
+                    let r = r.clone();
+                    async move { r.load(std::sync::atomic::Ordering::SeqCst) }
+                },
+                tx,
+            )
+            .await
         });
         assert_eq!(rx.recv().await.unwrap(), "one\n");
         std::fs::rename(&p, d.path().join("0.log.1")).unwrap();
         std::fs::write(&p, "2026-01-01T00:00:03.000000001Z stdout F two\n").unwrap();
         assert_eq!(rx.recv().await.unwrap(), "two\n");
         running.store(false, std::sync::atomic::Ordering::SeqCst);
-        assert!(tokio::time::timeout(Duration::from_secs(10), task).await.unwrap().unwrap().is_ok());
+        assert!(
+            tokio::time::timeout(Duration::from_secs(10), task)
+                .await
+                .unwrap()
+                .unwrap()
+                .is_ok()
+        );
     }
 
     #[test]

@@ -55,7 +55,11 @@ pub struct Receiver<R> {
 impl<W: AsyncWrite + Unpin> Sender<W> {
     /// Over an upgraded connection.
     pub fn new(io: W) -> Sender<W> {
-        Sender { io, next: 1, started: false }
+        Sender {
+            io,
+            next: 1,
+            started: false,
+        }
     }
 
     /// Opens a stream; gives its id.
@@ -76,7 +80,8 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
             zipped.extend_from_slice(&[0x78, 0x01]);
             self.started = true;
         }
-        let len = u16::try_from(block.len()).map_err(|_| std::io::Error::other("header block too large"))?;
+        let len = u16::try_from(block.len())
+            .map_err(|_| std::io::Error::other("header block too large"))?;
         zipped.push(0);
         zipped.extend_from_slice(&len.to_le_bytes());
         zipped.extend_from_slice(&(!len).to_le_bytes());
@@ -105,8 +110,12 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
     pub async fn data(&mut self, id: u32, data: &[u8], fin: bool) -> std::io::Result<()> {
         let mut head = [0u8; 8];
         head[..4].copy_from_slice(&(id & 0x7fff_ffff).to_be_bytes());
-        let len = u32::try_from(data.len()).ok().filter(|l| *l < 1 << 24).ok_or_else(|| std::io::Error::other("frame too large"))?;
-        head[4..].copy_from_slice(&(u32::from(if fin { FIN } else { 0 }) << 24 | len).to_be_bytes());
+        let len = u32::try_from(data.len())
+            .ok()
+            .filter(|l| *l < 1 << 24)
+            .ok_or_else(|| std::io::Error::other("frame too large"))?;
+        head[4..]
+            .copy_from_slice(&(u32::from(if fin { FIN } else { 0 }) << 24 | len).to_be_bytes());
         self.io.write_all(&head).await?;
         self.io.write_all(data).await?;
         self.io.flush().await
@@ -121,7 +130,10 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
 impl<R: AsyncRead + Unpin> Receiver<R> {
     /// Over an upgraded connection.
     pub fn new(io: R) -> Receiver<R> {
-        Receiver { io, buf: BytesMut::with_capacity(16 * 1024) }
+        Receiver {
+            io,
+            buf: BytesMut::with_capacity(16 * 1024),
+        }
     }
 
     /// The next event; `None` at the end of the connection.
@@ -149,13 +161,32 @@ fn parse(buf: &mut BytesMut) -> Option<Event> {
     buf.advance(8);
     let body = buf.split_to(len).freeze();
     if a & 0x80 == 0 {
-        return Some(Event::Data { id: u32::from_be_bytes([a, b, c, d]), data: body, fin: flags & FIN != 0 });
+        return Some(Event::Data {
+            id: u32::from_be_bytes([a, b, c, d]),
+            data: body,
+            fin: flags & FIN != 0,
+        });
     }
-    let first = || body.get(..4).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes).unwrap_or(0) & 0x7fff_ffff;
+    let first = || {
+        body.get(..4)
+            .and_then(|b| b.try_into().ok())
+            .map(u32::from_be_bytes)
+            .unwrap_or(0)
+            & 0x7fff_ffff
+    };
     Some(match u16::from_be_bytes([c, d]) {
-        SYN_REPLY if flags & FIN != 0 => Event::Data { id: first(), data: Bytes::new(), fin: true },
+        SYN_REPLY if flags & FIN != 0 => Event::Data {
+            id: first(),
+            data: Bytes::new(),
+            fin: true,
+        },
         RST_STREAM => Event::Reset(first()),
-        PING => Event::Ping(body.get(..4).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes).unwrap_or(0)),
+        PING => Event::Ping(
+            body.get(..4)
+                .and_then(|b| b.try_into().ok())
+                .map(u32::from_be_bytes)
+                .unwrap_or(0),
+        ),
         GOAWAY => Event::GoAway,
         _ => Event::Other,
     })
@@ -187,7 +218,10 @@ mod tests {
         assert_eq!(&all[18..20], &[0x78, 0x01]);
         let len = u16::from_le_bytes([all[21], all[22]]);
         assert_eq!(usize::from(len), 4 + 4 + 10 + 4 + 5);
-        assert_eq!(&all[all.len() - 10..], &[0, 0, 0, 1, 1, 0, 0, 2, b'h', b'i']);
+        assert_eq!(
+            &all[all.len() - 10..],
+            &[0, 0, 0, 1, 1, 0, 0, 2, b'h', b'i']
+        );
     }
 
     #[test]
@@ -195,7 +229,14 @@ mod tests {
         let mut buf = BytesMut::from(&[0, 0, 0, 3, 0, 0, 0, 2, b'a'][..]);
         assert_eq!(parse(&mut buf), None);
         buf.extend_from_slice(b"b\x80\x03\x00\x06\x00\x00\x00\x04\x00\x00\x00\x09");
-        assert_eq!(parse(&mut buf), Some(Event::Data { id: 3, data: Bytes::from_static(b"ab"), fin: false }));
+        assert_eq!(
+            parse(&mut buf),
+            Some(Event::Data {
+                id: 3,
+                data: Bytes::from_static(b"ab"),
+                fin: false
+            })
+        );
         assert_eq!(parse(&mut buf), Some(Event::Ping(9)));
         assert_eq!(parse(&mut buf), None);
     }

@@ -72,11 +72,20 @@ fn node_use(shared: &Shared) -> (u64, u64) {
     let (cpu, memory) = shared.cgroups.usage("/");
     let total = u64::try_from(shared.machine.memory).unwrap_or(0);
     let available = u64::try_from(meminfo("MemAvailable")).unwrap_or(0);
-    (cpu, if memory == 0 { total.saturating_sub(available) } else { memory })
+    (
+        cpu,
+        if memory == 0 {
+            total.saturating_sub(available)
+        } else {
+            memory
+        },
+    )
 }
 
 fn time(nanos: i64) -> String {
-    jiff::Timestamp::from_nanosecond(i128::from(nanos)).map(client::view::print_time).unwrap_or_default()
+    jiff::Timestamp::from_nanosecond(i128::from(nanos))
+        .map(client::view::print_time)
+        .unwrap_or_default()
 }
 
 /// `/stats/summary`.
@@ -92,7 +101,17 @@ pub async fn summary(shared: &Arc<Shared>) -> crate::cri::Result<Value> {
             "memory": {"time": at, "usageBytes": u.usage, "workingSetBytes": u.memory, "rssBytes": u.rss},
             "rootfs": {"time": at, "usedBytes": u.fs_used, "inodesUsed": u.inodes},
         });
-        let e = pods.entry(u.uid.clone()).or_insert_with(|| (Use { pod: u.pod.clone(), namespace: u.namespace.clone(), uid: u.uid.clone(), ..Use::default() }, Vec::new()));
+        let e = pods.entry(u.uid.clone()).or_insert_with(|| {
+            (
+                Use {
+                    pod: u.pod.clone(),
+                    namespace: u.namespace.clone(),
+                    uid: u.uid.clone(),
+                    ..Use::default()
+                },
+                Vec::new(),
+            )
+        });
         e.0.cpu_nanos += u.cpu_nanos;
         e.0.cpu_nano_cores += u.cpu_nano_cores;
         e.0.memory += u.memory;
@@ -144,18 +163,54 @@ pub async fn resource(shared: &Arc<Shared>) -> String {
     let head = |out: &mut String, name: &str, help: &str, kind: &str| {
         let _ = writeln!(out, "# HELP {name} [STABLE] {help}\n# TYPE {name} {kind}");
     };
-    head(&mut out, "container_cpu_usage_seconds_total", "Cumulative cpu time consumed by the container in core-seconds", "counter");
+    head(
+        &mut out,
+        "container_cpu_usage_seconds_total",
+        "Cumulative cpu time consumed by the container in core-seconds",
+        "counter",
+    );
     for u in &list {
-        let _ = writeln!(out, "container_cpu_usage_seconds_total{{container=\"{}\",namespace=\"{}\",pod=\"{}\"}} {} {}", u.name, u.namespace, u.pod, seconds(u.cpu_nanos), millis(u.at));
+        let _ = writeln!(
+            out,
+            "container_cpu_usage_seconds_total{{container=\"{}\",namespace=\"{}\",pod=\"{}\"}} {} {}",
+            u.name,
+            u.namespace,
+            u.pod,
+            seconds(u.cpu_nanos),
+            millis(u.at)
+        );
     }
-    head(&mut out, "container_memory_working_set_bytes", "Current working set of the container in bytes", "gauge");
+    head(
+        &mut out,
+        "container_memory_working_set_bytes",
+        "Current working set of the container in bytes",
+        "gauge",
+    );
     for u in &list {
-        let _ = writeln!(out, "container_memory_working_set_bytes{{container=\"{}\",namespace=\"{}\",pod=\"{}\"}} {} {}", u.name, u.namespace, u.pod, u.memory, millis(u.at));
+        let _ = writeln!(
+            out,
+            "container_memory_working_set_bytes{{container=\"{}\",namespace=\"{}\",pod=\"{}\"}} {} {}",
+            u.name,
+            u.namespace,
+            u.pod,
+            u.memory,
+            millis(u.at)
+        );
     }
     let (cpu, memory) = node_use(shared);
-    head(&mut out, "node_cpu_usage_seconds_total", "Cumulative cpu time consumed by the node in core-seconds", "counter");
+    head(
+        &mut out,
+        "node_cpu_usage_seconds_total",
+        "Cumulative cpu time consumed by the node in core-seconds",
+        "counter",
+    );
     let _ = writeln!(out, "node_cpu_usage_seconds_total {}", seconds(cpu));
-    head(&mut out, "node_memory_working_set_bytes", "Current working set of the node in bytes", "gauge");
+    head(
+        &mut out,
+        "node_memory_working_set_bytes",
+        "Current working set of the node in bytes",
+        "gauge",
+    );
     let _ = writeln!(out, "node_memory_working_set_bytes {memory}");
     let mut pods: BTreeMap<(&str, &str), (u64, u64)> = BTreeMap::new();
     for u in &list {
@@ -163,15 +218,37 @@ pub async fn resource(shared: &Arc<Shared>) -> String {
         e.0 += u.cpu_nanos;
         e.1 += u.memory;
     }
-    head(&mut out, "pod_cpu_usage_seconds_total", "Cumulative cpu time consumed by the pod in core-seconds", "counter");
+    head(
+        &mut out,
+        "pod_cpu_usage_seconds_total",
+        "Cumulative cpu time consumed by the pod in core-seconds",
+        "counter",
+    );
     for ((ns, pod), (cpu, _)) in &pods {
-        let _ = writeln!(out, "pod_cpu_usage_seconds_total{{namespace=\"{ns}\",pod=\"{pod}\"}} {}", seconds(*cpu));
+        let _ = writeln!(
+            out,
+            "pod_cpu_usage_seconds_total{{namespace=\"{ns}\",pod=\"{pod}\"}} {}",
+            seconds(*cpu)
+        );
     }
-    head(&mut out, "pod_memory_working_set_bytes", "Current working set of the pod in bytes", "gauge");
+    head(
+        &mut out,
+        "pod_memory_working_set_bytes",
+        "Current working set of the pod in bytes",
+        "gauge",
+    );
     for ((ns, pod), (_, memory)) in &pods {
-        let _ = writeln!(out, "pod_memory_working_set_bytes{{namespace=\"{ns}\",pod=\"{pod}\"}} {memory}");
+        let _ = writeln!(
+            out,
+            "pod_memory_working_set_bytes{{namespace=\"{ns}\",pod=\"{pod}\"}} {memory}"
+        );
     }
-    head(&mut out, "resource_scrape_error", "1 if there was an error while getting container metrics, 0 otherwise", "gauge");
+    head(
+        &mut out,
+        "resource_scrape_error",
+        "1 if there was an error while getting container metrics, 0 otherwise",
+        "gauge",
+    );
     let _ = writeln!(out, "resource_scrape_error {error}");
     out
 }

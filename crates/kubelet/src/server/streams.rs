@@ -55,8 +55,14 @@ pub enum Upgrade {
 
 /// What the request asks to be upgraded to.
 pub fn upgrade_of(h: &HeaderMap) -> Option<Upgrade> {
-    let connection = h.get_all(header::CONNECTION).iter().filter_map(|v| v.to_str().ok());
-    if !connection.flat_map(|v| v.split(',')).any(|t| t.trim().eq_ignore_ascii_case("upgrade")) {
+    let connection = h
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|v| v.to_str().ok());
+    if !connection
+        .flat_map(|v| v.split(','))
+        .any(|t| t.trim().eq_ignore_ascii_case("upgrade"))
+    {
         return None;
     }
     let to = h.get(header::UPGRADE)?.to_str().ok()?;
@@ -71,21 +77,31 @@ pub fn upgrade_of(h: &HeaderMap) -> Option<Upgrade> {
 
 /// Dials the runtime's streaming server and asks for SPDY; gives the connection, the bytes already read and the head.
 async fn dial(url: &str, protocols: &[&str]) -> Result<(TcpStream, BytesMut, String), String> {
-    let uri: http::Uri = url.parse().map_err(|e| format!("the runtime's streaming address is unusable: {e}"))?;
-    let host = uri.host().ok_or("the runtime's streaming address has no host")?;
+    let uri: http::Uri = url
+        .parse()
+        .map_err(|e| format!("the runtime's streaming address is unusable: {e}"))?;
+    let host = uri
+        .host()
+        .ok_or("the runtime's streaming address has no host")?;
     if uri.scheme_str() != Some("http") {
         return Err("the runtime's streaming server must be plain HTTP on loopback".into());
     }
     let port = uri.port_u16().unwrap_or(80);
-    let mut io = TcpStream::connect((host.trim_matches(['[', ']']), port)).await.map_err(|e| format!("dialing the runtime: {e}"))?;
+    let mut io = TcpStream::connect((host.trim_matches(['[', ']']), port))
+        .await
+        .map_err(|e| format!("dialing the runtime: {e}"))?;
     let _ = io.set_nodelay(true);
     let path = uri.path_and_query().map_or("/", |p| p.as_str());
-    let mut head = format!("POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nContent-Length: 0\r\n");
+    let mut head = format!(
+        "POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nContent-Length: 0\r\n"
+    );
     for p in protocols {
         head.push_str(&format!("X-Stream-Protocol-Version: {p}\r\n"));
     }
     head.push_str("\r\n");
-    io.write_all(head.as_bytes()).await.map_err(|e| e.to_string())?;
+    io.write_all(head.as_bytes())
+        .await
+        .map_err(|e| e.to_string())?;
     let mut buf = BytesMut::new();
     loop {
         if let Some(end) = buf.windows(4).position(|w| w == b"\r\n\r\n") {
@@ -94,7 +110,10 @@ async fn dial(url: &str, protocols: &[&str]) -> Result<(TcpStream, BytesMut, Str
             let status = head.split(' ').nth(1).unwrap_or_default();
             if status != "101" {
                 // Not upgraded: the connection is dropped, nothing is passed on.
-                return Err(format!("the runtime refused the stream: {}", head.lines().next().unwrap_or_default()));
+                return Err(format!(
+                    "the runtime refused the stream: {}",
+                    head.lines().next().unwrap_or_default()
+                ));
             }
             return Ok((io, buf, head));
         }
@@ -108,7 +127,11 @@ async fn dial(url: &str, protocols: &[&str]) -> Result<(TcpStream, BytesMut, Str
 }
 
 fn header_of<'a>(head: &'a str, name: &str) -> Option<&'a str> {
-    head.lines().find_map(|l| l.split_once(':').filter(|(k, _)| k.eq_ignore_ascii_case(name)).map(|(_, v)| v.trim()))
+    head.lines().find_map(|l| {
+        l.split_once(':')
+            .filter(|(k, _)| k.eq_ignore_ascii_case(name))
+            .map(|(_, v)| v.trim())
+    })
 }
 
 /// Joins a SPDY client to the runtime.
@@ -129,9 +152,13 @@ pub async fn spdy(request: Request<Incoming>, url: String) -> Response<Body> {
     };
     let mut r = Response::new(body(Bytes::new()));
     *r.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    r.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    r.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("SPDY/3.1"));
-    if let Some(v) = header_of(&head, "x-stream-protocol-version").and_then(|p| HeaderValue::from_str(p).ok()) {
+    r.headers_mut()
+        .insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    r.headers_mut()
+        .insert(header::UPGRADE, HeaderValue::from_static("SPDY/3.1"));
+    if let Some(v) =
+        header_of(&head, "x-stream-protocol-version").and_then(|p| HeaderValue::from_str(p).ok())
+    {
         r.headers_mut().insert("x-stream-protocol-version", v);
     }
     tokio::spawn(async move {
@@ -149,21 +176,40 @@ pub async fn spdy(request: Request<Incoming>, url: String) -> Response<Body> {
 }
 
 /// The answer to a WebSocket upgrade and the protocol chosen; `Err` is the refusal.
-fn accept_websocket(h: &HeaderMap, known: &[&'static str]) -> Result<(Response<Body>, &'static str), Box<Response<Body>>> {
+fn accept_websocket(
+    h: &HeaderMap,
+    known: &[&'static str],
+) -> Result<(Response<Body>, &'static str), Box<Response<Body>>> {
     let refuse = |m: &'static str| Box::new(text(400, m));
-    let key = h.get(header::SEC_WEBSOCKET_KEY).ok_or_else(|| refuse("missing Sec-WebSocket-Key\n"))?;
-    if h.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|v| v != "13") {
+    let key = h
+        .get(header::SEC_WEBSOCKET_KEY)
+        .ok_or_else(|| refuse("missing Sec-WebSocket-Key\n"))?;
+    if h.get(header::SEC_WEBSOCKET_VERSION)
+        .is_none_or(|v| v != "13")
+    {
         return Err(refuse("unsupported WebSocket version\n"));
     }
-    let asked: Vec<&str> =
-        h.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).map(str::trim).collect();
-    let protocol = asked.iter().find_map(|a| known.iter().find(|k| *k == a)).copied().ok_or_else(|| refuse("no supported WebSocket protocol\n"))?;
+    let asked: Vec<&str> = h
+        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .map(str::trim)
+        .collect();
+    let protocol = asked
+        .iter()
+        .find_map(|a| known.iter().find(|k| *k == a))
+        .copied()
+        .ok_or_else(|| refuse("no supported WebSocket protocol\n"))?;
     let mut r = Response::new(body(Bytes::new()));
     *r.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = r.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+    headers.insert(
+        header::SEC_WEBSOCKET_PROTOCOL,
+        HeaderValue::from_static(protocol),
+    );
     if let Ok(v) = HeaderValue::from_str(&derive_accept_key(key.as_bytes())) {
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, v);
     }
@@ -172,7 +218,10 @@ fn accept_websocket(h: &HeaderMap, known: &[&'static str]) -> Result<(Response<B
 
 /// Translates a WebSocket client of exec or attach to the runtime.
 pub async fn websocket(request: Request<Incoming>, url: String, wanted: Wanted) -> Response<Body> {
-    let (answer, protocol) = match accept_websocket(request.headers(), &["v5.channel.k8s.io", "v4.channel.k8s.io"]) {
+    let (answer, protocol) = match accept_websocket(
+        request.headers(),
+        &["v5.channel.k8s.io", "v4.channel.k8s.io"],
+    ) {
         Ok(r) => r,
         Err(r) => return *r,
     };
@@ -185,8 +234,11 @@ pub async fn websocket(request: Request<Incoming>, url: String, wanted: Wanted) 
             Ok(u) => u,
             Err(e) => return tracing::debug!(error = %e, "upgrade failed"),
         };
-        let config = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
-        let ws = WebSocketStream::from_raw_socket(TokioIo::new(client), Role::Server, Some(config)).await;
+        let config = WebSocketConfig::default()
+            .max_message_size(Some(MAX_MESSAGE))
+            .max_frame_size(Some(MAX_MESSAGE));
+        let ws = WebSocketStream::from_raw_socket(TokioIo::new(client), Role::Server, Some(config))
+            .await;
         if let Err(e) = bridge(ws, io, early, wanted, protocol == "v5.channel.k8s.io").await {
             tracing::debug!(error = %e, "stream ended");
         }
@@ -194,7 +246,13 @@ pub async fn websocket(request: Request<Incoming>, url: String, wanted: Wanted) 
     answer
 }
 
-async fn bridge<S>(mut ws: WebSocketStream<S>, io: TcpStream, early: BytesMut, wanted: Wanted, v5: bool) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+async fn bridge<S>(
+    mut ws: WebSocketStream<S>,
+    io: TcpStream,
+    early: BytesMut,
+    wanted: Wanted,
+    v5: bool,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
@@ -203,15 +261,34 @@ where
     let mut inn = Receiver::new(std::io::Cursor::new(early).chain(r));
     // The order is the one in which the runtime's server expects them to exist: all before it begins.
     let error = out.open(&[("streamtype", "error")]).await?;
-    let stdin = if wanted.stdin { Some(out.open(&[("streamtype", "stdin")]).await?) } else { None };
-    let stdout = if wanted.stdout { Some(out.open(&[("streamtype", "stdout")]).await?) } else { None };
-    let stderr = if wanted.stderr && !wanted.tty { Some(out.open(&[("streamtype", "stderr")]).await?) } else { None };
-    let resize = if wanted.tty { Some(out.open(&[("streamtype", "resize")]).await?) } else { None };
+    let stdin = if wanted.stdin {
+        Some(out.open(&[("streamtype", "stdin")]).await?)
+    } else {
+        None
+    };
+    let stdout = if wanted.stdout {
+        Some(out.open(&[("streamtype", "stdout")]).await?)
+    } else {
+        None
+    };
+    let stderr = if wanted.stderr && !wanted.tty {
+        Some(out.open(&[("streamtype", "stderr")]).await?)
+    } else {
+        None
+    };
+    let resize = if wanted.tty {
+        Some(out.open(&[("streamtype", "resize")]).await?)
+    } else {
+        None
+    };
     // Nothing is sent on these two from here.
     out.data(error, b"", true).await?;
 
     let mut status_sent = false;
-    let mut open: Vec<u32> = [Some(error), stdout, stderr].into_iter().flatten().collect();
+    let mut open: Vec<u32> = [Some(error), stdout, stderr]
+        .into_iter()
+        .flatten()
+        .collect();
     loop {
         tokio::select! {
             m = ws.next() => match m {
@@ -273,7 +350,11 @@ where
     Ok(())
 }
 
-async fn send<S>(ws: &mut WebSocketStream<S>, channel: u8, data: &[u8]) -> Result<(), tokio_tungstenite::tungstenite::Error>
+async fn send<S>(
+    ws: &mut WebSocketStream<S>,
+    channel: u8,
+    data: &[u8],
+) -> Result<(), tokio_tungstenite::tungstenite::Error>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
@@ -287,8 +368,15 @@ where
 }
 
 /// Translates a WebSocket port-forward client (`v4.channel.k8s.io`, two channels per port) to the runtime.
-pub async fn port_forward(request: Request<Incoming>, url: String, ports: Vec<u16>) -> Response<Body> {
-    let (answer, _) = match accept_websocket(request.headers(), &["v4.channel.k8s.io", "portforward.k8s.io"]) {
+pub async fn port_forward(
+    request: Request<Incoming>,
+    url: String,
+    ports: Vec<u16>,
+) -> Response<Body> {
+    let (answer, _) = match accept_websocket(
+        request.headers(),
+        &["v4.channel.k8s.io", "portforward.k8s.io"],
+    ) {
         Ok(r) => r,
         Err(r) => return *r,
     };
@@ -304,8 +392,11 @@ pub async fn port_forward(request: Request<Incoming>, url: String, ports: Vec<u1
             Ok(u) => u,
             Err(e) => return tracing::debug!(error = %e, "upgrade failed"),
         };
-        let config = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
-        let ws = WebSocketStream::from_raw_socket(TokioIo::new(client), Role::Server, Some(config)).await;
+        let config = WebSocketConfig::default()
+            .max_message_size(Some(MAX_MESSAGE))
+            .max_frame_size(Some(MAX_MESSAGE));
+        let ws = WebSocketStream::from_raw_socket(TokioIo::new(client), Role::Server, Some(config))
+            .await;
         if let Err(e) = forward(ws, io, early, &ports).await {
             tracing::debug!(error = %e, "port-forward ended");
         }
@@ -313,7 +404,12 @@ pub async fn port_forward(request: Request<Incoming>, url: String, ports: Vec<u1
     answer
 }
 
-async fn forward<S>(mut ws: WebSocketStream<S>, io: TcpStream, early: BytesMut, ports: &[u16]) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+async fn forward<S>(
+    mut ws: WebSocketStream<S>,
+    io: TcpStream,
+    early: BytesMut,
+    ports: &[u16],
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
@@ -324,9 +420,21 @@ where
     let mut ids: Vec<u32> = Vec::new();
     for (n, p) in ports.iter().enumerate() {
         let (port, request) = (p.to_string(), n.to_string());
-        let error = out.open(&[("streamtype", "error"), ("port", &port), ("requestid", &request)]).await?;
+        let error = out
+            .open(&[
+                ("streamtype", "error"),
+                ("port", &port),
+                ("requestid", &request),
+            ])
+            .await?;
         out.data(error, b"", true).await?;
-        let data = out.open(&[("streamtype", "data"), ("port", &port), ("requestid", &request)]).await?;
+        let data = out
+            .open(&[
+                ("streamtype", "data"),
+                ("port", &port),
+                ("requestid", &request),
+            ])
+            .await?;
         ids.extend([data, error]);
         for c in [2 * n, 2 * n + 1] {
             send(&mut ws, u8::try_from(c)?, &p.to_le_bytes()).await?;
@@ -377,9 +485,15 @@ mod tests {
     #[test]
     fn upgrades_are_told_apart() {
         let h = |c: &'static str, u: &'static str| {
-            HeaderMap::from_iter([(header::CONNECTION, HeaderValue::from_static(c)), (header::UPGRADE, HeaderValue::from_static(u))])
+            HeaderMap::from_iter([
+                (header::CONNECTION, HeaderValue::from_static(c)),
+                (header::UPGRADE, HeaderValue::from_static(u)),
+            ])
         };
-        assert_eq!(upgrade_of(&h("keep-alive, Upgrade", "websocket")), Some(Upgrade::WebSocket));
+        assert_eq!(
+            upgrade_of(&h("keep-alive, Upgrade", "websocket")),
+            Some(Upgrade::WebSocket)
+        );
         assert_eq!(upgrade_of(&h("Upgrade", "SPDY/3.1")), Some(Upgrade::Spdy));
         assert_eq!(upgrade_of(&h("close", "SPDY/3.1")), None);
         assert_eq!(upgrade_of(&h("Upgrade", "h2c")), None);
@@ -388,7 +502,10 @@ mod tests {
     /// CVE-2018-1002105, CVE-2020-8559: a refused or redirected upgrade is not piped and not followed.
     #[tokio::test]
     async fn only_a_switched_connection_is_used() {
-        for answer in ["HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\n\r\n", "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"] {
+        for answer in [
+            "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\n\r\n",
+            "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n",
+        ] {
             let l = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let url = format!("http://{}/exec/x", l.local_addr().unwrap());
             tokio::spawn(async move {

@@ -50,7 +50,12 @@ pub enum ManifestError {
 impl FileSource {
     /// Of a folder or file.
     pub fn new(path: PathBuf, node: String) -> FileSource {
-        FileSource { path, node, pods: Mutex::default(), read: AtomicBool::new(false) }
+        FileSource {
+            path,
+            node,
+            pods: Mutex::default(),
+            read: AtomicBool::new(false),
+        }
     }
 
     /// Whether the folder was read at least once.
@@ -60,7 +65,12 @@ impl FileSource {
 
     /// The pods.
     pub fn pods(&self) -> Vec<StaticPod> {
-        self.pods.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.pods
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
     }
 
     /// Follows the folder until dropped; wakes `wake` on change.
@@ -68,7 +78,11 @@ impl FileSource {
         let mut inotify = None;
         loop {
             if inotify.is_none() {
-                inotify = Inotify::new(&self.path).map_err(|e| tracing::debug!(path = %self.path.display(), error = %e, "no inotify")).ok();
+                inotify = Inotify::new(&self.path)
+                    .map_err(
+                        |e| tracing::debug!(path = %self.path.display(), error = %e, "no inotify"),
+                    )
+                    .ok();
             }
             if self.scan() {
                 wake.notify_one();
@@ -100,7 +114,11 @@ impl FileSource {
                 .flatten()
                 .flatten()
                 .map(|e| e.path())
-                .filter(|p| p.file_name().is_some_and(|n| !n.to_string_lossy().starts_with('.')) && p.is_file())
+                .filter(|p| {
+                    p.file_name()
+                        .is_some_and(|n| !n.to_string_lossy().starts_with('.'))
+                        && p.is_file()
+                })
                 .collect(),
             Ok(_) => vec![self.path.clone()],
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
@@ -118,13 +136,18 @@ impl FileSource {
         for f in files {
             match load(&f, &self.node) {
                 Ok(p) => {
-                    if pods.get(&f).is_none_or(|o| o.pod.metadata.uid != p.pod.metadata.uid) {
+                    if pods
+                        .get(&f)
+                        .is_none_or(|o| o.pod.metadata.uid != p.pod.metadata.uid)
+                    {
                         tracing::info!(file = %f.display(), pod = %p.pod.key(), "static pod");
                         pods.insert(f, p);
                         changed = true;
                     }
                 }
-                Err(e) => tracing::error!(file = %f.display(), error = %e, "can't process manifest file"),
+                Err(e) => {
+                    tracing::error!(file = %f.display(), error = %e, "can't process manifest file")
+                }
             }
         }
         !self.read.swap(true, Ordering::AcqRel) || changed
@@ -133,10 +156,13 @@ impl FileSource {
 
 fn load(file: &Path, node: &str) -> Result<StaticPod, ManifestError> {
     if std::fs::metadata(file)?.len() > MAX_MANIFEST {
-        return Err(ManifestError::Invalid("the manifest is larger than 3 MiB".into()));
+        return Err(ManifestError::Invalid(
+            "the manifest is larger than 3 MiB".into(),
+        ));
     }
     let text = std::fs::read_to_string(file)?;
-    let value: Value = serde_yaml::from_str(&text).map_err(|e| ManifestError::Invalid(e.to_string()))?;
+    let value: Value =
+        serde_yaml::from_str(&text).map_err(|e| ManifestError::Invalid(e.to_string()))?;
     make(value, &file.display().to_string(), node)
 }
 
@@ -147,17 +173,34 @@ fn hex(bytes: &[u8]) -> String {
 /// Makes a static pod of a manifest.
 fn make(mut value: Value, file: &str, node: &str) -> Result<StaticPod, ManifestError> {
     let invalid = |m: &str| ManifestError::Invalid(m.to_string());
-    if value.get("kind").and_then(Value::as_str) != Some("Pod") || value.get("apiVersion").and_then(Value::as_str) != Some("v1") {
+    if value.get("kind").and_then(Value::as_str) != Some("Pod")
+        || value.get("apiVersion").and_then(Value::as_str) != Some("v1")
+    {
         return Err(invalid("the manifest is not a v1 Pod"));
     }
-    let digest = ring::digest::digest(&ring::digest::SHA256, format!("{node}\n{file}\n{value}").as_bytes());
+    let digest = ring::digest::digest(
+        &ring::digest::SHA256,
+        format!("{node}\n{file}\n{value}").as_bytes(),
+    );
     let hash = hex(digest.as_ref().get(..16).unwrap_or_default());
     let meta = value
         .as_object_mut()
-        .and_then(|o| o.entry("metadata").or_insert_with(|| json!({})).as_object_mut())
+        .and_then(|o| {
+            o.entry("metadata")
+                .or_insert_with(|| json!({}))
+                .as_object_mut()
+        })
         .ok_or_else(|| invalid("metadata is not an object"))?;
-    let name = meta.get("name").and_then(Value::as_str).filter(|n| !n.is_empty()).ok_or_else(|| invalid("metadata.name is missing"))?;
-    let ok = |s: &str| s.len() <= 253 && s.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.'));
+    let name = meta
+        .get("name")
+        .and_then(Value::as_str)
+        .filter(|n| !n.is_empty())
+        .ok_or_else(|| invalid("metadata.name is missing"))?;
+    let ok = |s: &str| {
+        s.len() <= 253
+            && s.chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.'))
+    };
     if !ok(name) {
         return Err(invalid("metadata.name is not a valid name"));
     }
@@ -168,10 +211,18 @@ fn make(mut value: Value, file: &str, node: &str) -> Result<StaticPod, ManifestE
         _ => hash.clone(),
     };
     meta.insert("uid".into(), json!(uid));
-    if meta.get("namespace").and_then(Value::as_str).is_none_or(str::is_empty) {
+    if meta
+        .get("namespace")
+        .and_then(Value::as_str)
+        .is_none_or(str::is_empty)
+    {
         meta.insert("namespace".into(), json!("default"));
     }
-    if !meta.get("namespace").and_then(Value::as_str).is_some_and(ok) {
+    if !meta
+        .get("namespace")
+        .and_then(Value::as_str)
+        .is_some_and(ok)
+    {
         return Err(invalid("metadata.namespace is not a valid name"));
     }
     let annotations = meta
@@ -181,8 +232,14 @@ fn make(mut value: Value, file: &str, node: &str) -> Result<StaticPod, ManifestE
         .ok_or_else(|| invalid("metadata.annotations is not an object"))?;
     annotations.insert(HASH_ANNOTATION.into(), json!(hash));
     annotations.insert(SOURCE_ANNOTATION.into(), json!("file"));
-    annotations.insert(SEEN_ANNOTATION.into(), json!(jiff::Timestamp::now().to_string()));
-    let spec = value.get_mut("spec").and_then(Value::as_object_mut).ok_or_else(|| invalid("spec is missing"))?;
+    annotations.insert(
+        SEEN_ANNOTATION.into(),
+        json!(jiff::Timestamp::now().to_string()),
+    );
+    let spec = value
+        .get_mut("spec")
+        .and_then(Value::as_object_mut)
+        .ok_or_else(|| invalid("spec is missing"))?;
     spec.insert("nodeName".into(), json!(node));
     let tolerations = spec.entry("tolerations").or_insert_with(|| json!([]));
     if tolerations.is_null() {
@@ -197,12 +254,15 @@ fn make(mut value: Value, file: &str, node: &str) -> Result<StaticPod, ManifestE
     if let Some(o) = value.as_object_mut() {
         o.remove("status");
     }
-    let mut pod: Pod = serde_json::from_value(value.clone()).map_err(|e| ManifestError::Invalid(e.to_string()))?;
+    let mut pod: Pod =
+        serde_json::from_value(value.clone()).map_err(|e| ManifestError::Invalid(e.to_string()))?;
     if pod.spec.containers.is_empty() {
         return Err(invalid("spec.containers: Required value"));
     }
     if !objects::references(&pod).is_empty() || !pod.spec.service_account_name.is_empty() {
-        return Err(invalid("static pods cannot refer to secrets, config maps or service accounts"));
+        return Err(invalid(
+            "static pods cannot refer to secrets, config maps or service accounts",
+        ));
     }
     pod.status.phase = "Pending".into();
     if pod.spec.host_network {
@@ -210,7 +270,10 @@ fn make(mut value: Value, file: &str, node: &str) -> Result<StaticPod, ManifestE
             p.host_port = p.container_port;
         }
     }
-    Ok(StaticPod { pod: Arc::new(pod), manifest: Arc::new(value) })
+    Ok(StaticPod {
+        pod: Arc::new(pod),
+        manifest: Arc::new(value),
+    })
 }
 
 #[cfg(test)]
@@ -230,7 +293,10 @@ mod tests {
         let p = s.pods();
         assert_eq!(p.len(), 1);
         let m = &p[0].pod.metadata;
-        assert_eq!((m.name.as_str(), m.namespace.as_str()), ("web-n1", "default"));
+        assert_eq!(
+            (m.name.as_str(), m.namespace.as_str()),
+            ("web-n1", "default")
+        );
         assert_eq!(m.annotations[HASH_ANNOTATION], m.uid);
         assert!(p[0].pod.is_static());
         assert_eq!(p[0].pod.spec.containers[0].ports[0].host_port, 80);
@@ -259,7 +325,11 @@ mod tests {
 
     #[test]
     fn api_objects_are_refused() {
-        let v: Value = serde_yaml::from_str(&POD.replace("hostNetwork: true", "volumes:\n  - name: s\n    secret:\n      secretName: x")).unwrap();
+        let v: Value = serde_yaml::from_str(&POD.replace(
+            "hostNetwork: true",
+            "volumes:\n  - name: s\n    secret:\n      secretName: x",
+        ))
+        .unwrap();
         assert!(make(v, "f", "n").is_err());
         assert!(make(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "../x"}, "spec": {}}), "f", "n").is_err());
     }

@@ -1,7 +1,7 @@
 //! Mirror pods: the apiserver's copies of static pods, made anew when they are deleted, changed when the manifest does.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use client::DeleteOptions;
@@ -21,7 +21,10 @@ pub struct Mirrors {
 impl Mirrors {
     /// For this node.
     pub fn new(shared: Arc<Shared>) -> Mirrors {
-        Mirrors { shared, again: AtomicBool::new(false) }
+        Mirrors {
+            shared,
+            again: AtomicBool::new(false),
+        }
     }
 
     /// Resolves some time after a reconcile that failed; never after one that worked.
@@ -35,13 +38,18 @@ impl Mirrors {
 
     /// Brings the mirrors in line with the static pods.
     pub async fn reconcile(&self, pods: &[StaticPod], mirrors: &[Arc<Pod>]) {
-        let Some(client) = &self.shared.client else { return };
+        let Some(client) = &self.shared.client else {
+            return;
+        };
         let mut failed = false;
-        let same = |a: &Pod, b: &Pod| a.metadata.name == b.metadata.name && a.metadata.namespace == b.metadata.namespace;
+        let same = |a: &Pod, b: &Pod| {
+            a.metadata.name == b.metadata.name && a.metadata.namespace == b.metadata.namespace
+        };
         for m in mirrors {
             let of = pods.iter().find(|p| same(&p.pod, m));
             let hash = m.metadata.annotations.get(MIRROR_ANNOTATION);
-            let current = of.is_some_and(|p| p.pod.metadata.annotations.get(HASH_ANNOTATION) == hash);
+            let current =
+                of.is_some_and(|p| p.pod.metadata.annotations.get(HASH_ANNOTATION) == hash);
             if current && m.metadata.deletion_timestamp.is_none() {
                 if let Some(p) = of {
                     self.shared.status.observe_mirror(&p.pod.metadata.uid, m);
@@ -49,8 +57,15 @@ impl Mirrors {
                 continue;
             }
             tracing::info!(pod = %m.key(), "deleting a mirror pod");
-            let options = DeleteOptions { grace_period_seconds: Some(0), uid: Some(m.metadata.uid.clone()), ..DeleteOptions::default() };
-            if let Err(e) = client.namespaced(&client::resource::PODS, &m.metadata.namespace).delete(&m.metadata.name, &options).await
+            let options = DeleteOptions {
+                grace_period_seconds: Some(0),
+                uid: Some(m.metadata.uid.clone()),
+                ..DeleteOptions::default()
+            };
+            if let Err(e) = client
+                .namespaced(&client::resource::PODS, &m.metadata.namespace)
+                .delete(&m.metadata.name, &options)
+                .await
                 && !e.is_not_found()
                 && !e.is_conflict()
             {
@@ -68,7 +83,11 @@ impl Mirrors {
                 continue;
             };
             let body = mirror(&p.manifest, &node.metadata.name, &node.metadata.uid);
-            match client.namespaced(&client::resource::PODS, &p.pod.metadata.namespace).create::<Pod, _>(&body).await {
+            match client
+                .namespaced(&client::resource::PODS, &p.pod.metadata.namespace)
+                .create::<Pod, _>(&body)
+                .await
+            {
                 Ok(m) => {
                     tracing::info!(pod = %p.pod.key(), "created a mirror pod");
                     self.shared.status.observe_mirror(&p.pod.metadata.uid, &m);
@@ -89,7 +108,11 @@ fn mirror(manifest: &Value, node: &str, node_uid: &str) -> Value {
     let mut v = manifest.clone();
     if let Some(meta) = v.get_mut("metadata").and_then(Value::as_object_mut) {
         meta.remove("uid");
-        let hash = meta.get("annotations").and_then(|a| a.get(HASH_ANNOTATION)).cloned().unwrap_or_default();
+        let hash = meta
+            .get("annotations")
+            .and_then(|a| a.get(HASH_ANNOTATION))
+            .cloned()
+            .unwrap_or_default();
         if let Some(a) = meta.get_mut("annotations").and_then(Value::as_object_mut) {
             a.insert(MIRROR_ANNOTATION.into(), hash);
         }
@@ -107,9 +130,19 @@ mod tests {
 
     #[test]
     fn a_mirror_names_its_hash_and_its_node() {
-        let m = mirror(&json!({"metadata": {"name": "a", "uid": "u", "annotations": {"kubernetes.io/config.hash": "h"}}}), "n", "nu");
-        assert_eq!(m.pointer("/metadata/annotations/kubernetes.io~1config.mirror"), Some(&json!("h")));
+        let m = mirror(
+            &json!({"metadata": {"name": "a", "uid": "u", "annotations": {"kubernetes.io/config.hash": "h"}}}),
+            "n",
+            "nu",
+        );
+        assert_eq!(
+            m.pointer("/metadata/annotations/kubernetes.io~1config.mirror"),
+            Some(&json!("h"))
+        );
         assert_eq!(m.pointer("/metadata/uid"), None);
-        assert_eq!(m.pointer("/metadata/ownerReferences/0/uid"), Some(&json!("nu")));
+        assert_eq!(
+            m.pointer("/metadata/ownerReferences/0/uid"),
+            Some(&json!("nu"))
+        );
     }
 }

@@ -34,8 +34,15 @@ impl Sources {
     pub fn new(shared: Arc<Shared>, workers: Arc<Workers>) -> Sources {
         let wake = Arc::new(Notify::new());
         let files = shared.settings.static_pod_path.as_ref().map(|path| {
-            let source = Arc::new(file::FileSource::new(path.clone(), shared.settings.node_name.clone()));
-            let (s, w, every) = (source.clone(), wake.clone(), shared.settings.file_check_frequency);
+            let source = Arc::new(file::FileSource::new(
+                path.clone(),
+                shared.settings.node_name.clone(),
+            ));
+            let (s, w, every) = (
+                source.clone(),
+                wake.clone(),
+                shared.settings.file_check_frequency,
+            );
             let stop = shared.stop.clone();
             tokio::spawn(async move {
                 tokio::select! {
@@ -47,7 +54,12 @@ impl Sources {
         });
         let api = shared.client.clone().map(|c| {
             let selector = Selector::fields(format!("spec.nodeName={}", shared.settings.node_name));
-            let (i, work) = Informer::<Pod>::new(c, client::resource::PODS.clone(), selector, shared.stop.child_token());
+            let (i, work) = Informer::<Pod>::new(
+                c,
+                client::resource::PODS.clone(),
+                selector,
+                shared.stop.child_token(),
+            );
             let w = wake.clone();
             i.on_change(move |c: Change<'_, Pod>| {
                 let _ = c;
@@ -62,12 +74,20 @@ impl Sources {
             i
         });
         let mirrors = mirror::Mirrors::new(shared.clone());
-        Sources { shared, workers, files, api, wake, mirrors }
+        Sources {
+            shared,
+            workers,
+            files,
+            api,
+            wake,
+            mirrors,
+        }
     }
 
     /// Whether every source has been read.
     pub fn ready(&self) -> bool {
-        self.files.as_ref().is_none_or(|f| f.has_read()) && self.api.as_ref().is_none_or(Informer::has_synced)
+        self.files.as_ref().is_none_or(|f| f.has_read())
+            && self.api.as_ref().is_none_or(Informer::has_synced)
     }
 
     /// The pods of all sources, mirrors left out.
@@ -92,7 +112,12 @@ impl Sources {
             let desired = self.desired();
             // Oldest first, so that after a restart the pods that ran are admitted before newer ones.
             let mut order: Vec<&Arc<Pod>> = desired.values().collect();
-            order.sort_by_key(|p| (p.metadata.creation_timestamp.clone(), p.metadata.name.clone()));
+            order.sort_by_key(|p| {
+                (
+                    p.metadata.creation_timestamp.clone(),
+                    p.metadata.name.clone(),
+                )
+            });
             for pod in order {
                 let uid = &pod.metadata.uid;
                 match known.get(uid) {
@@ -100,7 +125,11 @@ impl Sources {
                     Some(old) => {
                         self.shared.status.observe(pod);
                         // A change of the status alone is our own echo.
-                        if old.spec != pod.spec || old.metadata_differs(pod) || old.is_finished() != pod.is_finished() || old.conditions_differ(pod) {
+                        if old.spec != pod.spec
+                            || old.metadata_differs(pod)
+                            || old.is_finished() != pod.is_finished()
+                            || old.conditions_differ(pod)
+                        {
                             self.workers.update(pod.clone(), None);
                         }
                     }
@@ -110,8 +139,12 @@ impl Sources {
                             tracing::info!(pod = %pod.key(), reason = %r.reason, message = %r.message, "pod not admitted");
                             self.shared.event(pod, true, &r.reason, r.message.clone());
                         }
-                        let evict =
-                            refusal.map(|r| Eviction { reason: r.reason, message: r.message, grace: Some(0), rejected: true });
+                        let evict = refusal.map(|r| Eviction {
+                            reason: r.reason,
+                            message: r.message,
+                            grace: Some(0),
+                            rejected: true,
+                        });
                         self.workers.update(pod.clone(), evict);
                     }
                 }
@@ -124,11 +157,21 @@ impl Sources {
             changed(&pods);
             if let (Some(files), Some(api)) = (&self.files, &self.api) {
                 if files.has_read() && api.has_synced() {
-                    let mirrors: Vec<Arc<Pod>> = api.store().list().into_iter().filter(|p| p.is_mirror()).collect();
+                    let mirrors: Vec<Arc<Pod>> = api
+                        .store()
+                        .list()
+                        .into_iter()
+                        .filter(|p| p.is_mirror())
+                        .collect();
                     self.mirrors.reconcile(&files.pods(), &mirrors).await;
                 }
             } else if let Some(api) = self.api.as_ref().filter(|a| a.has_synced()) {
-                let mirrors: Vec<Arc<Pod>> = api.store().list().into_iter().filter(|p| p.is_mirror()).collect();
+                let mirrors: Vec<Arc<Pod>> = api
+                    .store()
+                    .list()
+                    .into_iter()
+                    .filter(|p| p.is_mirror())
+                    .collect();
                 self.mirrors.reconcile(&[], &mirrors).await;
             }
             tokio::select! {
@@ -142,12 +185,27 @@ impl Sources {
     /// Admission of a pod this kubelet sees for the first time.
     fn check(&self, pod: &Arc<Pod>) -> Option<admission::Refusal> {
         // A pod with a start time was admitted before a restart; one that ends needs no admission.
-        if pod.is_finished() || pod.metadata.deletion_timestamp.is_some() || pod.status.start_time.is_some() {
+        if pod.is_finished()
+            || pod.metadata.deletion_timestamp.is_some()
+            || pod.status.start_time.is_some()
+        {
             return None;
         }
-        let others: Vec<Arc<Pod>> = self.workers.pods(true).into_iter().filter(|p| p.metadata.uid != pod.metadata.uid && !p.is_finished()).collect();
+        let others: Vec<Arc<Pod>> = self
+            .workers
+            .pods(true)
+            .into_iter()
+            .filter(|p| p.metadata.uid != pod.metadata.uid && !p.is_finished())
+            .collect();
         let node = self.shared.node.read().ok().and_then(|n| n.clone());
-        admission::admit(pod, &others, node.as_deref(), &self.shared.settings.node_name, &self.shared.allocatable()).err()
+        admission::admit(
+            pod,
+            &others,
+            node.as_deref(),
+            &self.shared.settings.node_name,
+            &self.shared.allocatable(),
+        )
+        .err()
     }
 }
 
@@ -164,7 +222,12 @@ impl Pod {
     /// Whether conditions others set (readiness gates, disruption) differ.
     fn conditions_differ(&self, other: &Pod) -> bool {
         let foreign = |p: &Pod| -> Vec<_> {
-            p.status.conditions.iter().filter(|c| !crate::status::generate::owned(&c.kind)).cloned().collect()
+            p.status
+                .conditions
+                .iter()
+                .filter(|c| !crate::status::generate::owned(&c.kind))
+                .cloned()
+                .collect()
         };
         foreign(self) != foreign(other)
     }

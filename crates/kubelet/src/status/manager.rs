@@ -35,7 +35,15 @@ pub struct StatusManager {
 impl StatusManager {
     /// Without a client nothing is sent.
     pub fn new(client: Option<Client>) -> StatusManager {
-        StatusManager { client, pods: Mutex::default(), queue: WorkQueue::with_limits("pod-status", Duration::from_millis(200), Duration::from_secs(10)) }
+        StatusManager {
+            client,
+            pods: Mutex::default(),
+            queue: WorkQueue::with_limits(
+                "pod-status",
+                Duration::from_millis(200),
+                Duration::from_secs(10),
+            ),
+        }
     }
 
     fn pods(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
@@ -50,15 +58,21 @@ impl StatusManager {
     /// Takes a new status; sends it when it differs from what the apiserver has.
     pub fn set(&self, pod: &Arc<Pod>, status: PodStatus) {
         let mut pods = self.pods();
-        let e = pods.entry(pod.metadata.uid.clone()).or_insert_with(|| Entry {
-            pod: pod.clone(),
-            status: PodStatus::default(),
-            version: 0,
-            sent: 0,
-            finished: false,
-            remote: if pod.is_static() { Value::Null } else { to_json(&pod.status) },
-            mirror: None,
-        });
+        let e = pods
+            .entry(pod.metadata.uid.clone())
+            .or_insert_with(|| Entry {
+                pod: pod.clone(),
+                status: PodStatus::default(),
+                version: 0,
+                sent: 0,
+                finished: false,
+                remote: if pod.is_static() {
+                    Value::Null
+                } else {
+                    to_json(&pod.status)
+                },
+                mirror: None,
+            });
         e.pod = pod.clone();
         if e.status == status && e.version > 0 {
             return;
@@ -102,16 +116,27 @@ impl StatusManager {
     pub async fn run(&self, stop: tokio_util::sync::CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => self.queue.shut_down(),
-            () = self.queue.work(4, |uid: String| async move { self.send(&uid).await }) => {}
+            () = self.queue.work(4, |uid: String| async move { self.send(&uid).await.map(|()| None) }) => {}
         }
     }
 
     async fn send(&self, uid: &str) -> Result<(), client::Error> {
-        let Some(client) = &self.client else { return Ok(()) };
+        let Some(client) = &self.client else {
+            return Ok(());
+        };
         let (pod, status, version, finished, remote, mirror) = {
             let pods = self.pods();
-            let Some(e) = pods.get(uid) else { return Ok(()) };
-            (e.pod.clone(), e.status.clone(), e.version, e.finished, e.remote.clone(), e.mirror.clone())
+            let Some(e) = pods.get(uid) else {
+                return Ok(());
+            };
+            (
+                e.pod.clone(),
+                e.status.clone(),
+                e.version,
+                e.finished,
+                e.remote.clone(),
+                e.mirror.clone(),
+            )
         };
         let m = &pod.metadata;
         let api = client.namespaced(&client::resource::PODS, &m.namespace);
@@ -124,7 +149,10 @@ impl StatusManager {
             && let Some(patch) = diff(&remote, &to_json(&status))
         {
             let body = json!({"metadata": {"uid": target_uid}, "status": patch});
-            match api.patch_status::<Pod>(&m.name, &Patch::Strategic(body)).await {
+            match api
+                .patch_status::<Pod>(&m.name, &Patch::Strategic(body))
+                .await
+            {
                 Ok(p) => {
                     let mut pods = self.pods();
                     if let Some(e) = pods.get_mut(uid) {
@@ -152,9 +180,15 @@ impl StatusManager {
             }
         }
         if finished && !pod.is_static() && m.deletion_timestamp.is_some() {
-            let options = DeleteOptions { grace_period_seconds: Some(0), uid: Some(m.uid.clone()), ..DeleteOptions::default() };
+            let options = DeleteOptions {
+                grace_period_seconds: Some(0),
+                uid: Some(m.uid.clone()),
+                ..DeleteOptions::default()
+            };
             match api.delete(&m.name, &options).await {
-                Ok(()) => tracing::info!(pod = %pod.key(), uid = %m.uid, "pod fully terminated and removed from the apiserver"),
+                Ok(()) => {
+                    tracing::info!(pod = %pod.key(), uid = %m.uid, "pod fully terminated and removed from the apiserver")
+                }
                 Err(e) if e.is_not_found() || e.is_conflict() => {}
                 Err(e) => {
                     tracing::warn!(pod = %pod.key(), error = %e, "deleting the terminated pod failed");
@@ -186,8 +220,18 @@ fn diff(old: &Value, new: &Value) -> Option<Value> {
         }
         match k.as_str() {
             "conditions" => {
-                let old: Vec<&Value> = before.and_then(Value::as_array).into_iter().flatten().collect();
-                let changed: Vec<Value> = v.as_array().into_iter().flatten().filter(|c| !old.contains(c)).cloned().collect();
+                let old: Vec<&Value> = before
+                    .and_then(Value::as_array)
+                    .into_iter()
+                    .flatten()
+                    .collect();
+                let changed: Vec<Value> = v
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter(|c| !old.contains(c))
+                    .cloned()
+                    .collect();
                 if !changed.is_empty() {
                     patch.insert(k.clone(), Value::Array(changed));
                 }
@@ -195,7 +239,14 @@ fn diff(old: &Value, new: &Value) -> Option<Value> {
             "podIPs" | "hostIPs" => {
                 let mut list = vec![json!({"$patch": "replace"})];
                 list.extend(v.as_array().into_iter().flatten().cloned());
-                patch.insert(k.clone(), if k == "hostIPs" { v.clone() } else { Value::Array(list) });
+                patch.insert(
+                    k.clone(),
+                    if k == "hostIPs" {
+                        v.clone()
+                    } else {
+                        Value::Array(list)
+                    },
+                );
             }
             _ => {
                 patch.insert(k.clone(), v.clone());
@@ -221,7 +272,9 @@ mod tests {
         let new = json!({"phase": "Running", "conditions": [{"type": "foreign", "status": "True"}, {"type": "a", "status": "False"}], "podIPs": [{"ip": "1.2.3.4"}]});
         assert_eq!(
             diff(&old, &new),
-            Some(json!({"phase": "Running", "reason": null, "conditions": [{"type": "a", "status": "False"}], "podIPs": [{"$patch": "replace"}, {"ip": "1.2.3.4"}]}))
+            Some(
+                json!({"phase": "Running", "reason": null, "conditions": [{"type": "a", "status": "False"}], "podIPs": [{"$patch": "replace"}, {"ip": "1.2.3.4"}]})
+            )
         );
         let gone = json!({"phase": "Pending", "reason": "x", "conditions": [{"type": "a", "status": "True"}]});
         assert_eq!(diff(&old, &gone), None);

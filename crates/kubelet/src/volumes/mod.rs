@@ -63,7 +63,12 @@ pub trait Sources: Send + Sync {
     /// A secret; `Ok(None)` when it does not exist.
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Data>, String>;
     /// A bound token of the pod's service account and when to ask for the next one.
-    async fn token(&self, pod: &Pod, audience: &str, seconds: i64) -> Result<(String, Instant), String>;
+    async fn token(
+        &self,
+        pod: &Pod,
+        audience: &str,
+        seconds: i64,
+    ) -> Result<(String, Instant), String>;
 }
 
 fn io_err(what: &Path, e: io::Error) -> VolumeError {
@@ -72,16 +77,26 @@ fn io_err(what: &Path, e: io::Error) -> VolumeError {
 
 /// The directory of a volume.
 pub fn directory(pod_dir: &Path, kind: &str, name: &str) -> PathBuf {
-    pod_dir.join("volumes").join(format!("kubernetes.io~{kind}")).join(name)
+    pod_dir
+        .join("volumes")
+        .join(format!("kubernetes.io~{kind}"))
+        .join(name)
 }
 
 /// Sets up every volume of the pod; called again it brings contents up to date.
 ///
 /// The error carries the name of the volume that failed.
-pub async fn set_up(pod: &Pod, pod_dir: &Path, ctx: &Context, sources: &dyn Sources) -> Result<MountedVolumes, (String, VolumeError)> {
+pub async fn set_up(
+    pod: &Pod,
+    pod_dir: &Path,
+    ctx: &Context,
+    sources: &dyn Sources,
+) -> Result<MountedVolumes, (String, VolumeError)> {
     let mut out = MountedVolumes::default();
     for v in &pod.spec.volumes {
-        let m = one(pod, v, pod_dir, ctx, sources, &mut out.refresh_at).await.map_err(|e| (v.name.clone(), e))?;
+        let m = one(pod, v, pod_dir, ctx, sources, &mut out.refresh_at)
+            .await
+            .map_err(|e| (v.name.clone(), e))?;
         out.volumes.insert(v.name.clone(), m);
     }
     Ok(out)
@@ -105,12 +120,42 @@ async fn one(
     }
     let (kind, mode, payload) = if let Some(c) = &v.config_map {
         let mode = c.default_mode.unwrap_or(0o644);
-        let data = sources.config_map(ns, &c.name).await.map_err(VolumeError::Object)?;
-        ("configmap", mode, object_payload("ConfigMap", ns, &c.name, data, &c.items, c.optional == Some(true), mode)?)
+        let data = sources
+            .config_map(ns, &c.name)
+            .await
+            .map_err(VolumeError::Object)?;
+        (
+            "configmap",
+            mode,
+            object_payload(
+                "ConfigMap",
+                ns,
+                &c.name,
+                data,
+                &c.items,
+                c.optional == Some(true),
+                mode,
+            )?,
+        )
     } else if let Some(s) = &v.secret {
         let mode = s.default_mode.unwrap_or(0o644);
-        let data = sources.secret(ns, &s.secret_name).await.map_err(VolumeError::Object)?;
-        ("secret", mode, object_payload("Secret", ns, &s.secret_name, data, &s.items, s.optional == Some(true), mode)?)
+        let data = sources
+            .secret(ns, &s.secret_name)
+            .await
+            .map_err(VolumeError::Object)?;
+        (
+            "secret",
+            mode,
+            object_payload(
+                "Secret",
+                ns,
+                &s.secret_name,
+                data,
+                &s.items,
+                s.optional == Some(true),
+                mode,
+            )?,
+        )
     } else if let Some(d) = &v.downward_api {
         let mode = d.default_mode.unwrap_or(0o644);
         ("downward-api", mode, downward(pod, d, ctx, mode)?)
@@ -119,27 +164,67 @@ async fn one(
         let mut payload = Payload::new();
         for s in &p.sources {
             if let Some(c) = &s.config_map {
-                let data = sources.config_map(ns, &c.name).await.map_err(VolumeError::Object)?;
-                payload.extend(object_payload("ConfigMap", ns, &c.name, data, &c.items, c.optional == Some(true), mode)?);
+                let data = sources
+                    .config_map(ns, &c.name)
+                    .await
+                    .map_err(VolumeError::Object)?;
+                payload.extend(object_payload(
+                    "ConfigMap",
+                    ns,
+                    &c.name,
+                    data,
+                    &c.items,
+                    c.optional == Some(true),
+                    mode,
+                )?);
             } else if let Some(c) = &s.secret {
-                let data = sources.secret(ns, &c.name).await.map_err(VolumeError::Object)?;
-                payload.extend(object_payload("Secret", ns, &c.name, data, &c.items, c.optional == Some(true), mode)?);
+                let data = sources
+                    .secret(ns, &c.name)
+                    .await
+                    .map_err(VolumeError::Object)?;
+                payload.extend(object_payload(
+                    "Secret",
+                    ns,
+                    &c.name,
+                    data,
+                    &c.items,
+                    c.optional == Some(true),
+                    mode,
+                )?);
             } else if let Some(d) = &s.downward_api {
                 payload.extend(downward(pod, d, ctx, mode)?);
             } else if let Some(t) = &s.service_account_token {
-                let (token, due) =
-                    sources.token(pod, &t.audience, t.expiration_seconds.unwrap_or(3600)).await.map_err(VolumeError::Object)?;
+                let (token, due) = sources
+                    .token(pod, &t.audience, t.expiration_seconds.unwrap_or(3600))
+                    .await
+                    .map_err(VolumeError::Object)?;
                 *refresh = Some(refresh.map_or(due, |r| r.min(due)));
                 // Tokens are for their pod alone, unless a group or a user must read them.
-                let mode = if group.is_some() || run_as_user(pod).is_some() { 0o600 | (mode & 0o40) } else { mode };
-                payload.insert(t.path.clone(), FileData { data: token.into_bytes(), mode, owner: run_as_user(pod) });
+                let mode = if group.is_some() || run_as_user(pod).is_some() {
+                    0o600 | (mode & 0o40)
+                } else {
+                    mode
+                };
+                payload.insert(
+                    t.path.clone(),
+                    FileData {
+                        data: token.into_bytes(),
+                        mode,
+                        owner: run_as_user(pod),
+                    },
+                );
             } else {
-                return Err(VolumeError::Invalid(format!("a source of projected volume {:?} is not supported by this kubelet", v.name)));
+                return Err(VolumeError::Invalid(format!(
+                    "a source of projected volume {:?} is not supported by this kubelet",
+                    v.name
+                )));
             }
         }
         ("projected", mode, payload)
     } else if v.git_repo.is_some() {
-        return Err(VolumeError::Invalid("gitRepo volumes are not supported".into()));
+        return Err(VolumeError::Invalid(
+            "gitRepo volumes are not supported".into(),
+        ));
     } else {
         let kind = if v.persistent_volume_claim.is_some() {
             "persistentVolumeClaim"
@@ -154,22 +239,37 @@ async fn one(
         } else {
             "this kind of"
         };
-        return Err(VolumeError::Invalid(format!("{kind} volumes are not supported by this kubelet")));
+        return Err(VolumeError::Invalid(format!(
+            "{kind} volumes are not supported by this kubelet"
+        )));
     };
     let _ = mode;
     let dir = directory(pod_dir, kind, &v.name);
     if !dir.exists() {
         fs::create_dir_all(&dir).map_err(|e| io_err(&dir, e))?;
-        fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).map_err(|e| io_err(&dir, e))?;
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o777))
+            .map_err(|e| io_err(&dir, e))?;
     }
     writer::write(&dir, &payload, group).map_err(|e| io_err(&dir, e))?;
-    Ok(Mounted { path: dir, read_only: true })
+    Ok(Mounted {
+        path: dir,
+        read_only: true,
+    })
 }
 
 /// The user every container runs as, when they agree.
 fn run_as_user(pod: &Pod) -> Option<i64> {
-    let default = pod.spec.security_context.as_ref().and_then(|s| s.run_as_user);
-    let mut users = pod.all_containers().map(|c| c.security_context.as_ref().and_then(|s| s.run_as_user).or(default));
+    let default = pod
+        .spec
+        .security_context
+        .as_ref()
+        .and_then(|s| s.run_as_user);
+    let mut users = pod.all_containers().map(|c| {
+        c.security_context
+            .as_ref()
+            .and_then(|s| s.run_as_user)
+            .or(default)
+    });
     let first = users.next()??;
     users.all(|u| u == Some(first)).then_some(first)
 }
@@ -187,54 +287,97 @@ fn object_payload(
         if optional {
             return Ok(Payload::new());
         }
-        return Err(VolumeError::Object(format!("{} \"{name}\" not found", kind.to_lowercase())));
+        return Err(VolumeError::Object(format!(
+            "{} \"{name}\" not found",
+            kind.to_lowercase()
+        )));
     };
     let mut out = Payload::new();
     if items.is_empty() {
         for (k, v) in data.values {
-            out.insert(k, FileData { data: v, mode: default_mode, owner: None });
+            out.insert(
+                k,
+                FileData {
+                    data: v,
+                    mode: default_mode,
+                    owner: None,
+                },
+            );
         }
         return Ok(out);
     }
     for i in items {
         match data.values.get(&i.key) {
             Some(v) => {
-                out.insert(i.path.clone(), FileData { data: v.clone(), mode: i.mode.unwrap_or(default_mode), owner: None });
+                out.insert(
+                    i.path.clone(),
+                    FileData {
+                        data: v.clone(),
+                        mode: i.mode.unwrap_or(default_mode),
+                        owner: None,
+                    },
+                );
             }
             None if optional => {}
             None => {
-                let kind = if kind == "Secret" { "secret" } else { "configmap" };
+                let kind = if kind == "Secret" {
+                    "secret"
+                } else {
+                    "configmap"
+                };
                 let _ = ns;
-                return Err(VolumeError::Object(format!("{kind} references non-existent {kind} key: {}", i.key)));
+                return Err(VolumeError::Object(format!(
+                    "{kind} references non-existent {kind} key: {}",
+                    i.key
+                )));
             }
         }
     }
     Ok(out)
 }
 
-fn downward(pod: &Pod, d: &DownwardApi, ctx: &Context, default_mode: i32) -> Result<Payload, VolumeError> {
+fn downward(
+    pod: &Pod,
+    d: &DownwardApi,
+    ctx: &Context,
+    default_mode: i32,
+) -> Result<Payload, VolumeError> {
     let mut out = Payload::new();
     for i in &d.items {
         let text = if let Some(f) = &i.field_ref {
             meta_field(pod, &f.field_path).map_err(VolumeError::Invalid)?
         } else if let Some(r) = &i.resource_field_ref {
-            let c = pod
-                .container(&r.container_name)
-                .ok_or_else(|| VolumeError::Invalid(format!("container {} not found", r.container_name)))?;
+            let c = pod.container(&r.container_name).ok_or_else(|| {
+                VolumeError::Invalid(format!("container {} not found", r.container_name))
+            })?;
             resource_field(pod, c, r, &ctx.allocatable).map_err(VolumeError::Invalid)?
         } else {
             continue;
         };
-        out.insert(i.path.clone(), FileData { data: text.into_bytes(), mode: i.mode.unwrap_or(default_mode), owner: None });
+        out.insert(
+            i.path.clone(),
+            FileData {
+                data: text.into_bytes(),
+                mode: i.mode.unwrap_or(default_mode),
+                owner: None,
+            },
+        );
     }
     Ok(out)
 }
 
 fn empty_dir(dir: &Path, e: &EmptyDir, group: Option<i64>) -> Result<Mounted, VolumeError> {
-    let ready = dir.join("../../../plugins/kubernetes.io~empty-dir").join(dir.file_name().unwrap_or_default()).join("ready");
+    let ready = dir
+        .join("../../../plugins/kubernetes.io~empty-dir")
+        .join(dir.file_name().unwrap_or_default())
+        .join("ready");
     match e.medium.as_str() {
         "" | "Memory" => {}
-        other => return Err(VolumeError::Invalid(format!("emptyDir medium {other:?} is not supported by this kubelet"))),
+        other => {
+            return Err(VolumeError::Invalid(format!(
+                "emptyDir medium {other:?} is not supported by this kubelet"
+            )));
+        }
     }
     let fresh = !dir.exists();
     if fresh {
@@ -242,12 +385,25 @@ fn empty_dir(dir: &Path, e: &EmptyDir, group: Option<i64>) -> Result<Mounted, Vo
     }
     if e.medium == "Memory" && !is_mount_point(dir) {
         let mut options = String::from("mode=0777");
-        if let Some(limit) = e.size_limit.as_deref().and_then(Quantity::parse).map(Quantity::value).filter(|v| *v > 0) {
+        if let Some(limit) = e
+            .size_limit
+            .as_deref()
+            .and_then(Quantity::parse)
+            .map(Quantity::value)
+            .filter(|v| *v > 0)
+        {
             options.push_str(&format!(",size={limit}"));
         }
-        let options = std::ffi::CString::new(options).map_err(|e| VolumeError::Invalid(e.to_string()))?;
-        rustix::mount::mount("tmpfs", dir, "tmpfs", rustix::mount::MountFlags::empty(), options.as_c_str())
-            .map_err(|e| io_err(dir, e.into()))?;
+        let options =
+            std::ffi::CString::new(options).map_err(|e| VolumeError::Invalid(e.to_string()))?;
+        rustix::mount::mount(
+            "tmpfs",
+            dir,
+            "tmpfs",
+            rustix::mount::MountFlags::empty(),
+            options.as_c_str(),
+        )
+        .map_err(|e| io_err(dir, e.into()))?;
     }
     if fresh || !ready.exists() {
         let mut mode = 0o777;
@@ -256,29 +412,42 @@ fn empty_dir(dir: &Path, e: &EmptyDir, group: Option<i64>) -> Result<Mounted, Vo
             std::os::unix::fs::chown(dir, None, Some(gid)).map_err(|err| io_err(dir, err))?;
             mode = 0o2777;
         }
-        fs::set_permissions(dir, fs::Permissions::from_mode(mode)).map_err(|err| io_err(dir, err))?;
+        fs::set_permissions(dir, fs::Permissions::from_mode(mode))
+            .map_err(|err| io_err(dir, err))?;
         if let Some(parent) = ready.parent() {
             let _ = fs::create_dir_all(parent);
             let _ = fs::write(&ready, b"");
         }
     }
-    Ok(Mounted { path: dir.to_path_buf(), read_only: false })
+    Ok(Mounted {
+        path: dir.to_path_buf(),
+        read_only: false,
+    })
 }
 
 fn host_path(h: &HostPath) -> Result<Mounted, VolumeError> {
     use std::os::unix::fs::FileTypeExt as _;
     let path = PathBuf::from(&h.path);
     if h.path.split('/').any(|s| s == "..") {
-        return Err(VolumeError::Invalid(format!("hostPath {:?} must not contain '..'", h.path)));
+        return Err(VolumeError::Invalid(format!(
+            "hostPath {:?} must not contain '..'",
+            h.path
+        )));
     }
     let kind = h.kind.as_deref().unwrap_or_default();
-    let wrong = |what: &str| Err(VolumeError::Invalid(format!("hostPath type check failed: {} is not {what}", h.path)));
+    let wrong = |what: &str| {
+        Err(VolumeError::Invalid(format!(
+            "hostPath type check failed: {} is not {what}",
+            h.path
+        )))
+    };
     match kind {
         "" => {}
         "DirectoryOrCreate" => {
             if !path.exists() {
                 fs::create_dir_all(&path).map_err(|e| io_err(&path, e))?;
-                fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).map_err(|e| io_err(&path, e))?;
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
+                    .map_err(|e| io_err(&path, e))?;
             }
             if !path.is_dir() {
                 return wrong("a directory");
@@ -287,7 +456,8 @@ fn host_path(h: &HostPath) -> Result<Mounted, VolumeError> {
         "FileOrCreate" => {
             if !path.exists() {
                 fs::File::create(&path).map_err(|e| io_err(&path, e))?;
-                fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).map_err(|e| io_err(&path, e))?;
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o644))
+                    .map_err(|e| io_err(&path, e))?;
             }
             if !path.is_file() {
                 return wrong("a file");
@@ -311,9 +481,16 @@ fn host_path(h: &HostPath) -> Result<Mounted, VolumeError> {
                 });
             }
         }
-        other => return Err(VolumeError::Invalid(format!("hostPath type {other:?} is unknown"))),
+        other => {
+            return Err(VolumeError::Invalid(format!(
+                "hostPath type {other:?} is unknown"
+            )));
+        }
     }
-    Ok(Mounted { path, read_only: false })
+    Ok(Mounted {
+        path,
+        read_only: false,
+    })
 }
 
 /// Whether something is mounted at exactly this path.
@@ -323,12 +500,21 @@ pub fn is_mount_point(path: &Path) -> bool {
 
 /// Mount points at or below a path, deepest first.
 pub fn mounts_below(path: &Path) -> Vec<PathBuf> {
-    let Ok(path) = fs::canonicalize(path) else { return Vec::new() };
+    let Ok(path) = fs::canonicalize(path) else {
+        return Vec::new();
+    };
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mut out: Vec<PathBuf> = text
         .lines()
         .filter_map(|l| l.split(' ').nth(4))
-        .map(|p| PathBuf::from(p.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")))
+        .map(|p| {
+            PathBuf::from(
+                p.replace("\\040", " ")
+                    .replace("\\011", "\t")
+                    .replace("\\012", "\n")
+                    .replace("\\134", "\\"),
+            )
+        })
         .filter(|p| p.starts_with(&path))
         .collect();
     out.sort_by_key(|p| std::cmp::Reverse(p.as_os_str().len()));
@@ -349,7 +535,10 @@ pub fn tear_down(pod_dir: &Path) -> io::Result<()> {
             .map_err(|e| io::Error::other(format!("unmounting {}: {e}", m.display())))?;
     }
     if !mounts_below(pod_dir).is_empty() {
-        return Err(io::Error::other(format!("{} still holds mounts", pod_dir.display())));
+        return Err(io::Error::other(format!(
+            "{} still holds mounts",
+            pod_dir.display()
+        )));
     }
     for sub in ["volumes", "volume-subpaths", "plugins"] {
         let dir = pod_dir.join(sub);
@@ -368,12 +557,19 @@ mod tests {
     #[async_trait::async_trait]
     impl Sources for Fixed {
         async fn config_map(&self, _: &str, name: &str) -> Result<Option<Data>, String> {
-            Ok((name == "cm").then(|| Data { values: BTreeMap::from([("a".into(), b"1".to_vec()), ("b".into(), b"2".to_vec())]) }))
+            Ok((name == "cm").then(|| Data {
+                values: BTreeMap::from([("a".into(), b"1".to_vec()), ("b".into(), b"2".to_vec())]),
+            }))
         }
         async fn secret(&self, _: &str, _: &str) -> Result<Option<Data>, String> {
             Ok(None)
         }
-        async fn token(&self, _: &Pod, audience: &str, _: i64) -> Result<(String, Instant), String> {
+        async fn token(
+            &self,
+            _: &Pod,
+            audience: &str,
+            _: i64,
+        ) -> Result<(String, Instant), String> {
             Ok((format!("tok-{audience}"), Instant::now()))
         }
     }
@@ -403,10 +599,24 @@ mod tests {
         .unwrap();
         let read = |v: &str, f: &str| fs::read_to_string(m.volumes[v].path.join(f)).unwrap();
         assert_eq!(read("cm", "x/y"), "1");
-        assert_eq!(fs::metadata(m.volumes["cm"].path.join("x/y")).unwrap().permissions().mode() & 0o777, 0o400);
-        assert_eq!((read("p", "a"), read("p", "token"), read("p", "labels")), ("1".into(), "tok-A".into(), "k=\"v\"".into()));
+        assert_eq!(
+            fs::metadata(m.volumes["cm"].path.join("x/y"))
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o777,
+            0o400
+        );
+        assert_eq!(
+            (read("p", "a"), read("p", "token"), read("p", "labels")),
+            ("1".into(), "tok-A".into(), "k=\"v\"".into())
+        );
         assert!(m.refresh_at.is_some());
-        assert!(m.volumes["e"].path.ends_with("volumes/kubernetes.io~empty-dir/e"));
+        assert!(
+            m.volumes["e"]
+                .path
+                .ends_with("volumes/kubernetes.io~empty-dir/e")
+        );
         fs::write(m.volumes["e"].path.join("f"), "x").unwrap();
         up(d.path(), r#"{"name":"e","emptyDir":{}}"#).await.unwrap();
         assert!(m.volumes["e"].path.join("f").exists());
@@ -423,22 +633,42 @@ mod tests {
             async move { up(&dir, &v).await.unwrap_err() }
         };
         let (name, e) = err(r#"{"name":"s","secret":{"secretName":"none"}}"#).await;
-        assert_eq!((name.as_str(), e.to_string()), ("s", "secret \"none\" not found".to_string()));
-        let (_, e) = err(r#"{"name":"s","configMap":{"name":"cm","items":[{"key":"zz","path":"a"}]}}"#).await;
-        assert_eq!(e.to_string(), "configmap references non-existent configmap key: zz");
+        assert_eq!(
+            (name.as_str(), e.to_string()),
+            ("s", "secret \"none\" not found".to_string())
+        );
+        let (_, e) =
+            err(r#"{"name":"s","configMap":{"name":"cm","items":[{"key":"zz","path":"a"}]}}"#)
+                .await;
+        assert_eq!(
+            e.to_string(),
+            "configmap references non-existent configmap key: zz"
+        );
         // CVE-2024-10220, CVE-2025-1767
         let (_, e) = err(r#"{"name":"g","gitRepo":{"repository":"x"}}"#).await;
         assert_eq!(e.to_string(), "gitRepo volumes are not supported");
         let (_, e) = err(r#"{"name":"g","persistentVolumeClaim":{"claimName":"x"}}"#).await;
         assert!(e.to_string().contains("persistentVolumeClaim"));
-        assert!(up(d.path(), r#"{"name":"s","secret":{"secretName":"none","optional":true}}"#).await.is_ok());
+        assert!(
+            up(
+                d.path(),
+                r#"{"name":"s","secret":{"secretName":"none","optional":true}}"#
+            )
+            .await
+            .is_ok()
+        );
     }
 
     #[tokio::test]
     async fn host_path_types() {
         let d = tempfile::tempdir().unwrap();
         let p = d.path().join("new");
-        let v = |kind: &str| format!(r#"{{"name":"h","hostPath":{{"path":"{}","type":"{kind}"}}}}"#, p.display());
+        let v = |kind: &str| {
+            format!(
+                r#"{{"name":"h","hostPath":{{"path":"{}","type":"{kind}"}}}}"#,
+                p.display()
+            )
+        };
         assert!(up(d.path(), &v("Directory")).await.is_err());
         assert!(up(d.path(), &v("DirectoryOrCreate")).await.is_ok());
         assert!(up(d.path(), &v("Directory")).await.is_ok());

@@ -27,7 +27,10 @@ impl<'de> Deserialize<'de> for Blob {
             }
             fn visit_str<E: serde::de::Error>(self, v: &str) -> Result<Blob, E> {
                 use base64::Engine as _;
-                base64::engine::general_purpose::STANDARD.decode(v).map(Blob).map_err(E::custom)
+                base64::engine::general_purpose::STANDARD
+                    .decode(v)
+                    .map(Blob)
+                    .map_err(E::custom)
             }
             fn visit_bytes<E: serde::de::Error>(self, v: &[u8]) -> Result<Blob, E> {
                 Ok(Blob(v.to_vec()))
@@ -59,16 +62,32 @@ client::views!(ConfigMapView, SecretView);
 
 impl ConfigMapView {
     fn data(&self) -> Data {
-        let mut values: BTreeMap<String, Vec<u8>> =
-            self.data.iter().flatten().map(|(k, v)| (k.clone(), v.clone().into_bytes())).collect();
-        values.extend(self.binary_data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone())));
+        let mut values: BTreeMap<String, Vec<u8>> = self
+            .data
+            .iter()
+            .flatten()
+            .map(|(k, v)| (k.clone(), v.clone().into_bytes()))
+            .collect();
+        values.extend(
+            self.binary_data
+                .iter()
+                .flatten()
+                .map(|(k, v)| (k.clone(), v.0.clone())),
+        );
         Data { values }
     }
 }
 
 impl SecretView {
     fn data(&self) -> Data {
-        Data { values: self.data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone())).collect() }
+        Data {
+            values: self
+                .data
+                .iter()
+                .flatten()
+                .map(|(k, v)| (k.clone(), v.0.clone()))
+                .collect(),
+        }
     }
 }
 
@@ -112,7 +131,12 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 impl ObjectCache {
     /// An empty cache; `wake` is called with the UID of each pod whose object changed.
     pub fn new(client: Client, wake: Wake, stop: CancellationToken) -> ObjectCache {
-        ObjectCache { client, entries: Arc::default(), wake, stop }
+        ObjectCache {
+            client,
+            entries: Arc::default(),
+            wake,
+            stop,
+        }
     }
 
     /// Watches what the pod refers to, and no longer what it does not.
@@ -133,30 +157,56 @@ impl ObjectCache {
                 continue;
             }
             let stop = self.stop.child_token();
-            let selector = Selector { namespace: key.1.clone(), fields: format!("metadata.name={}", key.2), ..Selector::default() };
+            let selector = Selector {
+                namespace: key.1.clone(),
+                fields: format!("metadata.name={}", key.2),
+                ..Selector::default()
+            };
             let watched = match key.0 {
                 Kind::ConfigMap => {
-                    let (i, work) = Informer::<ConfigMapView>::new(self.client.clone(), client::resource::CONFIG_MAPS.clone(), selector, stop.clone());
+                    let (i, work) = Informer::<ConfigMapView>::new(
+                        self.client.clone(),
+                        client::resource::CONFIG_MAPS.clone(),
+                        selector,
+                        stop.clone(),
+                    );
                     i.on_change(self.notifier(key.clone()));
                     tokio::spawn(work);
                     Watched::ConfigMap(i)
                 }
                 Kind::Secret => {
-                    let (i, work) = Informer::<SecretView>::new(self.client.clone(), client::resource::SECRETS.clone(), selector, stop.clone());
+                    let (i, work) = Informer::<SecretView>::new(
+                        self.client.clone(),
+                        client::resource::SECRETS.clone(),
+                        selector,
+                        stop.clone(),
+                    );
                     i.on_change(self.notifier(key.clone()));
                     tokio::spawn(work);
                     Watched::Secret(i)
                 }
             };
-            entries.insert(key, Entry { watched, users: BTreeSet::from([uid.clone()]), stop });
+            entries.insert(
+                key,
+                Entry {
+                    watched,
+                    users: BTreeSet::from([uid.clone()]),
+                    stop,
+                },
+            );
         }
     }
 
     fn notifier<V>(&self, key: Key) -> impl Fn(client::Change<'_, V>) + Send + Sync + 'static {
         let (entries, wake) = (Arc::downgrade(&self.entries), self.wake.clone());
         move |_| {
-            let Some(entries) = entries.upgrade() else { return };
-            let users = lock(&entries).get(&key).map(|e| e.users.clone()).unwrap_or_default();
+            let Some(entries) = entries.upgrade() else {
+                return;
+            };
+            let users = lock(&entries)
+                .get(&key)
+                .map(|e| e.users.clone())
+                .unwrap_or_default();
             for u in users {
                 wake(&u);
             }
@@ -175,7 +225,12 @@ impl ObjectCache {
     }
 
     /// The object's content; `Ok(None)` when it does not exist.
-    pub async fn get(&self, kind: Kind, namespace: &str, name: &str) -> Result<Option<Data>, String> {
+    pub async fn get(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Data>, String> {
         let key = (kind, namespace.to_string(), name.to_string());
         {
             let entries = lock(&self.entries);
@@ -194,10 +249,18 @@ impl ObjectCache {
             }
         }
         let r = match kind {
-            Kind::ConfigMap => {
-                self.client.namespaced(&client::resource::CONFIG_MAPS, namespace).get::<ConfigMapView>(name).await.map(|o| o.data())
-            }
-            Kind::Secret => self.client.namespaced(&client::resource::SECRETS, namespace).get::<SecretView>(name).await.map(|o| o.data()),
+            Kind::ConfigMap => self
+                .client
+                .namespaced(&client::resource::CONFIG_MAPS, namespace)
+                .get::<ConfigMapView>(name)
+                .await
+                .map(|o| o.data()),
+            Kind::Secret => self
+                .client
+                .namespaced(&client::resource::SECRETS, namespace)
+                .get::<SecretView>(name)
+                .await
+                .map(|o| o.data()),
         };
         match r {
             Ok(d) => Ok(Some(d)),
@@ -275,7 +338,12 @@ mod tests {
 
     #[test]
     fn secrets_decode() {
-        let s: SecretView = serde_json::from_str(r#"{"metadata":{"name":"x"},"data":{"a":"aGk="}}"#).unwrap_or_default();
-        assert_eq!(s.data.map(|d| d["a"].clone()), None.or(Some(Blob(b"hi".to_vec()))));
+        let s: SecretView =
+            serde_json::from_str(r#"{"metadata":{"name":"x"},"data":{"a":"aGk="}}"#)
+                .unwrap_or_default();
+        assert_eq!(
+            s.data.map(|d| d["a"].clone()),
+            None.or(Some(Blob(b"hi".to_vec())))
+        );
     }
 }

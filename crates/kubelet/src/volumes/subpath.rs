@@ -14,26 +14,47 @@ use rustix::mount::{MountFlags, mount_bind, mount_remount};
 
 /// Where a container's subPath mount is kept: one directory per volume and container, one entry per mount.
 pub fn target(pod_dir: &Path, volume: &str, container: &str, index: usize) -> PathBuf {
-    pod_dir.join("volume-subpaths").join(volume).join(container).join(index.to_string())
+    pod_dir
+        .join("volume-subpaths")
+        .join(volume)
+        .join(container)
+        .join(index.to_string())
 }
 
 fn check(sub: &str) -> io::Result<&Path> {
     let p = Path::new(sub);
-    if !sub.is_empty() && p.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
+    if !sub.is_empty()
+        && p.components()
+            .all(|c| matches!(c, Component::Normal(_) | Component::CurDir))
+    {
         Ok(p)
     } else {
-        Err(io::Error::new(io::ErrorKind::InvalidInput, format!("invalid subPath {sub:?}")))
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("invalid subPath {sub:?}"),
+        ))
     }
 }
 
 fn open_beneath(root: &OwnedFd, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
-    openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS).map_err(Into::into)
+    openat2(
+        root,
+        path,
+        flags | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
+    )
+    .map_err(Into::into)
 }
 
 /// Opens `sub` beneath `volume`, making missing directories (mode 0750, as upstream) one by one.
 pub fn open(volume: &Path, sub: &str, create: bool) -> io::Result<OwnedFd> {
     let sub = check(sub)?;
-    let root = rustix::fs::open(volume, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let root = rustix::fs::open(
+        volume,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     match open_beneath(&root, sub, OFlags::PATH) {
         Err(e) if create && e.kind() == io::ErrorKind::NotFound => {}
         other => return other,
@@ -41,7 +62,9 @@ pub fn open(volume: &Path, sub: &str, create: bool) -> io::Result<OwnedFd> {
     let mut done = PathBuf::new();
     let mut parent = open_beneath(&root, Path::new("."), OFlags::PATH | OFlags::DIRECTORY)?;
     for part in sub.components() {
-        let Component::Normal(name) = part else { continue };
+        let Component::Normal(name) = part else {
+            continue;
+        };
         done.push(name);
         match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o750)) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
@@ -89,7 +112,15 @@ mod tests {
         symlink("/etc", v.join("abs")).unwrap();
         symlink("../secret", v.join("up")).unwrap();
         symlink("real", v.join("inner")).unwrap();
-        for bad in ["abs", "abs/passwd", "up", "../secret", "/etc", "real/../../secret", ""] {
+        for bad in [
+            "abs",
+            "abs/passwd",
+            "up",
+            "../secret",
+            "/etc",
+            "real/../../secret",
+            "",
+        ] {
             assert!(open(&v, bad, true).is_err(), "{bad}");
         }
         assert!(open(&v, "inner", false).is_ok());

@@ -32,7 +32,14 @@ fn check(path: &str) -> io::Result<&Path> {
         && path.len() <= 4096
         && !path.starts_with("..")
         && p.components().all(|c| matches!(c, Component::Normal(_)));
-    if ok { Ok(p) } else { Err(io::Error::new(io::ErrorKind::InvalidInput, format!("invalid path {path:?}"))) }
+    if ok {
+        Ok(p)
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("invalid path {path:?}"),
+        ))
+    }
 }
 
 /// Makes the volume hold exactly `payload`; gives whether anything changed. `group` owns the files when set.
@@ -108,7 +115,9 @@ fn same(dir: &Path, payload: &Payload) -> bool {
     let mut count = 0;
     let mut stack = vec![dir.to_path_buf()];
     while let Some(d) = stack.pop() {
-        let Ok(entries) = fs::read_dir(&d) else { return false };
+        let Ok(entries) = fs::read_dir(&d) else {
+            return false;
+        };
         for e in entries.flatten() {
             if e.file_type().is_ok_and(|t| t.is_dir()) {
                 stack.push(e.path());
@@ -117,7 +126,10 @@ fn same(dir: &Path, payload: &Payload) -> bool {
             }
         }
     }
-    count == payload.len() && payload.iter().all(|(p, f)| fs::read(dir.join(p)).is_ok_and(|d| d == f.data))
+    count == payload.len()
+        && payload
+            .iter()
+            .all(|(p, f)| fs::read(dir.join(p)).is_ok_and(|d| d == f.data))
 }
 
 #[cfg(test)]
@@ -125,7 +137,19 @@ mod tests {
     use super::*;
 
     fn payload(files: &[(&str, &str)]) -> Payload {
-        files.iter().map(|(p, d)| (p.to_string(), FileData { data: d.as_bytes().to_vec(), mode: 0o644, owner: None })).collect()
+        files
+            .iter()
+            .map(|(p, d)| {
+                (
+                    p.to_string(),
+                    FileData {
+                        data: d.as_bytes().to_vec(),
+                        mode: 0o644,
+                        owner: None,
+                    },
+                )
+            })
+            .collect()
     }
 
     #[test]
@@ -133,7 +157,10 @@ mod tests {
         let d = tempfile::tempdir().unwrap();
         assert!(write(d.path(), &payload(&[("a", "1"), ("s/b", "2")]), None).unwrap());
         let first = fs::read_link(d.path().join("..data")).unwrap();
-        assert_eq!(fs::read_link(d.path().join("s")).unwrap(), Path::new("..data/s"));
+        assert_eq!(
+            fs::read_link(d.path().join("s")).unwrap(),
+            Path::new("..data/s")
+        );
         assert!(!write(d.path(), &payload(&[("a", "1"), ("s/b", "2")]), None).unwrap());
         assert_eq!(fs::read_link(d.path().join("..data")).unwrap(), first);
         assert!(write(d.path(), &payload(&[("a", "3")]), None).unwrap());
@@ -147,7 +174,10 @@ mod tests {
     fn paths_that_leave_the_volume_are_refused() {
         let d = tempfile::tempdir().unwrap();
         for bad in ["../x", "/x", "a/../b", "..x", "", "./a"] {
-            assert!(write(d.path(), &payload(&[(bad, "1")]), None).is_err(), "{bad}");
+            assert!(
+                write(d.path(), &payload(&[(bad, "1")]), None).is_err(),
+                "{bad}"
+            );
         }
         assert_eq!(fs::read_dir(d.path()).unwrap().count(), 0);
     }

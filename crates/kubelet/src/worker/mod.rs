@@ -53,7 +53,10 @@ pub struct Eviction {
 
 impl Target {
     fn ends(&self) -> bool {
-        self.removed || self.evict.is_some() || self.pod.metadata.deletion_timestamp.is_some() || self.pod.is_finished()
+        self.removed
+            || self.evict.is_some()
+            || self.pod.metadata.deletion_timestamp.is_some()
+            || self.pod.is_finished()
     }
 }
 
@@ -77,7 +80,11 @@ pub struct Workers {
 impl Workers {
     /// None yet.
     pub fn new(shared: Arc<Shared>) -> Arc<Workers> {
-        Arc::new(Workers { shared, workers: Mutex::default(), changed: watch::Sender::new(0) })
+        Arc::new(Workers {
+            shared,
+            workers: Mutex::default(),
+            changed: watch::Sender::new(0),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Handle>> {
@@ -97,9 +104,21 @@ impl Workers {
             });
             return;
         }
-        let (tx, rx) = watch::channel(Target { pod, removed: false, evict });
+        let (tx, rx) = watch::channel(Target {
+            pod,
+            removed: false,
+            evict,
+        });
         let wake = Arc::new(Notify::new());
-        workers.insert(uid.clone(), Handle { tx, wake: wake.clone(), terminated: false, seen: Instant::now() });
+        workers.insert(
+            uid.clone(),
+            Handle {
+                tx,
+                wake: wake.clone(),
+                terminated: false,
+                seen: Instant::now(),
+            },
+        );
         drop(workers);
         let me = self.clone();
         tokio::spawn(async move {
@@ -147,7 +166,10 @@ impl Workers {
         let workers = self.lock();
         let mut list: Vec<_> = workers
             .values()
-            .filter(|h| !active_only || !(h.terminated || h.tx.borrow().evict.as_ref().is_some_and(|e| e.rejected)))
+            .filter(|h| {
+                !active_only
+                    || !(h.terminated || h.tx.borrow().evict.as_ref().is_some_and(|e| e.rejected))
+            })
             .map(|h| (h.seen, h.tx.borrow().pod.clone()))
             .collect();
         list.sort_by_key(|(seen, _)| *seen);
@@ -161,7 +183,9 @@ impl Workers {
 
     /// The newest pod of that name.
     pub fn by_name(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
-        self.pods(false).into_iter().rfind(|p| p.metadata.name == name && p.metadata.namespace == namespace)
+        self.pods(false)
+            .into_iter()
+            .rfind(|p| p.metadata.name == name && p.metadata.namespace == namespace)
     }
 
     fn older_of_same_name(&self, pod: &Pod) -> bool {
@@ -302,7 +326,8 @@ async fn run(workers: &Arc<Workers>, mut rx: watch::Receiver<Target>, wake: Arc<
 
     terminate(workers, &mut rx, &wake, &mut memory).await;
     workers.set_terminated(&uid);
-    clean_up(&shared, &rx.borrow().pod.clone()).await;
+    let last = rx.borrow().pod.clone();
+    clean_up(&shared, &last).await;
     shared.status.finish(&uid);
 
     // The record stays until the source drops the pod, so that its containers' logs can be read.
@@ -319,12 +344,18 @@ async fn run(workers: &Arc<Workers>, mut rx: watch::Receiver<Target>, wake: Arc<
             return;
         }
     }
-    remove_traces(&shared, &rx.borrow().pod.clone()).await;
+    let last = rx.borrow().pod.clone();
+    remove_traces(&shared, &last).await;
     shared.status.remove(&uid);
 }
 
 /// Stops everything of the pod; returns when nothing runs.
-async fn terminate(workers: &Arc<Workers>, rx: &mut watch::Receiver<Target>, wake: &Notify, memory: &mut Memory) {
+async fn terminate(
+    workers: &Arc<Workers>,
+    rx: &mut watch::Receiver<Target>,
+    wake: &Notify,
+    memory: &mut Memory,
+) {
     let shared = &workers.shared;
     let uid = rx.borrow().pod.metadata.uid.clone();
     shared.prober.stop_killing(&uid);
@@ -332,19 +363,36 @@ async fn terminate(workers: &Arc<Workers>, rx: &mut watch::Receiver<Target>, wak
     loop {
         let target = rx.borrow_and_update().clone();
         if let Some(e) = target.evict.as_ref().filter(|e| e.rejected) {
-            shared.status.set(&target.pod, rejected_status(&target.pod, e));
+            shared
+                .status
+                .set(&target.pod, rejected_status(&target.pod, e));
             return;
         }
-        let grace = target.evict.as_ref().and_then(|e| e.grace).unwrap_or_else(|| target.pod.grace_seconds()).max(0);
+        let grace = target
+            .evict
+            .as_ref()
+            .and_then(|e| e.grace)
+            .unwrap_or_else(|| target.pod.grace_seconds())
+            .max(0);
         let by = Instant::now() + Duration::from_secs(grace.unsigned_abs());
         let by = deadline.map_or(by, |d| d.min(by));
         deadline = Some(by);
-        let failed = target.evict.as_ref().map(|e| (e.reason.clone(), e.message.clone()));
+        let failed = target
+            .evict
+            .as_ref()
+            .map(|e| (e.reason.clone(), e.message.clone()));
         let Ok(rt) = state::read(&*shared.rt, &uid).await else {
             tokio::time::sleep(CLEANUP_RETRY).await;
             continue;
         };
-        sync::publish(shared, &target.pod, &rt, memory, sync::Stage::Terminating, failed.clone());
+        sync::publish(
+            shared,
+            &target.pod,
+            &rt,
+            memory,
+            sync::Stage::Terminating,
+            failed.clone(),
+        );
         let killed = {
             let work = kill::pod(shared, &target.pod, &rt, by, memory);
             tokio::pin!(work);
@@ -374,7 +422,12 @@ async fn terminate(workers: &Arc<Workers>, rx: &mut watch::Receiver<Target>, wak
             None => continue,
             Some(Err(e)) => {
                 tracing::warn!(pod = %target.pod.key(), error = %e, "stopping the pod failed");
-                shared.event(&target.pod, true, "FailedKillPod", format!("error killing pod: {e}"));
+                shared.event(
+                    &target.pod,
+                    true,
+                    "FailedKillPod",
+                    format!("error killing pod: {e}"),
+                );
                 tokio::time::sleep(CLEANUP_RETRY).await;
                 continue;
             }
@@ -384,12 +437,21 @@ async fn terminate(workers: &Arc<Workers>, rx: &mut watch::Receiver<Target>, wak
             tokio::time::sleep(CLEANUP_RETRY).await;
             continue;
         };
-        if rt.running().any(|c| c.phase == state::Phase::Running) || rt.sandboxes.iter().any(|s| s.ready) {
+        if rt.running().any(|c| c.phase == state::Phase::Running)
+            || rt.sandboxes.iter().any(|s| s.ready)
+        {
             tokio::time::sleep(Duration::from_millis(200)).await;
             continue;
         }
         let pod = rx.borrow().pod.clone();
-        sync::publish_status(shared, &pod, &rt, &HashMap::new(), sync::Stage::Terminated, failed);
+        sync::publish_status(
+            shared,
+            &pod,
+            &rt,
+            &HashMap::new(),
+            sync::Stage::Terminated,
+            failed,
+        );
         if let Some(mut s) = shared.status.get(&uid) {
             settle(&pod, &mut s);
             shared.status.set(&pod, s);
@@ -407,7 +469,11 @@ fn rejected_status(pod: &Pod, e: &Eviction) -> PodStatus {
         phase: "Failed".into(),
         reason: e.reason.clone(),
         message: format!("Pod was rejected: {}", e.message),
-        start_time: pod.status.start_time.clone().or_else(|| Some(client::view::print_time(jiff::Timestamp::now()))),
+        start_time: pod
+            .status
+            .start_time
+            .clone()
+            .or_else(|| Some(client::view::print_time(jiff::Timestamp::now()))),
         conditions: pod.status.conditions.clone(),
         ..PodStatus::default()
     }
@@ -422,11 +488,20 @@ fn settle(pod: &Pod, s: &mut PodStatus) {
         ..Default::default()
     };
     let initialized = pod.spec.init_containers.is_empty()
-        || s.container_statuses.iter().any(|c| c.last_state.terminated.is_some() || c.state.waiting.is_none());
+        || s.container_statuses
+            .iter()
+            .any(|c| c.last_state.terminated.is_some() || c.state.waiting.is_none());
     let rejected = s.container_statuses.is_empty();
     if initialized && !rejected {
-        for c in s.container_statuses.iter_mut().filter(|c| c.state.terminated.is_none()) {
-            c.state = crate::pod::State { terminated: Some(unknown()), ..Default::default() };
+        for c in s
+            .container_statuses
+            .iter_mut()
+            .filter(|c| c.state.terminated.is_none())
+        {
+            c.state = crate::pod::State {
+                terminated: Some(unknown()),
+                ..Default::default()
+            };
             c.ready = false;
             c.started = Some(false);
         }
@@ -441,12 +516,19 @@ async fn clean_up(shared: &Arc<Shared>, pod: &Pod) {
     let uid = &pod.metadata.uid;
     loop {
         let dir = shared.settings.pod_dir(uid);
-        let volumes = tokio::task::spawn_blocking(move || crate::volumes::tear_down(&dir)).await.unwrap_or_else(|e| Err(std::io::Error::other(e)));
+        let volumes = tokio::task::spawn_blocking(move || crate::volumes::tear_down(&dir))
+            .await
+            .unwrap_or_else(|e| Err(std::io::Error::other(e)));
         let cgroup = shared.cgroups.remove_pod(uid);
         match (volumes, cgroup) {
             (Ok(()), Ok(true)) => break,
             (v, c) => {
-                let error = v.err().or(c.err()).map_or("processes are left in its cgroup".to_string(), |e| e.to_string());
+                let error = v
+                    .err()
+                    .or(c.err())
+                    .map_or("processes are left in its cgroup".to_string(), |e| {
+                        e.to_string()
+                    });
                 tracing::warn!(pod = %pod.key(), error, "cleaning up the pod failed; trying again");
                 tokio::time::sleep(CLEANUP_RETRY).await;
             }
@@ -466,7 +548,10 @@ async fn remove_traces(shared: &Arc<Shared>, pod: &Pod) {
     let m = &pod.metadata;
     crate::gc::remove_runtime(shared, &m.uid).await;
     let dir = shared.settings.pod_dir(&m.uid);
-    let logs = shared.settings.pod_logs_dir.join(format!("{}_{}_{}", m.namespace, m.name, m.uid));
+    let logs = shared
+        .settings
+        .pod_logs_dir
+        .join(format!("{}_{}_{}", m.namespace, m.name, m.uid));
     let _ = tokio::task::spawn_blocking(move || {
         if crate::volumes::mounts_below(&dir).is_empty() {
             let _ = std::fs::remove_dir_all(&dir);

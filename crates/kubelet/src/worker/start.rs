@@ -24,7 +24,11 @@ pub struct Failure {
 }
 
 fn failure(reason: &'static str, message: impl Into<String>) -> Failure {
-    Failure { reason, message: message.into(), retry_at: None }
+    Failure {
+        reason,
+        message: message.into(),
+        retry_at: None,
+    }
 }
 
 /// Starts containers of one pod in one sandbox.
@@ -74,12 +78,21 @@ impl Starter<'_> {
             Some(r) => r.restart_count + 1,
             None => count_by_logs(&Path::new(&self.config.log_directory).join(&c.name)),
         };
-        let inputs = self.inputs(c, restart_count, image).await.map_err(|m| failed("CreateContainerConfigError", m))?;
+        let inputs = self
+            .inputs(c, restart_count, image)
+            .await
+            .map_err(|m| failed("CreateContainerConfigError", m))?;
         let target = inputs.target.clone();
-        let cfg = config::container(pod, c, &inputs, &shared.host()).map_err(|e| failed("CreateContainerConfigError", e.0))?;
+        let cfg = config::container(pod, c, &inputs, &shared.host())
+            .map_err(|e| failed("CreateContainerConfigError", e.0))?;
         drop(target);
         let logs = Path::new(&self.config.log_directory).join(&c.name);
-        std::fs::create_dir_all(&logs).map_err(|e| failed("CreateContainerConfigError", format!("{}: {e}", logs.display())))?;
+        std::fs::create_dir_all(&logs).map_err(|e| {
+            failed(
+                "CreateContainerConfigError",
+                format!("{}: {e}", logs.display()),
+            )
+        })?;
 
         // A container made but never started would keep its name from the new one.
         if let Some(r) = self.rt.find(&c.name).filter(|r| r.phase == Phase::Created) {
@@ -92,18 +105,34 @@ impl Starter<'_> {
             .map_err(|e| failed("CreateContainerError", e.message()))?;
         shared.container_event(pod, &c.name, false, "Created", "Container created");
         if let Err(e) = shared.rt.start_container(&id).await {
-            return Err(failed("RunContainerError", e.message().replace(&id, &c.name)));
+            return Err(failed(
+                "RunContainerError",
+                e.message().replace(&id, &c.name),
+            ));
         }
         shared.container_event(pod, &c.name, false, "Started", "Container started");
         self.legacy_log_link(c, &id, restart_count);
 
         if let Some(h) = c.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) {
-            let record = ContainerRecord { id: id.clone(), name: c.name.clone(), ..ContainerRecord::default() };
+            let record = ContainerRecord {
+                id: id.clone(),
+                name: c.name.clone(),
+                ..ContainerRecord::default()
+            };
             if let Err(e) = super::kill::run_hook(shared, pod, &record, h).await {
                 tracing::info!(pod = %pod.key(), container = %c.name, error = %e, "postStart hook failed");
-                shared.container_event(pod, &c.name, true, "FailedPostStartHook", "PostStartHook failed");
+                shared.container_event(
+                    pod,
+                    &c.name,
+                    true,
+                    "FailedPostStartHook",
+                    "PostStartHook failed",
+                );
                 shared.container_event(pod, &c.name, false, "Killing", "FailedPostStartHook");
-                let _ = shared.rt.stop_container(&id, pod.spec.termination_grace_period_seconds.max(0)).await;
+                let _ = shared
+                    .rt
+                    .stop_container(&id, pod.spec.termination_grace_period_seconds.max(0))
+                    .await;
                 return Err(failure("PostStartHookError", "PostStartHook failed"));
             }
         }
@@ -114,28 +143,69 @@ impl Starter<'_> {
         let (shared, pod) = (self.shared, self.pod);
         let mut secrets = Vec::new();
         for s in &pod.spec.image_pull_secrets {
-            match shared.object(Kind::Secret, &pod.metadata.namespace, &s.name).await {
+            match shared
+                .object(Kind::Secret, &pod.metadata.namespace, &s.name)
+                .await
+            {
                 Ok(Some(d)) => secrets.push(d),
                 _ => {
-                    let message = format!("Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.", s.name);
+                    let message = format!(
+                        "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+                        s.name
+                    );
                     shared.event(pod, true, "FailedToRetrieveImagePullSecret", message);
                 }
             }
         }
         let auths = credentials::lookup(&c.image, &secrets);
-        let emit = |e: crate::images::ImageEvent| shared.container_event(pod, &c.name, e.warning, e.reason, e.message);
-        shared.images.ensure(&pod.metadata.uid, &c.image, c.pull_policy(), &auths, self.config, &emit).await.map_err(|e| {
-            shared.container_event(pod, &c.name, true, "Failed", format!("Error: {}", e.reason));
-            Failure { reason: e.reason, message: e.message, retry_at: e.retry_at }
-        })
+        let emit = |e: crate::images::ImageEvent| {
+            shared.container_event(pod, &c.name, e.warning, e.reason, e.message)
+        };
+        shared
+            .images
+            .ensure(
+                &pod.metadata.uid,
+                &c.image,
+                c.pull_policy(),
+                &auths,
+                self.config,
+                &emit,
+            )
+            .await
+            .map_err(|e| {
+                shared.container_event(
+                    pod,
+                    &c.name,
+                    true,
+                    "Failed",
+                    format!("Error: {}", e.reason),
+                );
+                Failure {
+                    reason: e.reason,
+                    message: e.message,
+                    retry_at: e.retry_at,
+                }
+            })
     }
 
-    async fn inputs(&self, c: &Container, restart_count: i32, image_ref: String) -> Result<Inputs, String> {
+    async fn inputs(
+        &self,
+        c: &Container,
+        restart_count: i32,
+        image_ref: String,
+    ) -> Result<Inputs, String> {
         let (shared, pod) = (self.shared, self.pod);
-        if let Some(s) = shared.services.as_ref().filter(|s| !pod.is_static() && !s.has_synced()) {
+        if let Some(s) = shared
+            .services
+            .as_ref()
+            .filter(|s| !pod.is_static() && !s.has_synced())
+        {
             let wait = tokio::time::timeout(std::time::Duration::from_secs(5), s.synced());
             if wait.await.is_err() {
-                return Err("services have not yet been read at least once, cannot construct envvars".into());
+                return Err(
+                    "services have not yet been read at least once, cannot construct envvars"
+                        .into(),
+                );
             }
         }
         let mut fetched = Fetched::default();
@@ -145,10 +215,16 @@ impl Starter<'_> {
             .env_from
             .iter()
             .filter_map(|e| e.config_map_ref.as_ref().map(|r| &r.name))
-            .chain(sources.clone().filter_map(|s| s.config_map_key_ref.as_ref().map(|r| &r.name)));
+            .chain(
+                sources
+                    .clone()
+                    .filter_map(|s| s.config_map_key_ref.as_ref().map(|r| &r.name)),
+            );
         for name in maps {
             if !fetched.config_maps.contains_key(name) {
-                fetched.config_maps.insert(name.clone(), shared.object(Kind::ConfigMap, ns, name).await);
+                fetched
+                    .config_maps
+                    .insert(name.clone(), shared.object(Kind::ConfigMap, ns, name).await);
             }
         }
         let names = c
@@ -158,27 +234,58 @@ impl Starter<'_> {
             .chain(sources.filter_map(|s| s.secret_key_ref.as_ref().map(|r| &r.name)));
         for name in names {
             if !fetched.secrets.contains_key(name) {
-                fetched.secrets.insert(name.clone(), shared.object(Kind::Secret, ns, name).await);
+                fetched
+                    .secrets
+                    .insert(name.clone(), shared.object(Kind::Secret, ns, name).await);
             }
         }
         let ctx = shared.context(pod, self.ips);
         let env = env::build(pod, c, &ctx, &fetched)?;
         let mounts = self.mounts(c, &env)?;
-        let image_user = match shared.image_rt.image_status(&c.image).await.map_err(|e| e.to_string())? {
+        let image_user = match shared
+            .image_rt
+            .image_status(&c.image)
+            .await
+            .map_err(|e| e.to_string())?
+        {
             Some(i) => match i.uid {
-                Some(v) => ImageUser { uid: Some(v.value), name: String::new() },
-                None if i.username.is_empty() => ImageUser { uid: Some(0), name: String::new() },
-                None => ImageUser { uid: None, name: i.username },
+                Some(v) => ImageUser {
+                    uid: Some(v.value),
+                    name: String::new(),
+                },
+                None if i.username.is_empty() => ImageUser {
+                    uid: Some(0),
+                    name: String::new(),
+                },
+                None => ImageUser {
+                    uid: None,
+                    name: i.username,
+                },
             },
-            None => ImageUser { uid: Some(0), name: String::new() },
+            None => ImageUser {
+                uid: Some(0),
+                name: String::new(),
+            },
         };
         let target = if c.target_container_name.is_empty() {
             None
         } else {
-            let t = self.rt.find(&c.target_container_name).ok_or_else(|| format!("unable to find target container {}", c.target_container_name))?;
+            let t = self.rt.find(&c.target_container_name).ok_or_else(|| {
+                format!(
+                    "unable to find target container {}",
+                    c.target_container_name
+                )
+            })?;
             Some(t.id.clone())
         };
-        Ok(Inputs { restart_count, image_ref, image_user, env, mounts, target })
+        Ok(Inputs {
+            restart_count,
+            image_ref,
+            image_user,
+            env,
+            mounts,
+            target,
+        })
     }
 
     fn mounts(&self, c: &Container, env: &[(String, String)]) -> Result<Vec<proto::Mount>, String> {
@@ -186,16 +293,19 @@ impl Starter<'_> {
         let mut out = Vec::new();
         let mut own_hosts = true;
         for (i, m) in c.volume_mounts.iter().enumerate() {
-            let v = self
-                .volumes
-                .volumes
-                .get(&m.name)
-                .ok_or_else(|| format!("cannot find volume \"{}\" to mount into container \"{}\"", m.name, c.name))?;
+            let v = self.volumes.volumes.get(&m.name).ok_or_else(|| {
+                format!(
+                    "cannot find volume \"{}\" to mount into container \"{}\"",
+                    m.name, c.name
+                )
+            })?;
             own_hosts &= m.mount_path != "/etc/hosts";
             let sub = if m.sub_path_expr.is_empty() {
                 m.sub_path.clone()
             } else {
-                let expanded = env::expand_all(std::slice::from_ref(&m.sub_path_expr), env).pop().unwrap_or_default();
+                let expanded = env::expand_all(std::slice::from_ref(&m.sub_path_expr), env)
+                    .pop()
+                    .unwrap_or_default();
                 if expanded.contains("$(") {
                     return Err(format!("missing value for {}", m.sub_path_expr));
                 }
@@ -205,11 +315,19 @@ impl Starter<'_> {
                 v.path.clone()
             } else {
                 let at = subpath::target(&pod_dir, &m.name, &c.name, i);
-                subpath::bind(&v.path, &sub, &at, v.read_only)
-                    .map_err(|e| format!("failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {e}", m.name, c.name))?
+                subpath::bind(&v.path, &sub, &at, v.read_only).map_err(|e| {
+                    format!(
+                        "failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {e}",
+                        m.name, c.name
+                    )
+                })?
             };
             out.push(proto::Mount {
-                container_path: if m.mount_path.starts_with('/') { m.mount_path.clone() } else { format!("/{}", m.mount_path) },
+                container_path: if m.mount_path.starts_with('/') {
+                    m.mount_path.clone()
+                } else {
+                    format!("/{}", m.mount_path)
+                },
                 host_path: host.display().to_string(),
                 readonly: m.read_only || v.read_only,
                 selinux_relabel: false,
@@ -219,13 +337,22 @@ impl Starter<'_> {
         }
         if own_hosts {
             let file = self.hosts_file(&pod_dir)?;
-            out.push(proto::Mount { container_path: "/etc/hosts".into(), host_path: file.display().to_string(), ..Default::default() });
+            out.push(proto::Mount {
+                container_path: "/etc/hosts".into(),
+                host_path: file.display().to_string(),
+                ..Default::default()
+            });
         }
         if !c.termination_message_path.is_empty() {
             let dir = pod_dir.join("containers").join(&c.name);
             let file = dir.join(format!("{:08x}", rand::random::<u32>()));
-            std::fs::create_dir_all(&dir).and_then(|()| std::fs::File::create(&file)).map_err(|e| format!("{}: {e}", file.display()))?;
-            let _ = std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o666));
+            std::fs::create_dir_all(&dir)
+                .and_then(|()| std::fs::File::create(&file))
+                .map_err(|e| format!("{}: {e}", file.display()))?;
+            let _ = std::fs::set_permissions(
+                &file,
+                std::os::unix::fs::PermissionsExt::from_mode(0o666),
+            );
             out.push(proto::Mount {
                 container_path: c.termination_message_path.clone(),
                 host_path: file.display().to_string(),
@@ -239,7 +366,8 @@ impl Starter<'_> {
         let file = pod_dir.join("etc-hosts");
         let pod = self.pod;
         let text = if pod.spec.host_network {
-            let own = std::fs::read_to_string("/etc/hosts").map_err(|e| format!("/etc/hosts: {e}"))?;
+            let own =
+                std::fs::read_to_string("/etc/hosts").map_err(|e| format!("/etc/hosts: {e}"))?;
             format!("# Kubernetes-managed hosts file (host network).\n{own}")
         } else {
             let name = config::hostname(pod);
@@ -250,7 +378,12 @@ impl Starter<'_> {
                 if pod.spec.subdomain.is_empty() {
                     text.push_str(&format!("{ip}\t{name}\n"));
                 } else {
-                    let domain = format!("{}.{}.svc.{}", pod.spec.subdomain, pod.metadata.namespace, self.shared.settings.cluster.domain);
+                    let domain = format!(
+                        "{}.{}.svc.{}",
+                        pod.spec.subdomain,
+                        pod.metadata.namespace,
+                        self.shared.settings.cluster.domain
+                    );
                     text.push_str(&format!("{ip}\t{name}.{domain}\t{name}\n"));
                 }
             }
@@ -264,16 +397,30 @@ impl Starter<'_> {
             }
         }
         std::fs::write(&file, text).map_err(|e| format!("{}: {e}", file.display()))?;
-        let _ = std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644));
+        let _ =
+            std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644));
         Ok(file)
     }
 
     /// The link that log collectors of old look for.
     fn legacy_log_link(&self, c: &Container, id: &str, restart_count: i32) {
         let m = &self.pod.metadata;
-        let Some(dir) = self.shared.settings.pod_logs_dir.parent().map(|p| p.join("containers")) else { return };
-        let log = Path::new(&self.config.log_directory).join(&c.name).join(format!("{restart_count}.log"));
-        let stem: String = format!("{}_{}_{}", m.name, m.namespace, c.name).chars().take(251 - id.len().min(200)).collect();
+        let Some(dir) = self
+            .shared
+            .settings
+            .pod_logs_dir
+            .parent()
+            .map(|p| p.join("containers"))
+        else {
+            return;
+        };
+        let log = Path::new(&self.config.log_directory)
+            .join(&c.name)
+            .join(format!("{restart_count}.log"));
+        let stem: String = format!("{}_{}_{}", m.name, m.namespace, c.name)
+            .chars()
+            .take(251 - id.len().min(200))
+            .collect();
         if log.exists() && std::fs::create_dir_all(&dir).is_ok() {
             let _ = std::os::unix::fs::symlink(&log, dir.join(format!("{stem}-{id}.log")));
         }
@@ -295,7 +442,12 @@ fn count_by_logs(dir: &Path) -> i32 {
         .into_iter()
         .flatten()
         .flatten()
-        .filter_map(|e| e.file_name().to_str().and_then(|n| n.split_once(".log")).and_then(|(n, _)| n.parse::<i32>().ok()))
+        .filter_map(|e| {
+            e.file_name()
+                .to_str()
+                .and_then(|n| n.split_once(".log"))
+                .and_then(|(n, _)| n.parse::<i32>().ok())
+        })
         .max()
         .map_or(0, |n| n + 1)
 }

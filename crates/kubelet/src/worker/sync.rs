@@ -76,10 +76,25 @@ pub fn now_nanos() -> i64 {
 }
 
 /// Makes the status and hands it to the status manager; keeps the probes in line.
-pub fn publish(shared: &Arc<Shared>, pod: &Arc<Pod>, rt: &RuntimePod, memory: &Memory, stage: Stage, failed: Option<(String, String)>) -> String {
+pub fn publish(
+    shared: &Arc<Shared>,
+    pod: &Arc<Pod>,
+    rt: &RuntimePod,
+    memory: &Memory,
+    stage: Stage,
+    failed: Option<(String, String)>,
+) -> String {
     if stage == Stage::Running {
-        let old = shared.status.get(&pod.metadata.uid).unwrap_or_else(|| pod.status.clone());
-        let all: Vec<_> = old.container_statuses.iter().chain(&old.init_container_statuses).cloned().collect();
+        let old = shared
+            .status
+            .get(&pod.metadata.uid)
+            .unwrap_or_else(|| pod.status.clone());
+        let all: Vec<_> = old
+            .container_statuses
+            .iter()
+            .chain(&old.init_container_statuses)
+            .cloned()
+            .collect();
         shared.prober.sync(pod, rt, &all);
     }
     publish_status(shared, pod, rt, &memory.failures, stage, failed)
@@ -94,7 +109,10 @@ pub fn publish_status(
     stage: Stage,
     failed: Option<(String, String)>,
 ) -> String {
-    let old = shared.status.get(&pod.metadata.uid).unwrap_or_else(|| pod.status.clone());
+    let old = shared
+        .status
+        .get(&pod.metadata.uid)
+        .unwrap_or_else(|| pod.status.clone());
     let status = generate(&generate::Inputs {
         pod,
         old: &old,
@@ -115,10 +133,17 @@ pub fn publish_status(
 /// When an active deadline ends the pod.
 fn deadline(shared: &Shared, pod: &Pod) -> Option<(Instant, bool)> {
     let seconds = pod.spec.active_deadline_seconds?;
-    let start = shared.status.get(&pod.metadata.uid).and_then(|s| s.start_time).or_else(|| pod.status.start_time.clone())?;
+    let start = shared
+        .status
+        .get(&pod.metadata.uid)
+        .and_then(|s| s.start_time)
+        .or_else(|| pod.status.start_time.clone())?;
     let start: jiff::Timestamp = start.parse().ok()?;
     let left = start.as_second() + seconds - jiff::Timestamp::now().as_second();
-    Some((Instant::now() + Duration::from_secs(u64::try_from(left).unwrap_or(0)), left <= 0))
+    Some((
+        Instant::now() + Duration::from_secs(u64::try_from(left).unwrap_or(0)),
+        left <= 0,
+    ))
 }
 
 fn sooner(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
@@ -129,11 +154,17 @@ fn sooner(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
 }
 
 /// Brings the pod one step nearer to its spec.
-pub async fn sync(shared: &Arc<Shared>, pod: &Arc<Pod>, memory: &mut Memory) -> Result<Next, SyncError> {
+pub async fn sync(
+    shared: &Arc<Shared>,
+    pod: &Arc<Pod>,
+    memory: &mut Memory,
+) -> Result<Next, SyncError> {
     let uid = &pod.metadata.uid;
     let rt = state::read(&*shared.rt, uid).await?;
     let names: Vec<&str> = pod.all_containers().map(|c| c.name.as_str()).collect();
-    memory.failures.retain(|n, _| names.contains(&n.as_str()) && rt.find(n).is_none_or(|c| c.phase != Phase::Running));
+    memory.failures.retain(|n, _| {
+        names.contains(&n.as_str()) && rt.find(n).is_none_or(|c| c.phase != Phase::Running)
+    });
     let phase = publish(shared, pod, &rt, memory, Stage::Running, None);
     if matches!(phase.as_str(), "Succeeded" | "Failed") {
         return Ok(Next::Finished);
@@ -142,14 +173,24 @@ pub async fn sync(shared: &Arc<Shared>, pod: &Arc<Pod>, memory: &mut Memory) -> 
     if limit.is_some_and(|(_, over)| over) {
         let message = "Pod was active on the node longer than the specified deadline".to_string();
         shared.event(pod, false, "DeadlineExceeded", message.clone());
-        return Ok(Next::Evict(Eviction { reason: "DeadlineExceeded".into(), message, grace: None, rejected: false }));
+        return Ok(Next::Evict(Eviction {
+            reason: "DeadlineExceeded".into(),
+            message,
+            grace: None,
+            rejected: false,
+        }));
     }
     let mut next = limit.map(|(at, _)| at);
 
     if !pod.spec.host_network {
         let ready = shared.network.read().map(|n| n.clone()).unwrap_or(Ok(()));
         if let Err(why) = ready {
-            shared.event(pod, true, "NetworkNotReady", format!("network is not ready: {why}"));
+            shared.event(
+                pod,
+                true,
+                "NetworkNotReady",
+                format!("network is not ready: {why}"),
+            );
             return Err(SyncError::Network(why));
         }
     }
@@ -172,12 +213,22 @@ pub async fn sync(shared: &Arc<Shared>, pod: &Arc<Pod>, memory: &mut Memory) -> 
 fn make_directories(shared: &Shared, pod: &Pod) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
     let dir = shared.pod_dir(pod);
-    let make = |p: std::path::PathBuf| std::fs::DirBuilder::new().recursive(true).mode(0o750).create(p);
+    let make = |p: std::path::PathBuf| {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o750)
+            .create(p)
+    };
     make(dir.join("volumes"))?;
     make(dir.join("plugins"))
 }
 
-async fn set_up_volumes(shared: &Arc<Shared>, pod: &Pod, rt: &RuntimePod, memory: &mut Memory) -> Result<MountedVolumes, SyncError> {
+async fn set_up_volumes(
+    shared: &Arc<Shared>,
+    pod: &Pod,
+    rt: &RuntimePod,
+    memory: &mut Memory,
+) -> Result<MountedVolumes, SyncError> {
     let ctx = shared.context(pod, rt.ips());
     match volumes::set_up(pod, &shared.pod_dir(pod), &ctx, &**shared).await {
         Ok(v) => {
@@ -204,9 +255,20 @@ async fn act(
     let mut sandbox_id = plan.sandbox_id.clone();
     if plan.kill_pod {
         if plan.create_sandbox && !sandbox_id.is_empty() {
-            shared.event(pod, false, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.");
+            shared.event(
+                pod,
+                false,
+                "SandboxChanged",
+                "Pod sandbox changed, it will be killed and re-created.",
+            );
         }
-        let by = Instant::now() + Duration::from_secs(pod.spec.termination_grace_period_seconds.max(0).unsigned_abs());
+        let by = Instant::now()
+            + Duration::from_secs(
+                pod.spec
+                    .termination_grace_period_seconds
+                    .max(0)
+                    .unsigned_abs(),
+            );
         kill::pod(shared, pod, rt, by, memory).await?;
         if !plan.create_sandbox {
             return Ok(None);
@@ -214,7 +276,8 @@ async fn act(
     } else {
         for k in &plan.kill {
             if let Some(record) = rt.containers.iter().find(|c| c.id == k.id) {
-                let grace = probe_grace(pod, &k.name, k.reason).unwrap_or(pod.spec.termination_grace_period_seconds);
+                let grace = probe_grace(pod, &k.name, k.reason)
+                    .unwrap_or(pod.spec.termination_grace_period_seconds);
                 kill::container(shared, pod, record, grace, &k.message, memory).await?;
             }
         }
@@ -233,20 +296,35 @@ async fn act(
         check_sysctls(shared, pod).map_err(SyncError::Sandbox)?;
         std::fs::create_dir_all(&config.log_directory)?;
         let handler = runtime_handler(shared, pod).await.map_err(|e| {
-            shared.event(pod, true, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {e}"));
+            shared.event(
+                pod,
+                true,
+                "FailedCreatePodSandBox",
+                format!("Failed to create pod sandbox: {e}"),
+            );
             SyncError::Sandbox(e)
         })?;
         sandbox_id = match shared.rt.run_pod_sandbox(config.clone(), &handler).await {
             Ok(id) => id,
             Err(e) => {
-                shared.event(pod, true, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {e}"));
+                shared.event(
+                    pod,
+                    true,
+                    "FailedCreatePodSandBox",
+                    format!("Failed to create pod sandbox: {e}"),
+                );
                 return Err(SyncError::Sandbox(e.to_string()));
             }
         };
         let status = shared.rt.pod_sandbox_status(&sandbox_id).await?;
         ips = status
             .network
-            .map(|n| std::iter::once(n.ip).chain(n.additional_ips.into_iter().map(|i| i.ip)).filter(|i| !i.is_empty()).collect())
+            .map(|n| {
+                std::iter::once(n.ip)
+                    .chain(n.additional_ips.into_iter().map(|i| i.ip))
+                    .filter(|i| !i.is_empty())
+                    .collect()
+            })
             .unwrap_or_default();
     }
     if pod.spec.host_network {
@@ -256,7 +334,15 @@ async fn act(
     if plan.create_sandbox {
         publish(shared, pod, &rt, memory, Stage::Running, None);
     }
-    let starter = start::Starter { shared, pod, rt: &rt, sandbox: &sandbox_id, config: &config, ips: &ips, volumes };
+    let starter = start::Starter {
+        shared,
+        pod,
+        rt: &rt,
+        sandbox: &sandbox_id,
+        config: &config,
+        ips: &ips,
+        volumes,
+    };
 
     let mut next = None;
     for i in plan.ephemeral {
@@ -309,11 +395,14 @@ fn check_sysctls(shared: &Shared, pod: &Pod) -> Result<(), String> {
     ];
     for s in pod.spec.security_context.iter().flat_map(|s| &s.sysctls) {
         let name = s.name.replace('/', ".");
-        let allowed = SAFE.contains(&name.as_str())
-            || shared.settings.allowed_unsafe_sysctls.iter().any(|a| match a.strip_suffix('*') {
-                Some(prefix) => name.starts_with(prefix),
-                None => *a == name,
-            });
+        let allowed =
+            SAFE.contains(&name.as_str())
+                || shared.settings.allowed_unsafe_sysctls.iter().any(|a| {
+                    match a.strip_suffix('*') {
+                        Some(prefix) => name.starts_with(prefix),
+                        None => *a == name,
+                    }
+                });
         if !allowed {
             return Err(format!("forbidden sysctl: \"{}\" not allowlisted", s.name));
         }
@@ -328,11 +417,26 @@ struct RuntimeClassView {
 }
 
 async fn runtime_handler(shared: &Shared, pod: &Pod) -> Result<String, String> {
-    let Some(name) = pod.spec.runtime_class_name.as_deref().filter(|n| !n.is_empty()) else { return Ok(String::new()) };
-    let Some(client) = &shared.client else { return Err(format!("no apiserver to read RuntimeClass {name:?} from")) };
-    match client.api(&client::resource::RUNTIME_CLASSES).get::<RuntimeClassView>(name).await {
+    let Some(name) = pod
+        .spec
+        .runtime_class_name
+        .as_deref()
+        .filter(|n| !n.is_empty())
+    else {
+        return Ok(String::new());
+    };
+    let Some(client) = &shared.client else {
+        return Err(format!("no apiserver to read RuntimeClass {name:?} from"));
+    };
+    match client
+        .api(&client::resource::RUNTIME_CLASSES)
+        .get::<RuntimeClassView>(name)
+        .await
+    {
         Ok(c) => Ok(c.handler),
-        Err(e) => Err(format!("failed to get sandbox runtime: RuntimeClass {name:?}: {e}")),
+        Err(e) => Err(format!(
+            "failed to get sandbox runtime: RuntimeClass {name:?}: {e}"
+        )),
     }
 }
 
@@ -351,13 +455,22 @@ async fn one(s: &start::Starter<'_>, c: &Container, memory: &mut Memory) -> Opti
                     &c.name,
                     true,
                     "BackOff",
-                    format!("Back-off restarting failed container {} in pod {}_{}({})", c.name, pod.metadata.name, pod.metadata.namespace, pod.metadata.uid),
+                    format!(
+                        "Back-off restarting failed container {} in pod {}_{}({})",
+                        c.name, pod.metadata.name, pod.metadata.namespace, pod.metadata.uid
+                    ),
                 );
                 let message = format!(
                     "back-off {shown} restarting failed container={} pod={}_{}({})",
                     c.name, pod.metadata.name, pod.metadata.namespace, pod.metadata.uid
                 );
-                memory.failures.insert(c.name.clone(), StartFailure { reason: "CrashLoopBackOff".into(), message });
+                memory.failures.insert(
+                    c.name.clone(),
+                    StartFailure {
+                        reason: "CrashLoopBackOff".into(),
+                        message,
+                    },
+                );
                 return Some(Instant::now() + left);
             }
             Crash::Go(b) => {
@@ -372,8 +485,17 @@ async fn one(s: &start::Starter<'_>, c: &Container, memory: &mut Memory) -> Opti
         }
         Err(f) => {
             tracing::info!(pod = %pod.key(), container = %c.name, reason = f.reason, message = %f.message, "container not started");
-            memory.failures.insert(c.name.clone(), StartFailure { reason: f.reason.into(), message: f.message });
-            Some(f.retry_at.unwrap_or_else(|| Instant::now() + Duration::from_secs(10)))
+            memory.failures.insert(
+                c.name.clone(),
+                StartFailure {
+                    reason: f.reason.into(),
+                    message: f.message,
+                },
+            );
+            Some(
+                f.retry_at
+                    .unwrap_or_else(|| Instant::now() + Duration::from_secs(10)),
+            )
         }
     }
 }
@@ -396,9 +518,17 @@ fn crash(b: Option<&Backoff>, finished: i64, now: i64, max: Duration) -> Crash {
                 let left = Duration::from_nanos(u64::try_from(nanos(b.wait) - over).unwrap_or(0));
                 return Crash::Wait { left, wait: b.wait };
             }
-            Crash::Go(Backoff { wait: (b.wait * 2).min(max), since: finished, set: now })
+            Crash::Go(Backoff {
+                wait: (b.wait * 2).min(max),
+                since: finished,
+                set: now,
+            })
         }
-        _ => Crash::Go(Backoff { wait: first, since: finished, set: now }),
+        _ => Crash::Go(Backoff {
+            wait: first,
+            since: finished,
+            set: now,
+        }),
     }
 }
 
@@ -411,11 +541,20 @@ mod tests {
     #[test]
     fn crash_back_off_doubles_and_resets() {
         let max = Duration::from_secs(300);
-        let Crash::Go(b) = crash(None, 100 * S, 100 * S, max) else { panic!() };
+        let Crash::Go(b) = crash(None, 100 * S, 100 * S, max) else {
+            panic!()
+        };
         assert_eq!(b.wait, Duration::from_secs(10));
-        let Crash::Wait { left, wait } = crash(Some(&b), 101 * S, 103 * S, max) else { panic!() };
-        assert_eq!((left, wait), (Duration::from_secs(8), Duration::from_secs(10)));
-        let Crash::Go(b) = crash(Some(&b), 101 * S, 111 * S, max) else { panic!() };
+        let Crash::Wait { left, wait } = crash(Some(&b), 101 * S, 103 * S, max) else {
+            panic!()
+        };
+        assert_eq!(
+            (left, wait),
+            (Duration::from_secs(8), Duration::from_secs(10))
+        );
+        let Crash::Go(b) = crash(Some(&b), 101 * S, 111 * S, max) else {
+            panic!()
+        };
         assert_eq!(b.wait, Duration::from_secs(20));
         let mut b = b;
         for i in 0..10 {
@@ -426,7 +565,9 @@ mod tests {
             }
         }
         assert_eq!(b.wait, max);
-        let Crash::Go(b) = crash(Some(&b), b.set + 601 * S, b.set + 601 * S, max) else { panic!() };
+        let Crash::Go(b) = crash(Some(&b), b.set + 601 * S, b.set + 601 * S, max) else {
+            panic!()
+        };
         assert_eq!(b.wait, Duration::from_secs(10));
     }
 }
