@@ -1,1 +1,266 @@
-fn main() {}
+//! kube-apiserver: flags in, `apiserver::run` out. What is here is only the choice and the wiring of parts.
+
+mod flags;
+mod kubelet;
+mod tokens;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use apiserver::{Config, Core, Dependencies, TlsFiles};
+use auth::authz::node::{NodeGraph, PodView};
+use auth::authz::rbac::Kind;
+use component::{Flags, Shutdown};
+use storage::{Listen, StorageConfig};
+
+fn main() -> std::process::ExitCode {
+    let flags = flags::command_line().parse_or_exit();
+    component::logging::init(&flags.logging());
+    let run = || -> Result<()> {
+        tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .context("cannot start the runtime")?
+            .block_on(serve(&flags))
+    };
+    match run() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(e) => {
+            tracing::error!("{e:#}");
+            eprintln!("Error: {e:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+/// The store that the flags ask for: etcd where servers are named, the embedded one otherwise.
+fn store_config(flags: &Flags) -> StorageConfig {
+    let servers = flags.strings("etcd-servers");
+    if servers.is_empty() {
+        let dir = flags
+            .path("data-dir")
+            .unwrap_or_else(|| "/var/lib/keelson/apiserver".into());
+        let retention = flags.duration("etcd-compaction-interval");
+        return StorageConfig::Embedded {
+            listen: vec![Listen::Unix(dir.join("etcd.sock"))],
+            dir,
+            options: storage::embedded::Options {
+                retention,
+                ..Default::default()
+            },
+        };
+    }
+    StorageConfig::Etcd(storage::etcd::EtcdConfig {
+        servers: servers.to_vec(),
+        ca_file: flags.path("etcd-cafile"),
+        cert_file: flags.path("etcd-certfile"),
+        key_file: flags.path("etcd-keyfile"),
+    })
+}
+
+/// The address other machines reach this server at: the flag, or the one of the default route.
+fn advertise(flags: &Flags) -> Result<IpAddr> {
+    if let Some(ip) = flags
+        .ip("advertise-address")
+        .filter(|ip| !ip.is_unspecified())
+    {
+        return Ok(ip);
+    }
+    if let Some(ip) = flags.ip("bind-address").filter(|ip| !ip.is_unspecified()) {
+        return Ok(ip);
+    }
+    // No packet is sent: the socket only asks the kernel for the route.
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    socket.connect("192.0.2.1:9").ok();
+    let ip = socket.local_addr()?.ip();
+    if ip.is_unspecified() {
+        bail!("no default route to find an address by; set --advertise-address");
+    }
+    Ok(ip)
+}
+
+fn cidrs(text: &str) -> Result<Vec<(IpAddr, u8)>> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|s| !s.is_empty())
+        .map(|s| {
+            let (ip, bits) = s
+                .split_once('/')
+                .ok_or_else(|| anyhow!("invalid CIDR address: {s}"))?;
+            Ok((ip.parse()?, bits.parse()?))
+        })
+        .collect()
+}
+
+async fn serve(flags: &Flags) -> Result<()> {
+    let shutdown = Shutdown::on_signals()?;
+    let stop = shutdown.token.clone();
+    let store = storage::open(store_config(flags))
+        .await
+        .context("cannot open the store")?;
+    let core = Core::new(store.clone(), stop.clone());
+    let reader = core.reader();
+
+    let auth = auth::setup::new(flags, reader).map_err(|e| anyhow!(e))?;
+    let authenticator = auth.authenticator.clone();
+    let authorizer = auth.authorizer.clone();
+
+    let service_cidrs = cidrs(match flags.string("service-cluster-ip-range") {
+        "" => "10.0.0.0/24",
+        set => set,
+    })?;
+    let (from, to) = flags
+        .string("service-node-port-range")
+        .split_once('-')
+        .and_then(|(a, b)| Some((a.parse::<u16>().ok()?, b.parse::<u16>().ok()?)))
+        .context("--service-node-port-range must be like 30000-32767")?;
+    let mut resources = registry::resources(&registry::Config {
+        store: store.clone(),
+        service_cidrs: service_cidrs.clone(),
+        node_ports: from..=to,
+        allow_privileged: flags.bool("allow-privileged"),
+        event_ttl_seconds: i64::try_from(flags.duration("event-ttl").as_secs()).unwrap_or(3600),
+        kubelet_address_types: flags.strings("kubelet-preferred-address-types").to_vec(),
+        tokens: tokens::issuer(&auth),
+        authenticator: Some(authenticator.clone()),
+    });
+    let prefix = flags.string("etcd-prefix");
+    if prefix != "/registry" {
+        for r in &mut resources {
+            if let Some(s) = &mut r.storage {
+                let tail = s
+                    .prefix
+                    .strip_prefix("/registry")
+                    .unwrap_or(&s.prefix)
+                    .to_owned();
+                s.prefix = format!("/{}{tail}", prefix.trim_matches('/'));
+            }
+        }
+    }
+    core.add(resources);
+
+    observe(&core, &auth)?;
+    let deps = admission::chain::Deps {
+        authorizer: authorizer.clone(),
+    };
+    let chain = admission::chain::Chain::new(
+        flags.strings("enable-admission-plugins"),
+        flags.strings("disable-admission-plugins"),
+        &deps,
+    )
+    .map_err(|e| anyhow!(e))?;
+
+    let port = flags.port("secure-port");
+    let bind = flags
+        .ip("bind-address")
+        .unwrap_or(IpAddr::from([0, 0, 0, 0]));
+    let advertise = advertise(flags)?;
+    let files = TlsFiles {
+        certificate: flags
+            .path("tls-cert-file")
+            .context("--tls-cert-file is required")?,
+        key: flags
+            .path("tls-private-key-file")
+            .context("--tls-private-key-file is required")?,
+    };
+    let in_flight =
+        flags.int("max-requests-inflight") + flags.int("max-mutating-requests-inflight");
+    let config = Config {
+        bind: SocketAddr::new(bind, port),
+        advertise: SocketAddr::new(advertise, port).to_string(),
+        request_timeout: match flags.duration("request-timeout") {
+            Duration::ZERO => Duration::from_secs(60),
+            d => d,
+        },
+        max_in_flight: usize::try_from(in_flight).unwrap_or(600),
+        ..Config::default()
+    };
+    let dependencies = Dependencies {
+        core,
+        authenticator,
+        authorizer,
+        admission: chain.into_plugins(),
+        kubelet_tls: kubelet::client(flags)?,
+        hooks: registry::bootstrap::hooks(&registry::bootstrap::Config {
+            store,
+            service_cidrs,
+            node_ports: from..=to,
+            // Endpoints must not lead to a loopback address.
+            advertise: (flags.string("endpoint-reconciler-type") != "none"
+                && !advertise.is_loopback())
+            .then_some(advertise),
+            secure_port: port,
+            authentication_info: authentication_info(flags)?,
+        }),
+        extra_paths: tokens::paths(&auth, flags),
+        extra_metrics: Vec::new(),
+    };
+    apiserver::run(config, dependencies, files, stop).await?;
+    Ok(())
+}
+
+/// What aggregated servers read in `extension-apiserver-authentication`: whom to trust, and by which headers.
+fn authentication_info(flags: &Flags) -> Result<BTreeMap<String, String>> {
+    let mut out = BTreeMap::new();
+    for (flag, key) in [
+        ("client-ca-file", "client-ca-file"),
+        (
+            "requestheader-client-ca-file",
+            "requestheader-client-ca-file",
+        ),
+    ] {
+        if let Some(path) = flags.path(flag) {
+            let pem = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+            out.insert(key.to_owned(), pem);
+        }
+    }
+    if out.contains_key("requestheader-client-ca-file") {
+        for key in [
+            "requestheader-allowed-names",
+            "requestheader-extra-headers-prefix",
+            "requestheader-group-headers",
+            "requestheader-uid-headers",
+            "requestheader-username-headers",
+        ] {
+            out.insert(key.to_owned(), serde_json::to_string(flags.strings(key))?);
+        }
+    }
+    Ok(out)
+}
+
+/// Keeps the authorizers' indexes current with the caches.
+fn observe(core: &Arc<Core>, auth: &auth::setup::Auth) -> Result<()> {
+    for kind in Kind::ALL {
+        let index = auth.rbac.clone();
+        core.observe(
+            "rbac.authorization.k8s.io",
+            kind.resource(),
+            Arc::new(move |namespace, name, seen| {
+                let object = seen.and_then(|s| s.value().ok());
+                index.changed(kind, namespace, name, object.as_ref());
+            }),
+        )
+        .map_err(|s| anyhow!(s.message))?;
+    }
+    for (group, resource) in NodeGraph::RESOURCES {
+        let graph = auth.nodes.clone();
+        core.observe(
+            group,
+            resource,
+            Arc::new(move |namespace, name, seen| match seen {
+                Some(s) if resource == "pods" => {
+                    if let Ok(view) = s.view::<PodView>() {
+                        graph.set_pod(&view);
+                    }
+                }
+                Some(s) => graph.changed(resource, namespace, name, s.value().ok().as_ref()),
+                None => graph.changed(resource, namespace, name, None),
+            }),
+        )
+        .map_err(|s| anyhow!(s.message))?;
+    }
+    Ok(())
+}

@@ -183,6 +183,33 @@ pub enum Interest {
     Field(usize, Box<str>),
 }
 
+/// One object, as an observer is shown it.
+pub struct Seen<'a> {
+    entry: &'a Entry,
+    def: &'a ResourceDef,
+}
+
+impl Seen<'_> {
+    /// The whole object.
+    pub fn value(&self) -> Result<Value, Status> {
+        codec::decode(self.def, &self.entry.value, self.entry.revision)
+    }
+
+    /// A view of the stored object: only the fields of `T` are decoded.
+    pub fn view<T: serde::de::DeserializeOwned>(&self) -> Result<T, Status> {
+        let storage = codec::storage(self.def)?;
+        if storage.json {
+            return serde_json::from_slice(&self.entry.value).map_err(Status::internal);
+        }
+        wire::proto::from_slice(codec::stored_raw(&self.entry.value)?, storage.schema)
+            .map_err(Status::internal)
+    }
+}
+
+/// Told of every object once at the start and then of every change, in order, before any reader sees it: namespace, name,
+/// and the object, or `None` when it is gone. Runs under the cache's lock: it must be quick and must not read the cache.
+pub type Observer = Arc<dyn Fn(&str, &str, Option<&Seen<'_>>) + Send + Sync>;
+
 struct Watcher {
     id: u64,
     queue: mpsc::Sender<Arc<Change>>,
@@ -232,6 +259,7 @@ pub struct Cache {
     /// The definition that field values are read with.
     pub def: Arc<ResourceDef>,
     store: SharedStore,
+    observers: Mutex<Vec<Observer>>,
     state: Mutex<State>,
     fresh: watch::Sender<Revision>,
     requested: AtomicI64,
@@ -354,6 +382,7 @@ impl Cache {
             prefix,
             def,
             store,
+            observers: Mutex::default(),
             state: Mutex::new(State {
                 items: OrdMap::new(),
                 revision: 0,
@@ -370,6 +399,44 @@ impl Cache {
             watching: AtomicI64::new(0),
             ended_slow: AtomicU64::new(0),
         })
+    }
+
+    /// Adds an observer. What is there already is shown to it at once.
+    pub fn observe(&self, observer: Observer) {
+        let state = self.lock();
+        for e in state.items.values() {
+            let (namespace, name) = self.names(&e.key);
+            observer(
+                namespace,
+                name,
+                Some(&Seen {
+                    entry: e,
+                    def: &self.def,
+                }),
+            );
+        }
+        self.observers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(observer);
+    }
+
+    fn show(&self, key: &[u8], entry: Option<&Entry>) {
+        let observers = self
+            .observers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if observers.is_empty() {
+            return;
+        }
+        let (namespace, name) = self.names(key);
+        let seen = entry.map(|entry| Seen {
+            entry,
+            def: &self.def,
+        });
+        for o in observers.iter() {
+            o(namespace, name, seen.as_ref());
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -469,6 +536,12 @@ impl Cache {
             }
         }
         let mut state = self.lock();
+        for key in state.items.keys().filter(|k| !items.contains_key(*k)) {
+            self.show(key, None);
+        }
+        for (key, entry) in &items {
+            self.show(key, Some(entry));
+        }
         state.items = items;
         state.revision = options.revision;
         state.floor = options.revision;
@@ -520,6 +593,7 @@ impl Cache {
                     frames: Mutex::default(),
                 }
             };
+            self.show(&key, change.current.as_deref());
             let change = Arc::new(change);
             state.push(change.clone());
             state.revision = state.revision.max(revision);

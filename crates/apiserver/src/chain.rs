@@ -75,7 +75,7 @@ impl HookContext {
             user: &self.user,
             subresource: "",
             dry_run: false,
-            manager: "",
+            manager: "kube-apiserver",
         }
     }
 }

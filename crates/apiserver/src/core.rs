@@ -12,7 +12,7 @@ use storage::SharedStore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::cache::{Cache, entry_of, store_error};
+use crate::cache::{Cache, Observer, entry_of, store_error};
 use crate::codec;
 use crate::encode::{Encoder, Lister};
 use crate::resource::ResourceDef;
@@ -109,24 +109,28 @@ pub struct Core {
 }
 
 impl Core {
-    /// Serves these resources from a store and starts their caches. Caches live until `stop` is cancelled.
-    pub fn new(
-        store: SharedStore,
-        resources: Vec<ResourceDef>,
-        stop: CancellationToken,
-    ) -> Arc<Core> {
-        let core = Arc::new(Core {
+    /// A core that serves nothing yet. Caches live until `stop` is cancelled.
+    pub fn new(store: SharedStore, stop: CancellationToken) -> Arc<Core> {
+        Arc::new(Core {
             store,
             table: RwLock::default(),
             stop,
             tasks: tokio_util::task::TaskTracker::new(),
             leases: tokio::sync::Mutex::default(),
-        });
-        core.add(resources);
-        core
+        })
     }
 
-    /// Serves more resources.
+    /// Shows every object of a resource, now and later, to an observer. Fails when the resource is not served.
+    pub fn observe(&self, group: &str, resource: &str, observer: Observer) -> Result<(), Status> {
+        let table = self.table();
+        let served = table
+            .find_any(group, resource)
+            .ok_or_else(|| unknown(group, resource))?;
+        served.cache()?.observe(observer);
+        Ok(())
+    }
+
+    /// Serves more resources and starts their caches.
     pub fn add(self: &Arc<Core>, resources: Vec<ResourceDef>) {
         let mut guard = self.table.write().unwrap_or_else(PoisonError::into_inner);
         let mut table = Table {

@@ -100,6 +100,11 @@ pub trait Change: Send {
         false
     }
 
+    /// Whether the new object's managedFields are right already (apply).
+    fn manages(&self) -> bool {
+        false
+    }
+
     /// The precondition on the uid.
     fn uid(&self) -> Option<&str> {
         None
@@ -521,7 +526,9 @@ impl Engine {
         }
         dedup_owners(&mut object);
         self.defaults(r.served, &mut object);
-        crate::meta::manage(r.served, None, &mut object, r.manager, r.subresource, r.now);
+        if !change.manages() {
+            crate::meta::manage(r.served, None, &mut object, r.manager, r.subresource, r.now);
+        }
         let a = self.attributes(r, Operation::Create, r.name);
         self.admit(&a, Some(&mut object), None).await?;
         self.defaults(r.served, &mut object);
@@ -591,19 +598,22 @@ impl Engine {
         set_meta(&mut object, "resourceVersion", &kv.mod_revision.to_string());
         dedup_owners(&mut object);
         self.defaults(r.served, &mut object);
-        crate::meta::manage(
-            r.served,
-            Some(&old),
-            &mut object,
-            r.manager,
-            r.subresource,
-            r.now,
-        );
+        if !change.manages() {
+            crate::meta::manage(
+                r.served,
+                Some(&old),
+                &mut object,
+                r.manager,
+                r.subresource,
+                r.now,
+            );
+        }
         let a = self.attributes(r, Operation::Update, r.name);
         self.admit(&a, Some(&mut object), Some(&old)).await?;
         self.defaults(r.served, &mut object);
         let ctx = self.context(r, r.name);
         self.prepare_update(&**strategy, &ctx, &mut object, &old);
+        crate::meta::keep_times(&mut object, &old);
         let mut errors = crate::meta::validate_update(&**strategy, def.namespaced, &object, &old);
         errors.extend(strategy.validate_update(&ctx, &object, &old));
         if !errors.is_empty() {

@@ -3,6 +3,7 @@
 use api::field::{ErrorList, Path};
 use api::meta::{validate_object_meta, validate_object_meta_update};
 use api::validate::{NameFn, name_is_dns_subdomain};
+use patch::ssa::Actor;
 use serde_json::Value;
 use wire::schema::Message;
 
@@ -63,7 +64,7 @@ pub fn validate_update(
     errors
 }
 
-/// Records who owns which fields.
+/// Records who owns which fields. Without a manager managedFields stay as they are.
 pub fn manage(
     served: &Served,
     old: Option<&Value>,
@@ -72,5 +73,59 @@ pub fn manage(
     subresource: &str,
     now: &str,
 ) {
-    let _ = (served, old, object, manager, subresource, now);
+    if manager.is_empty() {
+        return;
+    }
+    let actor = actor(served, manager, subresource, now);
+    patch::ssa::update(old, object, served.def.schema, &actor);
+}
+
+/// Who writes, as field ownership sees it.
+pub fn actor<'a>(
+    served: &'a Served,
+    manager: &'a str,
+    subresource: &'a str,
+    now: &'a str,
+) -> Actor<'a> {
+    let has_status = served.def.subresources.iter().any(|s| s.name == "status");
+    let reset: &[&[&str]] = match subresource {
+        "" if has_status => &[&["status"]],
+        "status" => &[&["spec"]],
+        _ => &[],
+    };
+    Actor {
+        manager,
+        api_version: &served.api_version,
+        kind: &served.def.kind,
+        subresource,
+        now,
+        reset,
+    }
+}
+
+/// Keeps the old managedFields where only their times differ, so that a write that changes nothing is seen as such.
+pub fn keep_times(object: &mut Value, old: &Value) {
+    let strip = |v: &Value| -> Option<Vec<Value>> {
+        let list = v.pointer("/metadata/managedFields")?.as_array()?;
+        Some(
+            list.iter()
+                .map(|e| {
+                    let mut e = e.clone();
+                    if let Some(m) = e.as_object_mut() {
+                        m.remove("time");
+                    }
+                    e
+                })
+                .collect(),
+        )
+    };
+    if let (Some(new), Some(was)) = (strip(object), strip(old))
+        && new == was
+        && let (Some(m), Some(list)) = (
+            crate::codec::meta_mut(object),
+            old.pointer("/metadata/managedFields"),
+        )
+    {
+        m.insert("managedFields".into(), list.clone());
+    }
 }

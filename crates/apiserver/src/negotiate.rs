@@ -136,9 +136,11 @@ const ALL: [(Media, &str, &str); 3] = [
 ];
 
 fn covers(c: &Clause<'_>, kind: &str, sub: &str) -> bool {
-    (c.kind == kind && c.sub == sub)
-        || (c.kind == kind && c.sub == "*")
-        || (c.kind == "*" && c.sub == "*")
+    match (c.kind, c.sub) {
+        ("*", "*") => true,
+        (k, "*") => k == kind,
+        (k, s) => k == kind && s == sub,
+    }
 }
 
 fn want_pretty(headers: &HeaderMap, query: &Query) -> bool {

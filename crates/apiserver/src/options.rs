@@ -243,7 +243,8 @@ impl ListOptions {
         let mut errors = ErrorList::new();
         let (rv, m) = (o.resource_version.as_str(), o.version_match.as_str());
         let path = Path::new("resourceVersionMatch");
-        if !m.is_empty() && !(watch && o.send_initial_events.is_some()) {
+        let watch_list = watch && o.send_initial_events.is_some();
+        if !m.is_empty() && !watch_list {
             if watch {
                 errors.forbidden(&path, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
             }

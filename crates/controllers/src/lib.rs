@@ -16,9 +16,6 @@ pub mod views;
 
 pub mod clusterrole_aggregation;
 pub mod deployment;
-pub mod endpoint_pods;
-pub mod endpoints;
-pub mod endpointslice;
 pub mod namespace;
 pub mod node_ipam;
 pub mod pod_gc;

@@ -40,8 +40,6 @@ pub const CONTROLLERS: &[Descriptor] = &[
     controller("namespace-controller", &["namespace"], "namespace-controller", crate::namespace::start),
     controller("deployment-controller", &["deployment"], "deployment-controller", crate::deployment::start),
     controller("replicaset-controller", &["replicaset"], "replicaset-controller", crate::replicaset::start),
-    controller("endpointslice-controller", &["endpointslice"], "endpointslice-controller", crate::endpointslice::start),
-    controller("endpoints-controller", &["endpoint"], "endpoint-controller", crate::endpoints::start),
     controller("pod-garbage-collector-controller", &["podgc"], "pod-garbage-collector", crate::pod_gc::start),
     controller("node-ipam-controller", &["nodeipam"], "node-controller", crate::node_ipam::start),
     controller("clusterrole-aggregation-controller", &["clusterrole-aggregation"], "clusterrole-aggregation-controller", crate::clusterrole_aggregation::start),

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::map::Entry;
 use serde_json::{Map, Number, Value};
 
 use crate::Error;
@@ -267,9 +268,9 @@ impl Check {
 
 /// The field of a key, and the Go names of the inlined structs on the way.
 fn lookup(msg: &'static Message, key: &str) -> Option<(&'static Field, [Option<&'static str>; 2])> {
-    let (field, direct) = msg.lookup(key)?;
+    let field = msg.field(key)?;
     let mut via = [None, None];
-    if !direct {
+    if !msg.fields.iter().any(|f| std::ptr::eq(f, field)) {
         let mut at = msg;
         for slot in &mut via {
             let step = at.fields.iter().find(|f| {
@@ -358,9 +359,8 @@ fn fill_at(map: &mut Map<String, Value>, msg: &'static Message, depth: u32) {
             Type::Duration => Value::String("0s".to_owned()),
             _ => continue,
         };
-        // Asked first, because an entry would copy the key.
-        if !map.contains_key(field.json) {
-            map.insert(field.json.to_owned(), value);
+        if let Entry::Vacant(slot) = map.entry(field.json) {
+            slot.insert(value);
         }
     }
 }

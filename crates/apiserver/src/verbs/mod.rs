@@ -82,8 +82,7 @@ impl Call {
         }
         let verb = self.info.verb.clone();
         let named = !self.info.name.is_empty();
-        let offered =
-            def.verbs.iter().any(|v| *v == verb) || (verb == "create" && def.review.is_some());
+        let offered = def.verbs.contains(&verb) || (verb == "create" && def.review.is_some());
         let fits = match verb.as_str() {
             "create" => !named,
             "get" | "update" | "patch" | "delete" => named,

@@ -74,7 +74,7 @@ fn decode_token(token: &str) -> Result<Token, Status> {
         ));
     }
     if t.start.split('/').any(|p| p == "..") || t.start.starts_with('/') {
-        return Err(bad(format!("{}", t.start)));
+        return Err(bad(t.start));
     }
     Ok(t)
 }

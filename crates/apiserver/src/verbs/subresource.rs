@@ -24,7 +24,7 @@ impl Call {
             user: &self.user,
             subresource: &self.info.subresource,
             dry_run: request.dry_run,
-            manager: request.manager,
+            manager: "",
         }
     }
 

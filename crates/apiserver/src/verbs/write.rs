@@ -85,7 +85,6 @@ impl Call {
             bytes,
             options: &options,
         };
-        change.check()?;
         let (object, created) = self.server.engine.update(&request, &mut change).await?;
         self.respond_object(&output, if created { 201 } else { 200 }, &object)
     }
@@ -217,28 +216,77 @@ struct Patch<'a> {
     options: &'a WriteOptions,
 }
 
-impl Patch<'_> {
-    /// What can be refused before the object is read.
-    fn check(&self) -> Result<(), Status> {
-        if self.kind == PatchKind::Apply {
-            return Err(Status::failure(
-                415,
-                "UnsupportedMediaType",
-                "server-side apply is not served",
-            ));
-        }
-        Ok(())
-    }
-}
-
 #[async_trait]
 impl Change for Patch<'_> {
     async fn apply(&mut self, existing: Option<&Value>) -> Result<Value, Status> {
         let def = &self.served.def;
+        if self.kind == PatchKind::Apply {
+            return self.server_side(existing);
+        }
         let missing = || Status::not_found(&def.group, &def.resource, &self.call.info.name);
         let old = existing.ok_or_else(missing)?;
         let patched = apply_patch(self.kind, old, &self.bytes, def.schema)?;
+        if self.options.validation != FieldValidation::Ignore {
+            let found = patch::strict_errors(&self.bytes, self.kind == PatchKind::Json);
+            if self.options.validation == FieldValidation::Warn {
+                self.call.warn(found);
+            } else if !found.is_empty() {
+                let mut text = Vec::new();
+                wire::json::encode_any(&patched, &mut text);
+                let mut errors = ErrorList::new();
+                let why = format!("strict decoding error: {}", found.join(", "));
+                errors.invalid(
+                    &Path::new("patch"),
+                    String::from_utf8_lossy(&text).as_ref(),
+                    &why,
+                );
+                return Err(Status::invalid("", "", "", &errors));
+            }
+        }
         checked(self.call, patched, def.schema, self.options.validation)
+    }
+
+    fn creates(&self) -> bool {
+        self.kind == PatchKind::Apply
+    }
+
+    fn manages(&self) -> bool {
+        self.kind == PatchKind::Apply
+    }
+}
+
+impl Patch<'_> {
+    fn server_side(&self, existing: Option<&Value>) -> Result<Value, Status> {
+        let config = wire::yaml::to_value(&self.bytes)
+            .map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
+        let def = &self.served.def;
+        let call = self.call;
+        let actor = crate::meta::actor(
+            &self.served,
+            &self.options.field_manager,
+            &call.info.subresource,
+            &call.now,
+        );
+        let strict = self.options.validation;
+        if strict != FieldValidation::Ignore {
+            // Unknown and duplicate fields of what was sent.
+            let sent = wire::yaml::decode(&self.bytes, def.schema, Strictness::Collect);
+            if let Ok(d) = sent
+                && !d.strict_errors.is_empty()
+            {
+                if strict == FieldValidation::Strict {
+                    return Err(Status::bad_request(format!(
+                        "error strict decoding YAML: {}",
+                        d.strict_errors.join(", ")
+                    )));
+                }
+                call.warn(d.strict_errors);
+            }
+        }
+        let force = self.options.force == Some(true);
+        let merged = patch::ssa::apply(existing, &config, def.schema, &actor, force)
+            .map_err(Status::from)?;
+        checked(call, merged, def.schema, FieldValidation::Ignore)
     }
 }
 
