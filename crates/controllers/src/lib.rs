@@ -18,10 +18,12 @@ pub mod clusterrole_aggregation;
 pub mod deployment;
 pub mod namespace;
 pub mod node_ipam;
+pub mod node_lifecycle;
 pub mod pod_gc;
 pub mod replicaset;
 pub mod root_ca;
 pub mod service_account;
+pub mod taint_eviction;
 
 use std::sync::Arc;
 

@@ -42,6 +42,8 @@ pub const CONTROLLERS: &[Descriptor] = &[
     controller("replicaset-controller", &["replicaset"], "replicaset-controller", crate::replicaset::start),
     controller("pod-garbage-collector-controller", &["podgc"], "pod-garbage-collector", crate::pod_gc::start),
     controller("node-ipam-controller", &["nodeipam"], "node-controller", crate::node_ipam::start),
+    controller("node-lifecycle-controller", &["nodelifecycle"], "node-controller", crate::node_lifecycle::start),
+    controller("taint-eviction-controller", &[], "node-controller", crate::taint_eviction::start),
     controller("clusterrole-aggregation-controller", &["clusterrole-aggregation"], "clusterrole-aggregation-controller", crate::clusterrole_aggregation::start),
 ];
 
