@@ -27,9 +27,7 @@ pub fn picture() -> Picture {
         "/etc/cni",
         "/var/lib/kubelet",
         "/var/lib/cni",
-        "/var/lib/containerd",
         "/opt/containerd",
-        "/run/containerd",
     ] {
         if Path::new(dir).exists() {
             seen.insert(format!("directory {dir}"));

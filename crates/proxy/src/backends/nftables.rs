@@ -342,7 +342,9 @@ impl Nftables {
             .unwrap_or(0x4000);
         let service = format!("{ip} daddr . meta l4proto . th dport");
         let port = "meta l4proto . th dport";
-        let target = format!("{ip} daddr . th dport");
+        // Not `th dport`, though it means the same bits: nft 1.0.6 reads that type back from the kernel and then refuses
+        // every new rule that uses the map ("conflicting protocols specified: ip vs. th").
+        let target = format!("{ip} daddr . tcp dport");
         let t = format!("{ip} kube-proxy");
         for (map, key) in [
             ("service-ips", service.as_str()),
