@@ -1,1 +1,43 @@
-fn main() {}
+//! The kubelet: reads flags and configuration, then runs `kubelet::run`.
+
+use anyhow::Context as _;
+use component::Shutdown;
+
+fn main() -> anyhow::Result<()> {
+    let flags = kubelet::config::flags::command_line().parse_or_exit();
+    component::logging::init(&flags.logging());
+    for w in &flags.warnings {
+        tracing::warn!("{w}");
+    }
+    let settings = kubelet::config::flags::settings(&flags)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().min(4)))
+        .enable_all()
+        .build()
+        .context("starting the async runtime")?;
+    runtime.block_on(async {
+        let shutdown = Shutdown::on_signals().context("installing signal handlers")?;
+        let client = match &settings.kubeconfig {
+            Some(path) => {
+                let options = client::Options {
+                    user_agent: component::version::user_agent("kubelet"),
+                    ..client::Options::default()
+                };
+                Some(
+                    client::Client::from_kubeconfig(path, options)
+                        .await
+                        .with_context(|| format!("kubeconfig {}", path.display()))?,
+                )
+            }
+            None => None,
+        };
+        let deps = kubelet::Dependencies {
+            client,
+            runtime: None,
+            metrics: component::metrics::Registry::new(),
+        };
+        let r = kubelet::run(settings, deps, shutdown.clone()).await;
+        shutdown.drain(std::time::Duration::from_secs(5)).await;
+        r.map_err(anyhow::Error::from)
+    })
+}

@@ -1,0 +1,196 @@
+//! Collecting what nobody needs: dead containers and sandboxes, orphaned pods, images when the disk fills.
+//!
+//! Per container one dead instance is kept for its logs and last state; a dead sandbox is kept while it is the pod's
+//! newest. Pods no source knows are stopped and removed with their directories and cgroups.
+
+pub mod images;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::runtime::state::{self, Phase, RuntimePod};
+use crate::shared::Shared;
+
+/// Removes every container and sandbox of a pod that is gone.
+pub async fn remove_runtime(shared: &Arc<Shared>, uid: &str) {
+    let Ok(rt) = state::read(&*shared.rt, uid).await else {
+        return;
+    };
+    for c in &rt.containers {
+        if let Err(e) = shared.rt.remove_container(&c.id).await {
+            tracing::debug!(container = %c.id, error = %e, "removing a container failed");
+        }
+        remove_log_link(shared, &c.id);
+    }
+    for s in &rt.sandboxes {
+        let _ = shared.rt.stop_pod_sandbox(&s.id).await;
+        if let Err(e) = shared.rt.remove_pod_sandbox(&s.id).await {
+            tracing::debug!(sandbox = %s.id, error = %e, "removing a sandbox failed");
+        }
+    }
+}
+
+/// Stops and removes a pod that only the runtime knows, with the grace its containers were made with.
+pub async fn orphan(shared: &Arc<Shared>, uid: &str) {
+    let Ok(rt) = state::read(&*shared.rt, uid).await else {
+        return;
+    };
+    tracing::info!(pod = %format!("{}/{}", rt.namespace, rt.name), uid, "removing a pod that no source knows");
+    let stops = rt.running().map(|c| {
+        shared
+            .rt
+            .stop_container(&c.id, c.grace.unwrap_or(30).max(0))
+    });
+    futures::future::join_all(stops).await;
+    remove_runtime(shared, uid).await;
+}
+
+/// Ids of dead containers and sandboxes of a living pod that are no longer needed. Pure.
+pub fn surplus(rt: &RuntimePod) -> (Vec<String>, Vec<String>) {
+    let mut kept: BTreeSet<&str> = BTreeSet::new();
+    let mut containers = Vec::new();
+    for c in &rt.containers {
+        match c.phase {
+            Phase::Running | Phase::Created => {}
+            Phase::Exited | Phase::Unknown => {
+                if !kept.insert(&c.name) {
+                    containers.push(c.id.clone());
+                }
+            }
+        }
+    }
+    let sandboxes = rt
+        .sandboxes
+        .iter()
+        .skip(1)
+        .filter(|s| {
+            !s.ready
+                && !rt
+                    .containers
+                    .iter()
+                    .any(|c| c.sandbox == s.id && !containers.contains(&c.id))
+        })
+        .map(|s| s.id.clone())
+        .collect();
+    (containers, sandboxes)
+}
+
+/// Removes the surplus of one pod.
+pub async fn sweep(shared: &Arc<Shared>, uid: &str) {
+    let Ok(rt) = state::read(&*shared.rt, uid).await else {
+        return;
+    };
+    let (containers, sandboxes) = surplus(&rt);
+    for id in containers {
+        let log = rt
+            .containers
+            .iter()
+            .find(|c| c.id == id)
+            .map(|c| c.log_path.clone())
+            .unwrap_or_default();
+        if shared.rt.remove_container(&id).await.is_ok() {
+            remove_log_link(shared, &id);
+            if !log.is_empty() {
+                let _ = std::fs::remove_file(&log);
+            }
+        }
+    }
+    for id in sandboxes {
+        let _ = shared.rt.remove_pod_sandbox(&id).await;
+    }
+}
+
+fn remove_log_link(shared: &Shared, id: &str) {
+    let Some(dir) = shared
+        .settings
+        .pod_logs_dir
+        .parent()
+        .map(|p| p.join("containers"))
+    else {
+        return;
+    };
+    let suffix = format!("-{id}.log");
+    for e in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if e.file_name().to_string_lossy().ends_with(&suffix) {
+            let _ = std::fs::remove_file(e.path());
+        }
+    }
+}
+
+/// Removes directories, cgroups and logs of pods that neither a source nor the runtime knows.
+///
+/// Only pods with a directory of this kubelet are looked at: cgroups and logs may be shared with other nodes of the
+/// same machine, and those of pods that were never ours are not touched.
+pub fn leftovers(shared: &Shared, known: &dyn Fn(&str) -> bool) {
+    let pods = shared.settings.root_dir.join("pods");
+    for e in std::fs::read_dir(&pods).into_iter().flatten().flatten() {
+        let uid = e.file_name().to_string_lossy().into_owned();
+        if known(&uid) {
+            continue;
+        }
+        if let Err(error) = crate::volumes::tear_down(&e.path()) {
+            tracing::warn!(uid, %error, "orphaned pod found, but its volumes are not cleaned up");
+            continue;
+        }
+        if !matches!(shared.cgroups.remove_pod(&uid), Ok(true)) {
+            continue;
+        }
+        tracing::info!(uid, "removing the directory of an orphaned pod");
+        let suffix = format!("_{uid}");
+        for l in std::fs::read_dir(&shared.settings.pod_logs_dir)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            if l.file_name().to_string_lossy().ends_with(&suffix) {
+                let _ = std::fs::remove_dir_all(l.path());
+            }
+        }
+        let _ = std::fs::remove_dir_all(e.path());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::state::{ContainerRecord, SandboxRecord};
+
+    #[test]
+    fn one_dead_instance_per_container_is_kept() {
+        let c = |id: &str, name: &str, phase, sandbox: &str| ContainerRecord {
+            id: id.into(),
+            name: name.into(),
+            phase,
+            sandbox: sandbox.into(),
+            ..Default::default()
+        };
+        let rt = RuntimePod {
+            containers: vec![
+                c("4", "a", Phase::Running, "s2"),
+                c("3", "a", Phase::Exited, "s2"),
+                c("2", "a", Phase::Exited, "s1"),
+                c("1", "b", Phase::Exited, "s1"),
+            ],
+            sandboxes: vec![
+                SandboxRecord {
+                    id: "s2".into(),
+                    ready: true,
+                    ..Default::default()
+                },
+                SandboxRecord {
+                    id: "s1".into(),
+                    ..Default::default()
+                },
+                SandboxRecord {
+                    id: "s0".into(),
+                    ..Default::default()
+                },
+            ],
+            ..Default::default()
+        };
+        assert_eq!(
+            surplus(&rt),
+            (vec!["2".to_string()], vec!["s0".to_string()])
+        );
+    }
+}

@@ -1,0 +1,264 @@
+//! A small HTTP/1.1 client for probes and hooks: one request, bounded, TLS without verification (as upstream's probes).
+//!
+//! Redirects are followed on the same host only, at most ten.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use crate::pod::HttpGet;
+
+const MAX_BODY: usize = 10 * 1024;
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    /// Status code.
+    pub status: u16,
+    /// Where a redirect to another host pointed; it was not followed.
+    pub foreign_redirect: Option<String>,
+}
+
+fn join(host: &str, port: u16) -> String {
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
+/// Opens a TCP connection; the error reads as Go's.
+pub async fn dial(host: &str, port: u16, timeout: Duration) -> Result<TcpStream, String> {
+    let addr = join(host, port);
+    match tokio::time::timeout(timeout, TcpStream::connect(&addr)).await {
+        Ok(Ok(s)) => {
+            // Probes must not leave connections in TIME_WAIT by the thousand.
+            let _ = s.set_nodelay(true);
+            Ok(s)
+        }
+        Ok(Err(e)) => Err(match e.kind() {
+            std::io::ErrorKind::ConnectionRefused => {
+                format!("dial tcp {addr}: connect: connection refused")
+            }
+            std::io::ErrorKind::HostUnreachable => {
+                format!("dial tcp {addr}: connect: no route to host")
+            }
+            std::io::ErrorKind::NetworkUnreachable => {
+                format!("dial tcp {addr}: connect: network is unreachable")
+            }
+            _ => format!("dial tcp {addr}: {e}"),
+        }),
+        Err(_) => Err(format!("dial tcp {addr}: i/o timeout")),
+    }
+}
+
+/// One GET as `h` says, to `host:port`, finished within `timeout`.
+pub async fn get(
+    h: &HttpGet,
+    host: &str,
+    port: u16,
+    agent: &str,
+    timeout: Duration,
+) -> Result<Answer, String> {
+    let deadline = Instant::now() + timeout;
+    let mut tls = h.scheme.eq_ignore_ascii_case("https");
+    let mut port = port;
+    let mut path = if h.path.starts_with('/') {
+        h.path.clone()
+    } else {
+        format!("/{}", h.path)
+    };
+    for _ in 0..10 {
+        let url = format!(
+            "{}://{}{path}",
+            if tls { "https" } else { "http" },
+            join(host, port)
+        );
+        let fail = |e: String| format!("Get \"{url}\": {e}");
+        let late = || {
+            fail(
+                "context deadline exceeded (Client.Timeout exceeded while awaiting headers)".into(),
+            )
+        };
+        let stream = dial(
+            host,
+            port,
+            deadline.saturating_duration_since(Instant::now()),
+        )
+        .await
+        .map_err(&fail)?;
+        let request = request(h, host, port, &path, agent).map_err(&fail)?;
+        let answer = if tls {
+            let connector = tokio_rustls::TlsConnector::from(insecure());
+            let name = host
+                .to_string()
+                .try_into()
+                .map_err(|_| fail(format!("invalid host {host}")))?;
+            let stream = timeout_at(deadline, connector.connect(name, stream))
+                .await
+                .map_err(|_| late())?
+                .map_err(|e| fail(e.to_string()))?;
+            timeout_at(deadline, send(stream, request)).await
+        } else {
+            timeout_at(deadline, send(stream, request)).await
+        };
+        let (status, location) = answer.map_err(|_| late())?.map_err(&fail)?;
+        let Some(to) = location.filter(|_| (300..400).contains(&status)) else {
+            return Ok(Answer {
+                status,
+                foreign_redirect: None,
+            });
+        };
+        if to.starts_with('/') {
+            path = to;
+            continue;
+        }
+        let target: Option<::http::Uri> = to.parse().ok();
+        match target {
+            Some(u) if u.host() == Some(host) => {
+                tls = u.scheme_str() == Some("https");
+                port = u.port_u16().unwrap_or(if tls { 443 } else { 80 });
+                path = u.path_and_query().map_or("/".into(), ToString::to_string);
+            }
+            _ => {
+                return Ok(Answer {
+                    status,
+                    foreign_redirect: Some(to),
+                });
+            }
+        }
+    }
+    Err("stopped after 10 redirects".into())
+}
+
+fn request(
+    h: &HttpGet,
+    host: &str,
+    port: u16,
+    path: &str,
+    agent: &str,
+) -> Result<hyper::Request<Empty<Bytes>>, String> {
+    let mut r = hyper::Request::get(path);
+    let header = |name: &str| {
+        h.http_headers
+            .iter()
+            .find(|x| x.name.eq_ignore_ascii_case(name))
+            .map(|x| x.value.clone())
+    };
+    r = r.header("host", header("host").unwrap_or_else(|| join(host, port)));
+    if header("user-agent").is_none() {
+        r = r.header("user-agent", agent);
+    }
+    if header("accept").is_none() {
+        r = r.header("accept", "*/*");
+    }
+    r = r.header("connection", "close");
+    for x in h
+        .http_headers
+        .iter()
+        .filter(|x| !x.name.eq_ignore_ascii_case("host"))
+    {
+        r = r.header(&x.name, &x.value);
+    }
+    r.body(Empty::new()).map_err(|e| e.to_string())
+}
+
+async fn send<S>(
+    stream: S,
+    request: hyper::Request<Empty<Bytes>>,
+) -> Result<(u16, Option<String>), String>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, conn) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|e| e.to_string())?;
+    let conn = tokio::spawn(conn);
+    let r = async {
+        let mut response = sender
+            .send_request(request)
+            .await
+            .map_err(|e| e.to_string())?;
+        let mut read = 0;
+        while read < MAX_BODY {
+            match response.body_mut().frame().await {
+                Some(Ok(f)) => read += f.data_ref().map_or(0, Bytes::len),
+                _ => break,
+            }
+        }
+        let location = response
+            .headers()
+            .get("location")
+            .and_then(|l| l.to_str().ok())
+            .map(str::to_string);
+        Ok((response.status().as_u16(), location))
+    }
+    .await;
+    conn.abort();
+    r
+}
+
+/// A TLS client that accepts any certificate: a probe asks whether something answers, not who.
+fn insecure() -> Arc<rustls::ClientConfig> {
+    let provider = component::tls::provider();
+    let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(rustls::DEFAULT_VERSIONS);
+    #[expect(clippy::expect_used, reason = "ring supports the default versions")]
+    let builder = builder.expect("ring supports the default versions");
+    Arc::new(
+        builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Any(provider)))
+            .with_no_client_auth(),
+    )
+}
+
+#[derive(Debug)]
+struct Any(Arc<rustls::crypto::CryptoProvider>);
+
+impl rustls::client::danger::ServerCertVerifier for Any {
+    fn verify_server_cert(
+        &self,
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &[rustls::pki_types::CertificateDer<'_>],
+        _: &rustls::pki_types::ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &rustls::pki_types::CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &rustls::pki_types::CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

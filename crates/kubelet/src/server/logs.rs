@@ -1,0 +1,420 @@
+//! Container logs in the CRI format: `<time> <stdout|stderr> <P|F> <text>`.
+//!
+//! Reading is bounded in memory whatever a log holds. Following notices rotation (the path names another file) and ends
+//! when the container has ended and everything was sent.
+
+use std::collections::VecDeque;
+use std::io::SeekFrom;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
+use tokio::sync::mpsc;
+
+use crate::inotify::Inotify;
+
+/// Block size of reads.
+const BLOCK: usize = 32 * 1024;
+/// Longest line kept in memory; the runtime splits at 16 KiB.
+const MAX_LINE: usize = 1 << 20;
+
+/// What to send.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "fields of core/v1 PodLogOptions")]
+pub struct Options {
+    pub follow: bool,
+    pub previous: bool,
+    pub tail_lines: Option<u64>,
+    pub since: Option<jiff::Timestamp>,
+    pub timestamps: bool,
+    pub limit_bytes: Option<u64>,
+    /// `Stdout` or `Stderr`; empty for both.
+    pub stream: String,
+}
+
+/// A line of a log.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Line<'a> {
+    /// RFC 3339 with nanoseconds.
+    pub time: &'a str,
+    /// `stdout` or `stderr`.
+    pub stream: &'a str,
+    /// The text goes on in the next line.
+    pub partial: bool,
+    /// The text, without the newline.
+    pub text: &'a [u8],
+}
+
+/// Parses one line; `None` when it is not in the CRI format.
+pub fn parse(line: &[u8]) -> Option<Line<'_>> {
+    let mut parts = line.splitn(4, |b| *b == b' ');
+    let time = std::str::from_utf8(parts.next()?).ok()?;
+    let stream = std::str::from_utf8(parts.next()?).ok()?;
+    let tags = parts.next()?;
+    if !matches!(stream, "stdout" | "stderr") || time.len() < 20 {
+        return None;
+    }
+    Some(Line {
+        time,
+        stream,
+        partial: tags.split(|b| *b == b':').next() == Some(b"P"),
+        text: parts.next().unwrap_or_default(),
+    })
+}
+
+impl Options {
+    /// Appends what a client sees of a line.
+    fn render(&self, l: &Line<'_>, out: &mut BytesMut) {
+        if !self.stream.is_empty()
+            && self.stream != "All"
+            && !self.stream.eq_ignore_ascii_case(l.stream)
+        {
+            return;
+        }
+        if self
+            .since
+            .is_some_and(|s| l.time.parse::<jiff::Timestamp>().is_ok_and(|t| t < s))
+        {
+            return;
+        }
+        if self.timestamps {
+            out.extend_from_slice(l.time.as_bytes());
+            out.extend_from_slice(b" ");
+        }
+        out.extend_from_slice(l.text);
+        if !l.partial {
+            out.extend_from_slice(b"\n");
+        }
+    }
+}
+
+/// Offset at which the last `lines` lines of a file begin.
+async fn tail_offset(f: &mut File, lines: u64) -> std::io::Result<u64> {
+    let size = f.metadata().await?.len();
+    if lines == 0 {
+        return Ok(size);
+    }
+    let mut end = size;
+    let mut found = 0;
+    let mut buf = vec![0; BLOCK];
+    while end > 0 {
+        let start = end.saturating_sub(BLOCK as u64);
+        let want = usize::try_from(end - start).unwrap_or(BLOCK);
+        f.seek(SeekFrom::Start(start)).await?;
+        let Some(block) = buf.get_mut(..want) else {
+            break;
+        };
+        f.read_exact(block).await?;
+        for (i, b) in block.iter().enumerate().rev() {
+            let at = start + i as u64;
+            // The newline that ends the file ends a line, it does not begin one.
+            if *b == b'\n' && at + 1 < size {
+                found += 1;
+                if found == lines {
+                    return Ok(at + 1);
+                }
+            }
+        }
+        end = start;
+    }
+    Ok(0)
+}
+
+/// Reads a log into `out` until its end; with `follow` until `running` says the container has ended.
+pub async fn read<F, Fut>(
+    path: PathBuf,
+    options: Options,
+    running: F,
+    out: mpsc::Sender<Bytes>,
+) -> std::io::Result<()>
+where
+    F: Fn() -> Fut,
+    Fut: Future<Output = bool>,
+{
+    let mut file = File::open(&path).await?;
+    let start = match options.tail_lines {
+        Some(n) => tail_offset(&mut file, n).await?,
+        None => 0,
+    };
+    file.seek(SeekFrom::Start(start)).await?;
+    let mut left = options.limit_bytes.unwrap_or(u64::MAX);
+    let mut pending = BytesMut::new();
+    let mut block = vec![0; BLOCK];
+    let mut watch = options
+        .follow
+        .then(|| path.parent().and_then(|d| Inotify::new(d).ok()))
+        .flatten();
+    let mut last = false;
+    let mut skipping = false;
+    loop {
+        let n = file.read(&mut block).await?;
+        if n > 0 {
+            pending.extend_from_slice(block.get(..n).unwrap_or_default());
+            let mut rendered = BytesMut::new();
+            while let Some(end) = pending.iter().position(|b| *b == b'\n') {
+                let line = pending.split_to(end + 1);
+                if std::mem::take(&mut skipping) {
+                    continue;
+                }
+                if let Some(l) = parse(line.get(..end).unwrap_or_default()) {
+                    options.render(&l, &mut rendered);
+                }
+            }
+            if pending.len() > MAX_LINE {
+                pending.clear();
+                skipping = true;
+            }
+            if rendered.len() as u64 > left {
+                rendered.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+            }
+            left -= rendered.len() as u64;
+            if !rendered.is_empty() && out.send(rendered.freeze()).await.is_err() {
+                return Ok(());
+            }
+            if left == 0 {
+                return Ok(());
+            }
+            continue;
+        }
+        if !options.follow {
+            return Ok(());
+        }
+        if rotated(&file, &path).await {
+            file = File::open(&path).await?;
+            pending.clear();
+            continue;
+        }
+        if last {
+            return Ok(());
+        }
+        let event = async {
+            match &mut watch {
+                Some(w) => {
+                    let _ = w.wait().await;
+                }
+                None => tokio::time::sleep(Duration::from_millis(200)).await,
+            }
+        };
+        tokio::select! {
+            () = event => {}
+            () = out.closed() => return Ok(()),
+            () = tokio::time::sleep(Duration::from_secs(1)) => {
+                // Once more after the end, for what was written just before it.
+                last = !running().await;
+            }
+        }
+    }
+}
+
+async fn rotated(file: &File, path: &Path) -> bool {
+    match (file.metadata().await, tokio::fs::metadata(path).await) {
+        (Ok(a), Ok(b)) => a.ino() != b.ino(),
+        _ => false,
+    }
+}
+
+/// The end of a log as text, for termination messages: at most `lines` lines and `bytes` bytes.
+pub fn tail_text(path: &str, lines: usize, bytes: usize) -> String {
+    use std::io::{Read as _, Seek as _};
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut f = std::fs::File::open(path)?;
+        let size = f.metadata()?.len();
+        // Each line carries about 45 bytes of its own.
+        f.seek(SeekFrom::Start(
+            size.saturating_sub((bytes + lines * 64) as u64),
+        ))?;
+        let mut buf = Vec::new();
+        f.take((bytes + lines * 64) as u64).read_to_end(&mut buf)?;
+        Ok(buf)
+    };
+    let Ok(raw) = read() else {
+        return String::new();
+    };
+    let mut kept: VecDeque<Vec<u8>> = VecDeque::new();
+    for l in raw.split(|b| *b == b'\n').filter_map(parse) {
+        let mut text = l.text.to_vec();
+        if !l.partial {
+            text.push(b'\n');
+        }
+        kept.push_back(text);
+        if kept.len() > lines {
+            kept.pop_front();
+        }
+    }
+    let all: Vec<u8> = kept.into_iter().flatten().collect();
+    let from = all.len().saturating_sub(bytes);
+    String::from_utf8_lossy(all.get(from..).unwrap_or_default()).into_owned()
+}
+
+/// Rotates a log that has grown over `max`: `<log>.<time>`, the runtime reopens, at most `files` files stay.
+///
+/// Rotated files are not compressed.
+pub async fn rotate(
+    rt: &dyn crate::cri::Runtime,
+    id: &str,
+    path: &Path,
+    max: i64,
+    files: usize,
+) -> std::io::Result<bool> {
+    let size = match std::fs::metadata(path) {
+        Ok(m) => m.len(),
+        Err(_) => return Ok(false),
+    };
+    if max <= 0 || i64::try_from(size).unwrap_or(i64::MAX) < max {
+        return Ok(false);
+    }
+    let stamp = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S");
+    let to = PathBuf::from(format!("{}.{stamp}", path.display()));
+    std::fs::rename(path, &to)?;
+    if let Err(e) = rt.reopen_container_log(id).await {
+        // Without the runtime's help it still writes to the old file: put it back.
+        std::fs::rename(&to, path)?;
+        return Err(std::io::Error::other(e));
+    }
+    let (Some(dir), Some(name)) = (
+        path.parent(),
+        path.file_name().map(|n| n.to_string_lossy().into_owned()),
+    ) else {
+        return Ok(true);
+    };
+    let prefix = format!("{name}.");
+    let mut old: Vec<PathBuf> = std::fs::read_dir(dir)?
+        .flatten()
+        .filter(|e| e.file_name().to_string_lossy().starts_with(&prefix))
+        .map(|e| e.path())
+        .collect();
+    old.sort();
+    while old.len() + 1 > files {
+        let _ = std::fs::remove_file(old.remove(0));
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: &str = "2026-01-01T00:00:00.000000001Z stdout F one\n2026-01-01T00:00:01.000000001Z stderr F two\n2026-01-01T00:00:02.000000001Z stdout P thr\n2026-01-01T00:00:02.000000002Z stdout F ee\n";
+
+    async fn get(o: Options) -> String {
+        let d = tempfile::tempdir().unwrap();
+        let p = d.path().join("0.log");
+        std::fs::write(&p, LOG).unwrap();
+        let (tx, mut rx) = mpsc::channel(16);
+        read(p, o, || async { false }, tx).await.unwrap();
+        let mut out = Vec::new();
+        while let Some(b) = rx.recv().await {
+            out.extend_from_slice(&b);
+        }
+        String::from_utf8(out).unwrap()
+    }
+
+    #[tokio::test]
+    async fn options_select_lines() {
+        let o = Options::default();
+        assert_eq!(get(o.clone()).await, "one\ntwo\nthree\n");
+        assert_eq!(
+            get(Options {
+                tail_lines: Some(2),
+                ..o.clone()
+            })
+            .await,
+            "three\n"
+        );
+        assert_eq!(
+            get(Options {
+                tail_lines: Some(0),
+                ..o.clone()
+            })
+            .await,
+            ""
+        );
+        assert_eq!(
+            get(Options {
+                tail_lines: Some(99),
+                ..o.clone()
+            })
+            .await,
+            "one\ntwo\nthree\n"
+        );
+        assert_eq!(
+            get(Options {
+                limit_bytes: Some(5),
+                ..o.clone()
+            })
+            .await,
+            "one\nt"
+        );
+        assert_eq!(
+            get(Options {
+                stream: "Stderr".into(),
+                ..o.clone()
+            })
+            .await,
+            "two\n"
+        );
+        let since = Some("2026-01-01T00:00:01Z".parse().unwrap());
+        assert_eq!(get(Options { since, ..o.clone() }).await, "two\nthree\n");
+        assert_eq!(
+            get(Options {
+                timestamps: true,
+                limit_bytes: Some(35),
+                ..o
+            })
+            .await,
+            "2026-01-01T00:00:00.000000001Z one\n"
+        );
+    }
+
+    #[tokio::test]
+    async fn following_survives_rotation_and_ends_with_the_container() {
+        let d = tempfile::tempdir().unwrap();
+        let p = d.path().join("0.log");
+        std::fs::write(&p, "2026-01-01T00:00:00.000000001Z stdout F one\n").unwrap();
+        let (tx, mut rx) = mpsc::channel(16);
+        let running = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let r = running.clone();
+        let path = p.clone();
+        let task = tokio::spawn(async move {
+            let r = r.clone();
+            read(
+                path,
+                Options {
+                    follow: true,
+                    ..Default::default()
+                },
+                move || {
+                    let r = r.clone();
+                    async move { r.load(std::sync::atomic::Ordering::SeqCst) }
+                },
+                tx,
+            )
+            .await
+        });
+        assert_eq!(rx.recv().await.unwrap(), "one\n");
+        std::fs::rename(&p, d.path().join("0.log.1")).unwrap();
+        std::fs::write(&p, "2026-01-01T00:00:03.000000001Z stdout F two\n").unwrap();
+        assert_eq!(rx.recv().await.unwrap(), "two\n");
+        running.store(false, std::sync::atomic::Ordering::SeqCst);
+        assert!(
+            tokio::time::timeout(Duration::from_secs(10), task)
+                .await
+                .unwrap()
+                .unwrap()
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn tails_for_termination_messages() {
+        let d = tempfile::tempdir().unwrap();
+        let p = d.path().join("l");
+        std::fs::write(&p, LOG).unwrap();
+        assert_eq!(tail_text(p.to_str().unwrap(), 2, 100), "three\n");
+        assert_eq!(tail_text(p.to_str().unwrap(), 80, 4), "ree\n");
+        assert_eq!(tail_text("/none", 80, 4), "");
+    }
+}

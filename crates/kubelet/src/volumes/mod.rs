@@ -1,0 +1,678 @@
+//! Volumes of pods: made, kept current, and removed.
+//!
+//! Kinds: emptyDir, hostPath, configMap, secret, downwardAPI, projected. A volume lives below
+//! `<root>/pods/<uid>/volumes/kubernetes.io~<kind>/<name>`, as upstream's, so either kubelet can take over or clean up.
+//!
+//! Absent on purpose: gitRepo (CVE-2024-10220, CVE-2025-1767), and everything that needs a plugin, which is refused with
+//! a message that names it.
+
+pub mod objects;
+pub mod subpath;
+pub mod tokens;
+pub mod writer;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use crate::pod::quantity::Quantity;
+use crate::pod::{DownwardApi, EmptyDir, HostPath, KeyToPath, Pod, Volume};
+use crate::runtime::env::{Context, Data, meta_field, resource_field};
+use writer::{FileData, Payload};
+
+/// A volume ready to be mounted into containers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mounted {
+    /// Path on the node.
+    pub path: PathBuf,
+    /// Containers may only read it.
+    pub read_only: bool,
+}
+
+/// What all volumes of a pod came to.
+#[derive(Clone, Debug, Default)]
+pub struct MountedVolumes {
+    /// By volume name.
+    pub volumes: BTreeMap<String, Mounted>,
+    /// When to set up again although nothing changed (a token is due).
+    pub refresh_at: Option<Instant>,
+}
+
+/// Why a volume could not be set up; the text follows `MountVolume.SetUp failed for volume "x" : `.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    /// An object is missing or could not be read.
+    #[error("{0}")]
+    Object(String),
+    /// The file system.
+    #[error("{0}")]
+    Io(String),
+    /// The volume cannot be used on this node.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// Where volumes get their content from.
+#[async_trait::async_trait]
+pub trait Sources: Send + Sync {
+    /// A config map; `Ok(None)` when it does not exist.
+    async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<Data>, String>;
+    /// A secret; `Ok(None)` when it does not exist.
+    async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Data>, String>;
+    /// A bound token of the pod's service account and when to ask for the next one.
+    async fn token(
+        &self,
+        pod: &Pod,
+        audience: &str,
+        seconds: i64,
+    ) -> Result<(String, Instant), String>;
+}
+
+fn io_err(what: &Path, e: io::Error) -> VolumeError {
+    VolumeError::Io(format!("{}: {e}", what.display()))
+}
+
+/// The directory of a volume.
+pub fn directory(pod_dir: &Path, kind: &str, name: &str) -> PathBuf {
+    pod_dir
+        .join("volumes")
+        .join(format!("kubernetes.io~{kind}"))
+        .join(name)
+}
+
+/// Sets up every volume of the pod; called again it brings contents up to date.
+///
+/// The error carries the name of the volume that failed.
+pub async fn set_up(
+    pod: &Pod,
+    pod_dir: &Path,
+    ctx: &Context,
+    sources: &dyn Sources,
+) -> Result<MountedVolumes, (String, VolumeError)> {
+    let mut out = MountedVolumes::default();
+    for v in &pod.spec.volumes {
+        let m = one(pod, v, pod_dir, ctx, sources, &mut out.refresh_at)
+            .await
+            .map_err(|e| (v.name.clone(), e))?;
+        out.volumes.insert(v.name.clone(), m);
+    }
+    Ok(out)
+}
+
+async fn one(
+    pod: &Pod,
+    v: &Volume,
+    pod_dir: &Path,
+    ctx: &Context,
+    sources: &dyn Sources,
+    refresh: &mut Option<Instant>,
+) -> Result<Mounted, VolumeError> {
+    let ns = &pod.metadata.namespace;
+    let group = pod.spec.security_context.as_ref().and_then(|s| s.fs_group);
+    if let Some(e) = &v.empty_dir {
+        return empty_dir(&directory(pod_dir, "empty-dir", &v.name), e, group);
+    }
+    if let Some(h) = &v.host_path {
+        return host_path(h);
+    }
+    let (kind, mode, payload) = if let Some(c) = &v.config_map {
+        let mode = c.default_mode.unwrap_or(0o644);
+        let data = sources
+            .config_map(ns, &c.name)
+            .await
+            .map_err(VolumeError::Object)?;
+        (
+            "configmap",
+            mode,
+            object_payload(
+                "ConfigMap",
+                ns,
+                &c.name,
+                data,
+                &c.items,
+                c.optional == Some(true),
+                mode,
+            )?,
+        )
+    } else if let Some(s) = &v.secret {
+        let mode = s.default_mode.unwrap_or(0o644);
+        let data = sources
+            .secret(ns, &s.secret_name)
+            .await
+            .map_err(VolumeError::Object)?;
+        (
+            "secret",
+            mode,
+            object_payload(
+                "Secret",
+                ns,
+                &s.secret_name,
+                data,
+                &s.items,
+                s.optional == Some(true),
+                mode,
+            )?,
+        )
+    } else if let Some(d) = &v.downward_api {
+        let mode = d.default_mode.unwrap_or(0o644);
+        ("downward-api", mode, downward(pod, d, ctx, mode)?)
+    } else if let Some(p) = &v.projected {
+        let mode = p.default_mode.unwrap_or(0o644);
+        let mut payload = Payload::new();
+        for s in &p.sources {
+            if let Some(c) = &s.config_map {
+                let data = sources
+                    .config_map(ns, &c.name)
+                    .await
+                    .map_err(VolumeError::Object)?;
+                payload.extend(object_payload(
+                    "ConfigMap",
+                    ns,
+                    &c.name,
+                    data,
+                    &c.items,
+                    c.optional == Some(true),
+                    mode,
+                )?);
+            } else if let Some(c) = &s.secret {
+                let data = sources
+                    .secret(ns, &c.name)
+                    .await
+                    .map_err(VolumeError::Object)?;
+                payload.extend(object_payload(
+                    "Secret",
+                    ns,
+                    &c.name,
+                    data,
+                    &c.items,
+                    c.optional == Some(true),
+                    mode,
+                )?);
+            } else if let Some(d) = &s.downward_api {
+                payload.extend(downward(pod, d, ctx, mode)?);
+            } else if let Some(t) = &s.service_account_token {
+                let (token, due) = sources
+                    .token(pod, &t.audience, t.expiration_seconds.unwrap_or(3600))
+                    .await
+                    .map_err(VolumeError::Object)?;
+                *refresh = Some(refresh.map_or(due, |r| r.min(due)));
+                // Tokens are for their pod alone, unless a group or a user must read them.
+                let mode = if group.is_some() || run_as_user(pod).is_some() {
+                    0o600 | (mode & 0o40)
+                } else {
+                    mode
+                };
+                payload.insert(
+                    t.path.clone(),
+                    FileData {
+                        data: token.into_bytes(),
+                        mode,
+                        owner: run_as_user(pod),
+                    },
+                );
+            } else {
+                return Err(VolumeError::Invalid(format!(
+                    "a source of projected volume {:?} is not supported by this kubelet",
+                    v.name
+                )));
+            }
+        }
+        ("projected", mode, payload)
+    } else if v.git_repo.is_some() {
+        return Err(VolumeError::Invalid(
+            "gitRepo volumes are not supported".into(),
+        ));
+    } else {
+        let kind = if v.persistent_volume_claim.is_some() {
+            "persistentVolumeClaim"
+        } else if v.csi.is_some() {
+            "csi"
+        } else if v.nfs.is_some() {
+            "nfs"
+        } else if v.ephemeral.is_some() {
+            "ephemeral"
+        } else if v.image.is_some() {
+            "image"
+        } else {
+            "this kind of"
+        };
+        return Err(VolumeError::Invalid(format!(
+            "{kind} volumes are not supported by this kubelet"
+        )));
+    };
+    let _ = mode;
+    let dir = directory(pod_dir, kind, &v.name);
+    if !dir.exists() {
+        fs::create_dir_all(&dir).map_err(|e| io_err(&dir, e))?;
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o777))
+            .map_err(|e| io_err(&dir, e))?;
+    }
+    writer::write(&dir, &payload, group).map_err(|e| io_err(&dir, e))?;
+    Ok(Mounted {
+        path: dir,
+        read_only: true,
+    })
+}
+
+/// The user every container runs as, when they agree.
+fn run_as_user(pod: &Pod) -> Option<i64> {
+    let default = pod
+        .spec
+        .security_context
+        .as_ref()
+        .and_then(|s| s.run_as_user);
+    let mut users = pod.all_containers().map(|c| {
+        c.security_context
+            .as_ref()
+            .and_then(|s| s.run_as_user)
+            .or(default)
+    });
+    let first = users.next()??;
+    users.all(|u| u == Some(first)).then_some(first)
+}
+
+fn object_payload(
+    kind: &str,
+    ns: &str,
+    name: &str,
+    data: Option<Data>,
+    items: &[KeyToPath],
+    optional: bool,
+    default_mode: i32,
+) -> Result<Payload, VolumeError> {
+    let Some(data) = data else {
+        if optional {
+            return Ok(Payload::new());
+        }
+        return Err(VolumeError::Object(format!(
+            "{} \"{name}\" not found",
+            kind.to_lowercase()
+        )));
+    };
+    let mut out = Payload::new();
+    if items.is_empty() {
+        for (k, v) in data.values {
+            out.insert(
+                k,
+                FileData {
+                    data: v,
+                    mode: default_mode,
+                    owner: None,
+                },
+            );
+        }
+        return Ok(out);
+    }
+    for i in items {
+        match data.values.get(&i.key) {
+            Some(v) => {
+                out.insert(
+                    i.path.clone(),
+                    FileData {
+                        data: v.clone(),
+                        mode: i.mode.unwrap_or(default_mode),
+                        owner: None,
+                    },
+                );
+            }
+            None if optional => {}
+            None => {
+                let kind = if kind == "Secret" {
+                    "secret"
+                } else {
+                    "configmap"
+                };
+                let _ = ns;
+                return Err(VolumeError::Object(format!(
+                    "{kind} references non-existent {kind} key: {}",
+                    i.key
+                )));
+            }
+        }
+    }
+    Ok(out)
+}
+
+fn downward(
+    pod: &Pod,
+    d: &DownwardApi,
+    ctx: &Context,
+    default_mode: i32,
+) -> Result<Payload, VolumeError> {
+    let mut out = Payload::new();
+    for i in &d.items {
+        let text = if let Some(f) = &i.field_ref {
+            meta_field(pod, &f.field_path).map_err(VolumeError::Invalid)?
+        } else if let Some(r) = &i.resource_field_ref {
+            let c = pod.container(&r.container_name).ok_or_else(|| {
+                VolumeError::Invalid(format!("container {} not found", r.container_name))
+            })?;
+            resource_field(pod, c, r, &ctx.allocatable).map_err(VolumeError::Invalid)?
+        } else {
+            continue;
+        };
+        out.insert(
+            i.path.clone(),
+            FileData {
+                data: text.into_bytes(),
+                mode: i.mode.unwrap_or(default_mode),
+                owner: None,
+            },
+        );
+    }
+    Ok(out)
+}
+
+fn empty_dir(dir: &Path, e: &EmptyDir, group: Option<i64>) -> Result<Mounted, VolumeError> {
+    let ready = dir
+        .join("../../../plugins/kubernetes.io~empty-dir")
+        .join(dir.file_name().unwrap_or_default())
+        .join("ready");
+    match e.medium.as_str() {
+        "" | "Memory" => {}
+        other => {
+            return Err(VolumeError::Invalid(format!(
+                "emptyDir medium {other:?} is not supported by this kubelet"
+            )));
+        }
+    }
+    let fresh = !dir.exists();
+    if fresh {
+        fs::create_dir_all(dir).map_err(|err| io_err(dir, err))?;
+    }
+    if e.medium == "Memory" && !is_mount_point(dir) {
+        let mut options = String::from("mode=0777");
+        if let Some(limit) = e
+            .size_limit
+            .as_deref()
+            .and_then(Quantity::parse)
+            .map(Quantity::value)
+            .filter(|v| *v > 0)
+        {
+            options.push_str(&format!(",size={limit}"));
+        }
+        let options =
+            std::ffi::CString::new(options).map_err(|e| VolumeError::Invalid(e.to_string()))?;
+        rustix::mount::mount(
+            "tmpfs",
+            dir,
+            "tmpfs",
+            rustix::mount::MountFlags::empty(),
+            options.as_c_str(),
+        )
+        .map_err(|e| io_err(dir, e.into()))?;
+    }
+    if fresh || !ready.exists() {
+        let mut mode = 0o777;
+        if let Some(g) = group {
+            let gid = u32::try_from(g).map_err(|_| VolumeError::Invalid(format!("fsGroup {g}")))?;
+            std::os::unix::fs::chown(dir, None, Some(gid)).map_err(|err| io_err(dir, err))?;
+            mode = 0o2777;
+        }
+        fs::set_permissions(dir, fs::Permissions::from_mode(mode))
+            .map_err(|err| io_err(dir, err))?;
+        if let Some(parent) = ready.parent() {
+            let _ = fs::create_dir_all(parent);
+            let _ = fs::write(&ready, b"");
+        }
+    }
+    Ok(Mounted {
+        path: dir.to_path_buf(),
+        read_only: false,
+    })
+}
+
+fn host_path(h: &HostPath) -> Result<Mounted, VolumeError> {
+    use std::os::unix::fs::FileTypeExt as _;
+    let path = PathBuf::from(&h.path);
+    if h.path.split('/').any(|s| s == "..") {
+        return Err(VolumeError::Invalid(format!(
+            "hostPath {:?} must not contain '..'",
+            h.path
+        )));
+    }
+    let kind = h.kind.as_deref().unwrap_or_default();
+    let wrong = |what: &str| {
+        Err(VolumeError::Invalid(format!(
+            "hostPath type check failed: {} is not {what}",
+            h.path
+        )))
+    };
+    match kind {
+        "" => {}
+        "DirectoryOrCreate" => {
+            if !path.exists() {
+                fs::create_dir_all(&path).map_err(|e| io_err(&path, e))?;
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
+                    .map_err(|e| io_err(&path, e))?;
+            }
+            if !path.is_dir() {
+                return wrong("a directory");
+            }
+        }
+        "FileOrCreate" => {
+            if !path.exists() {
+                fs::File::create(&path).map_err(|e| io_err(&path, e))?;
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o644))
+                    .map_err(|e| io_err(&path, e))?;
+            }
+            if !path.is_file() {
+                return wrong("a file");
+            }
+        }
+        "Directory" if !path.is_dir() => return wrong("a directory"),
+        "File" if !path.is_file() => return wrong("a file"),
+        "Directory" | "File" => {}
+        "Socket" | "CharDevice" | "BlockDevice" => {
+            let t = fs::metadata(&path).map(|m| m.file_type());
+            let ok = t.is_ok_and(|t| match kind {
+                "Socket" => t.is_socket(),
+                "CharDevice" => t.is_char_device(),
+                _ => t.is_block_device(),
+            });
+            if !ok {
+                return wrong(match kind {
+                    "Socket" => "a socket",
+                    "CharDevice" => "a character device",
+                    _ => "a block device",
+                });
+            }
+        }
+        other => {
+            return Err(VolumeError::Invalid(format!(
+                "hostPath type {other:?} is unknown"
+            )));
+        }
+    }
+    Ok(Mounted {
+        path,
+        read_only: false,
+    })
+}
+
+/// Whether something is mounted at exactly this path.
+pub fn is_mount_point(path: &Path) -> bool {
+    mounts_below(path).iter().any(|m| m == path)
+}
+
+/// Mount points at or below a path, deepest first.
+pub fn mounts_below(path: &Path) -> Vec<PathBuf> {
+    let Ok(path) = fs::canonicalize(path) else {
+        return Vec::new();
+    };
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mut out: Vec<PathBuf> = text
+        .lines()
+        .filter_map(|l| l.split(' ').nth(4))
+        .map(|p| {
+            PathBuf::from(
+                p.replace("\\040", " ")
+                    .replace("\\011", "\t")
+                    .replace("\\012", "\n")
+                    .replace("\\134", "\\"),
+            )
+        })
+        .filter(|p| p.starts_with(&path))
+        .collect();
+    out.sort_by_key(|p| std::cmp::Reverse(p.as_os_str().len()));
+    out
+}
+
+/// Unmounts and removes everything of a pod below `pod_dir`; safe to repeat.
+///
+/// hostPath volumes are not touched: they are not below the directory. Nothing is deleted while a mount is left, so a
+/// failed unmount never deletes what is mounted.
+pub fn tear_down(pod_dir: &Path) -> io::Result<()> {
+    if !pod_dir.exists() {
+        return Ok(());
+    }
+    for m in mounts_below(pod_dir) {
+        rustix::mount::unmount(&m, rustix::mount::UnmountFlags::empty())
+            .or_else(|_| rustix::mount::unmount(&m, rustix::mount::UnmountFlags::DETACH))
+            .map_err(|e| io::Error::other(format!("unmounting {}: {e}", m.display())))?;
+    }
+    if !mounts_below(pod_dir).is_empty() {
+        return Err(io::Error::other(format!(
+            "{} still holds mounts",
+            pod_dir.display()
+        )));
+    }
+    for sub in ["volumes", "volume-subpaths", "plugins"] {
+        let dir = pod_dir.join(sub);
+        if dir.exists() {
+            fs::remove_dir_all(&dir)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixed;
+    #[async_trait::async_trait]
+    impl Sources for Fixed {
+        async fn config_map(&self, _: &str, name: &str) -> Result<Option<Data>, String> {
+            Ok((name == "cm").then(|| Data {
+                values: BTreeMap::from([("a".into(), b"1".to_vec()), ("b".into(), b"2".to_vec())]),
+            }))
+        }
+        async fn secret(&self, _: &str, _: &str) -> Result<Option<Data>, String> {
+            Ok(None)
+        }
+        async fn token(
+            &self,
+            _: &Pod,
+            audience: &str,
+            _: i64,
+        ) -> Result<(String, Instant), String> {
+            Ok((format!("tok-{audience}"), Instant::now()))
+        }
+    }
+
+    fn pod(volumes: &str) -> Pod {
+        serde_json::from_str(&format!(
+            r#"{{"metadata":{{"name":"p","namespace":"n","uid":"u","labels":{{"k":"v"}}}},"spec":{{"containers":[{{"name":"c"}}],"volumes":[{volumes}]}}}}"#
+        ))
+        .unwrap()
+    }
+
+    async fn up(dir: &Path, volumes: &str) -> Result<MountedVolumes, (String, VolumeError)> {
+        set_up(&pod(volumes), dir, &Context::default(), &Fixed).await
+    }
+
+    #[tokio::test]
+    async fn contents_arrive_and_leave() {
+        let d = tempfile::tempdir().unwrap();
+        let m = up(
+            d.path(),
+            r#"{"name":"cm","configMap":{"name":"cm","items":[{"key":"a","path":"x/y","mode":256}]}},
+               {"name":"e","emptyDir":{}},
+               {"name":"p","projected":{"sources":[{"configMap":{"name":"cm"}},{"serviceAccountToken":{"path":"token","audience":"A"}},
+                   {"downwardAPI":{"items":[{"path":"labels","fieldRef":{"fieldPath":"metadata.labels"}}]}}]}}"#,
+        )
+        .await
+        .unwrap();
+        let read = |v: &str, f: &str| fs::read_to_string(m.volumes[v].path.join(f)).unwrap();
+        assert_eq!(read("cm", "x/y"), "1");
+        assert_eq!(
+            fs::metadata(m.volumes["cm"].path.join("x/y"))
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o777,
+            0o400
+        );
+        assert_eq!(
+            (read("p", "a"), read("p", "token"), read("p", "labels")),
+            ("1".into(), "tok-A".into(), "k=\"v\"".into())
+        );
+        assert!(m.refresh_at.is_some());
+        assert!(
+            m.volumes["e"]
+                .path
+                .ends_with("volumes/kubernetes.io~empty-dir/e")
+        );
+        fs::write(m.volumes["e"].path.join("f"), "x").unwrap();
+        up(d.path(), r#"{"name":"e","emptyDir":{}}"#).await.unwrap();
+        assert!(m.volumes["e"].path.join("f").exists());
+        tear_down(d.path()).unwrap();
+        assert!(!d.path().join("volumes").exists());
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_or_unsupported_is_named() {
+        let d = tempfile::tempdir().unwrap();
+        let err = |v: &str| {
+            let v = v.to_string();
+            let dir = d.path().to_path_buf();
+            async move { up(&dir, &v).await.unwrap_err() }
+        };
+        let (name, e) = err(r#"{"name":"s","secret":{"secretName":"none"}}"#).await;
+        assert_eq!(
+            (name.as_str(), e.to_string()),
+            ("s", "secret \"none\" not found".to_string())
+        );
+        let (_, e) =
+            err(r#"{"name":"s","configMap":{"name":"cm","items":[{"key":"zz","path":"a"}]}}"#)
+                .await;
+        assert_eq!(
+            e.to_string(),
+            "configmap references non-existent configmap key: zz"
+        );
+        // CVE-2024-10220, CVE-2025-1767
+        let (_, e) = err(r#"{"name":"g","gitRepo":{"repository":"x"}}"#).await;
+        assert_eq!(e.to_string(), "gitRepo volumes are not supported");
+        let (_, e) = err(r#"{"name":"g","persistentVolumeClaim":{"claimName":"x"}}"#).await;
+        assert!(e.to_string().contains("persistentVolumeClaim"));
+        assert!(
+            up(
+                d.path(),
+                r#"{"name":"s","secret":{"secretName":"none","optional":true}}"#
+            )
+            .await
+            .is_ok()
+        );
+    }
+
+    #[tokio::test]
+    async fn host_path_types() {
+        let d = tempfile::tempdir().unwrap();
+        let p = d.path().join("new");
+        let v = |kind: &str| {
+            format!(
+                r#"{{"name":"h","hostPath":{{"path":"{}","type":"{kind}"}}}}"#,
+                p.display()
+            )
+        };
+        assert!(up(d.path(), &v("Directory")).await.is_err());
+        assert!(up(d.path(), &v("DirectoryOrCreate")).await.is_ok());
+        assert!(up(d.path(), &v("Directory")).await.is_ok());
+        assert!(up(d.path(), &v("File")).await.is_err());
+        assert!(up(d.path(), &v("Socket")).await.is_err());
+    }
+}
