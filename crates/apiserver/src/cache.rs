@@ -106,7 +106,9 @@ impl Entry {
     /// A selectable field of the cache's own definition.
     fn field(&self, def: &ResourceDef, index: usize) -> &str {
         let all = self.fields.get_or_init(|| {
-            let Ok(object) = codec::decode(def, &self.value, self.revision) else {
+            let object = codec::shallow(def, &self.value)
+                .or_else(|| codec::decode(def, &self.value, self.revision).ok());
+            let Some(object) = object else {
                 return Box::default();
             };
             let values = def.strategy.field_values(&object);

@@ -141,6 +141,8 @@ pub struct Server {
     pub documents: crate::discovery::Documents,
 }
 
+/// How long a refused request's body is read.
+const DRAIN: Duration = Duration::from_millis(200);
 /// How long a request waits for its turn when the server is full.
 const QUEUE_WAIT: Duration = Duration::from_secs(5);
 
@@ -241,6 +243,9 @@ impl Server {
         let attributes = attributes(&info, &query, user.clone());
         let (decision, reason) = self.engine.authorizer.authorize(&attributes).await;
         if decision != Decision::Allow {
+            // A small body is read, so that the connection can go on.
+            let drain = crate::body::read_limited(request.into_body());
+            let _ = tokio::time::timeout(DRAIN, drain).await;
             return Err(forbidden(&attributes, &reason));
         }
 

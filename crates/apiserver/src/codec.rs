@@ -121,3 +121,101 @@ pub fn encode(def: &ResourceDef, object: &Value) -> Result<Bytes, Status> {
         .map_err(|e| Status::internal(format!("unable to encode object: {e}")))?;
     Ok(envelope::wrap(&storage.api_version, &storage.kind, &raw).into())
 }
+
+/// The scalars of an object down to the second level, without labels, lists and whatever lies deeper: what field selectors
+/// look at, at a fraction of a whole decoding. Only for stored protobuf of a version without conversion.
+pub fn shallow(def: &ResourceDef, bytes: &[u8]) -> Option<Value> {
+    let storage = def.storage.as_ref()?;
+    if storage.json || def.conversion.is_some() {
+        return None;
+    }
+    let found: Shallow = wire::proto::from_slice(stored_raw(bytes).ok()?, def.schema).ok()?;
+    Some(found.0)
+}
+
+/// See [`shallow`].
+struct Shallow(Value);
+
+impl<'de> serde::Deserialize<'de> for Shallow {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Shallow, D::Error> {
+        serde::de::DeserializeSeed::deserialize(Level(0), d).map(Shallow)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Level(u8);
+
+impl<'de> serde::de::DeserializeSeed<'de> for Level {
+    type Value = Value;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, d: D) -> Result<Value, D::Error> {
+        d.deserialize_any(self)
+    }
+}
+
+impl<'de> serde::de::Visitor<'de> for Level {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_bool<E>(self, v: bool) -> Result<Value, E> {
+        Ok(Value::Bool(v))
+    }
+
+    fn visit_i64<E>(self, v: i64) -> Result<Value, E> {
+        Ok(v.into())
+    }
+
+    fn visit_u64<E>(self, v: u64) -> Result<Value, E> {
+        Ok(v.into())
+    }
+
+    fn visit_f64<E>(self, v: f64) -> Result<Value, E> {
+        Ok(v.into())
+    }
+
+    fn visit_str<E>(self, v: &str) -> Result<Value, E> {
+        Ok(Value::String(v.to_owned()))
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: serde::Deserializer<'de>>(self, d: D) -> Result<Value, D::Error> {
+        d.deserialize_any(self)
+    }
+
+    fn visit_newtype_struct<D: serde::Deserializer<'de>>(self, d: D) -> Result<Value, D::Error> {
+        d.deserialize_any(self)
+    }
+
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        while seq.next_element::<serde::de::IgnoredAny>()?.is_some() {}
+        Ok(Value::Null)
+    }
+
+    fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        if self.0 >= 2 {
+            while map
+                .next_entry::<serde::de::IgnoredAny, serde::de::IgnoredAny>()?
+                .is_some()
+            {}
+            return Ok(Value::Null);
+        }
+        let mut out = Map::new();
+        while let Some(key) = map.next_key::<String>()? {
+            let value = map.next_value_seed(Level(self.0 + 1))?;
+            if !value.is_null() {
+                out.insert(key, value);
+            }
+        }
+        Ok(Value::Object(out))
+    }
+}

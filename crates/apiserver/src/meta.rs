@@ -15,6 +15,9 @@ pub fn apply_defaults(schema: &'static Message, object: &mut Value) {
     api::defaults::apply(object, schema);
 }
 
+/// Finalizers without a domain. Source: upstream's `pkg/apis/core/helper`.
+const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+
 fn any_name(_: &str, _: bool) -> Vec<String> {
     Vec::new()
 }
@@ -40,6 +43,20 @@ fn check(strategy: &dyn Strategy, namespaced: bool, object: &Value) -> ErrorList
     }
     let rule: NameFn = if own { any_name } else { name_is_dns_subdomain };
     errors.extend(validate_object_meta(object, namespaced, rule, &path));
+    let finalizers = object
+        .pointer("/metadata/finalizers")
+        .and_then(Value::as_array);
+    for (i, f) in finalizers
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .enumerate()
+    {
+        if !f.contains('/') && !STANDARD_FINALIZERS.contains(&f) {
+            let why = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.invalid(&path.child("finalizers").index(i), f, why);
+        }
+    }
     errors
 }
 

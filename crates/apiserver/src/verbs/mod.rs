@@ -91,15 +91,16 @@ impl Call {
         if !offered || !fits {
             return Err(Status::method_not_allowed());
         }
+        let body = request.into_body();
         match verb.as_str() {
             "get" => self.get().await,
             "list" => self.list().await,
             "watch" => self.watch().await,
-            "create" => self.create(request.into_body()).await,
-            "update" => self.update(request.into_body()).await,
-            "patch" => self.patch(request.into_body()).await,
-            "delete" => self.delete(request.into_body()).await,
-            "deletecollection" => self.delete_collection(request.into_body()).await,
+            "create" => self.create(read_limited(body).await).await,
+            "update" => self.update(read_limited(body).await).await,
+            "patch" => self.patch(read_limited(body).await).await,
+            "delete" => self.delete(read_limited(body).await).await,
+            "deletecollection" => self.delete_collection(read_limited(body).await).await,
             _ => Err(Status::method_not_allowed()),
         }
     }
@@ -259,15 +260,15 @@ impl Call {
     }
 
     /// Reads and decodes a body as a kind, with the checks of its type and of `fieldValidation`.
-    async fn decode_body(
+    fn decode_body(
         &self,
-        body: Incoming,
+        body: Result<Bytes, Status>,
         media: Media,
         validation: FieldValidation,
         gvk: (&str, &str, &str),
         schema: &'static Message,
     ) -> Result<Value, Status> {
-        let bytes = read_limited(body).await?;
+        let bytes = body?;
         let decoded = decode(&bytes, media, validation, gvk, schema)?;
         self.strict(decoded, validation, gvk)
     }
@@ -329,6 +330,26 @@ fn unrecognized(kind: &str, why: &str, bytes: &[u8]) -> Status {
     ))
 }
 
+/// Refuses JSON that is no object, with the words of Go's decoder.
+fn not_an_object(kind: &str, bytes: &Bytes) -> Result<(), Status> {
+    let first = bytes.iter().find(|b| !b.is_ascii_whitespace());
+    let what = match first {
+        Some(b'[') => "array",
+        Some(b'"') => "string",
+        Some(b't' | b'f') => "bool",
+        Some(b'0'..=b'9' | b'-') => "number",
+        _ => return Ok(()),
+    };
+    if wire::json::valid(bytes).is_err() {
+        return Ok(());
+    }
+    let go = "struct { APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }";
+    let why = format!(
+        "couldn't get version/kind; json parse error: json: cannot unmarshal {what} into Go value of type {go}"
+    );
+    Err(unrecognized(kind, &why, bytes))
+}
+
 #[derive(serde::Deserialize)]
 struct TypeView<'a> {
     #[serde(rename = "apiVersion", borrow, default)]
@@ -375,6 +396,9 @@ pub fn decode(
                     .unwrap_or_default()
                     .to_owned()
             };
+            if media == Media::Json {
+                not_an_object(kind, bytes)?;
+            }
             let result = if media == Media::Json {
                 wire::json::decode(bytes, schema, strictness)
             } else {
@@ -417,23 +441,41 @@ pub fn decode(
 fn check_type(api_version: &str, found: &str, gvk: (&str, &str, &str)) -> Result<(), Status> {
     let (group, version, kind) = gvk;
     let expected = crate::codec::group_version(group, version);
-    if !api_version.is_empty() && api_version != expected {
-        return Err(Status::bad_request(format!(
-            "the API version in the data ({api_version}) does not match the expected API version ({expected})"
+    let named = if api_version.is_empty() {
+        expected.as_str()
+    } else {
+        api_version
+    };
+    let found = if found.is_empty() { kind } else { found };
+    if named == expected && found == kind {
+        return Ok(());
+    }
+    let (from_group, from_version) = named.split_once('/').unwrap_or(("", named));
+    let wrong = |why: String| {
+        Status::bad_request(format!(
+            "{found} in version \"{from_version}\" cannot be handled as a {kind}: {why}"
+        ))
+    };
+    let known = api::resources::find_kind(from_group, from_version, found).is_some()
+        || api::schema::all().any(|(v, k, _)| v == named && k == found);
+    if !known {
+        return Err(wrong(format!(
+            "no kind \"{found}\" is registered for version \"{named}\" in scheme \"pkg/api/legacyscheme/scheme.go:30\""
         )));
     }
-    if !found.is_empty() && found != kind {
-        let named = if api_version.is_empty() {
-            &expected
-        } else {
-            api_version
-        };
-        let (g, v) = named.split_once('/').unwrap_or(("", named));
+    if found == kind {
         return Err(Status::bad_request(format!(
-            "{found} in version \"{v}\" cannot be handled as a {kind}: converting ({g}.{found}) to ({group}.{kind}): unknown conversion"
+            "the API version in the data ({named}) does not match the expected API version ({expected})"
         )));
     }
-    Ok(())
+    // Upstream's internal packages have the name of the group's first part.
+    let package = match group {
+        "" => "core",
+        g => g.split('.').next().unwrap_or(g),
+    };
+    Err(wrong(format!(
+        "converting ({from_version}.{found}) to ({package}.{kind}): unknown conversion"
+    )))
 }
 
 /// A client of this process: hooks use it.

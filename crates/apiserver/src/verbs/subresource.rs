@@ -63,11 +63,12 @@ impl Call {
         if !sub.verbs.contains(&verb) {
             return Err(Status::method_not_allowed());
         }
+        let body = read_limited(request.into_body()).await;
         match (&sub.kind, verb) {
             (SubresourceKind::Same, "get") => self.get().await,
-            (SubresourceKind::Same, "update") => self.update(request.into_body()).await,
-            (SubresourceKind::Same, "patch") => self.patch(request.into_body()).await,
-            (SubresourceKind::Same, "delete") => self.delete(request.into_body()).await,
+            (SubresourceKind::Same, "update") => self.update(body).await,
+            (SubresourceKind::Same, "patch") => self.patch(body).await,
+            (SubresourceKind::Same, "delete") => self.delete(body).await,
             (SubresourceKind::Mapped(m), "get") => {
                 let output = self.output()?;
                 let entry = self.find().await?;
@@ -75,21 +76,14 @@ impl Call {
                 self.respond_kind(&output, 200, sub.gvk, sub.schema, &m.view(&object)?)
             }
             (SubresourceKind::Mapped(m), "update" | "patch") => {
-                self.write_mapped(sub, &**m, request.into_body()).await
+                self.write_mapped(sub, &**m, body).await
             }
             (SubresourceKind::Action(a), "create") => {
                 let output = self.output()?;
                 let media = negotiate::input(&self.headers)?;
                 let options = WriteOptions::parse(&self.query, "CreateOptions", false)?;
-                let mut body = self
-                    .decode_body(
-                        request.into_body(),
-                        media,
-                        options.validation,
-                        sub.gvk,
-                        sub.schema,
-                    )
-                    .await?;
+                let mut body =
+                    self.decode_body(body, media, options.validation, sub.gvk, sub.schema)?;
                 crate::engine::match_namespace(&mut body, def.namespaced, self.namespace())?;
                 let request =
                     self.write_request(options.dry_run, self.manager(&options.field_manager));
@@ -112,7 +106,7 @@ impl Call {
         &self,
         sub: &Subresource,
         mapped: &dyn MappedSubresource,
-        body: Incoming,
+        body: Result<Bytes, Status>,
     ) -> Result<Response, Status> {
         let output = self.output()?;
         let patch = self.info.verb == "patch";
@@ -123,13 +117,10 @@ impl Call {
         };
         let options = WriteOptions::parse(&self.query, kind, false)?;
         let source = if patch {
-            Body::Patch(patch_kind(&self.headers)?, read_limited(body).await?)
+            Body::Patch(patch_kind(&self.headers)?, body?)
         } else {
             let media = negotiate::input(&self.headers)?;
-            Body::Whole(
-                self.decode_body(body, media, options.validation, sub.gvk, sub.schema)
-                    .await?,
-            )
+            Body::Whole(self.decode_body(body, media, options.validation, sub.gvk, sub.schema)?)
         };
         let request = self.write_request(options.dry_run, self.manager(&options.field_manager));
         let mut change = Mapped {

@@ -6,14 +6,12 @@ use api::Status;
 use api::field::{ErrorList, Path};
 use async_trait::async_trait;
 use bytes::Bytes;
-use hyper::body::Incoming;
 use patch::PatchError;
 use serde_json::{Value, json};
 use wire::json::Strictness;
 
 use super::Call;
 use crate::Response;
-use crate::body::read_limited;
 use crate::codec;
 use crate::core::Served;
 use crate::engine::{Change, Replace, Request};
@@ -27,14 +25,12 @@ impl Call {
         (&d.group, &d.version, &d.kind)
     }
 
-    pub(super) async fn create(&self, body: Incoming) -> Result<Response, Status> {
+    pub(super) async fn create(&self, body: Result<Bytes, Status>) -> Result<Response, Status> {
         let output = self.output()?;
         let media = negotiate::input(&self.headers)?;
         let options = WriteOptions::parse(&self.query, "CreateOptions", false)?;
         let def: &ResourceDef = &self.served.def;
-        let object = self
-            .decode_body(body, media, options.validation, self.gvk(), def.schema)
-            .await?;
+        let object = self.decode_body(body, media, options.validation, self.gvk(), def.schema)?;
         let request = self.write_request(options.dry_run, self.manager(&options.field_manager));
         if let Some(review) = &def.review {
             let writer = self.writer(&request);
@@ -46,19 +42,17 @@ impl Call {
         self.respond_object(&output, 201, &created)
     }
 
-    pub(super) async fn update(&self, body: Incoming) -> Result<Response, Status> {
+    pub(super) async fn update(&self, body: Result<Bytes, Status>) -> Result<Response, Status> {
         let output = self.output()?;
         let media = negotiate::input(&self.headers)?;
         let options = WriteOptions::parse(&self.query, "UpdateOptions", false)?;
-        let object = self
-            .decode_body(
-                body,
-                media,
-                options.validation,
-                self.gvk(),
-                self.served.def.schema,
-            )
-            .await?;
+        let object = self.decode_body(
+            body,
+            media,
+            options.validation,
+            self.gvk(),
+            self.served.def.schema,
+        )?;
         let request = self.write_request(options.dry_run, self.manager(&options.field_manager));
         let (object, created) = self
             .server
@@ -68,7 +62,7 @@ impl Call {
         self.respond_object(&output, if created { 201 } else { 200 }, &object)
     }
 
-    pub(super) async fn patch(&self, body: Incoming) -> Result<Response, Status> {
+    pub(super) async fn patch(&self, body: Result<Bytes, Status>) -> Result<Response, Status> {
         let output = self.output()?;
         let kind = patch_kind(&self.headers)?;
         let options = WriteOptions::parse(
@@ -76,7 +70,7 @@ impl Call {
             "PatchOptions",
             matches!(kind, PatchKind::Apply),
         )?;
-        let bytes = read_limited(body).await?;
+        let bytes = body?;
         let request = self.write_request(options.dry_run, self.manager(&options.field_manager));
         let mut change = Patch {
             call: self,
@@ -89,8 +83,8 @@ impl Call {
         self.respond_object(&output, if created { 201 } else { 200 }, &object)
     }
 
-    async fn delete_options(&self, body: Incoming) -> Result<DeleteOptions, Status> {
-        let bytes = read_limited(body).await?;
+    fn delete_options(&self, body: Result<Bytes, Status>) -> Result<DeleteOptions, Status> {
+        let bytes = body?;
         if bytes.is_empty() {
             return DeleteOptions::parse(None, &self.query);
         }
@@ -101,9 +95,9 @@ impl Call {
         DeleteOptions::parse(Some(&value), &self.query)
     }
 
-    pub(super) async fn delete(&self, body: Incoming) -> Result<Response, Status> {
+    pub(super) async fn delete(&self, body: Result<Bytes, Status>) -> Result<Response, Status> {
         let output = self.output()?;
-        let options = self.delete_options(body).await?;
+        let options = self.delete_options(body)?;
         let request = self.write_request(options.dry_run, "");
         let (object, gone) = self.server.engine.delete(&request, &options).await?;
         let foreground = options.policy == Some(crate::options::Propagation::Foreground);
@@ -115,10 +109,13 @@ impl Call {
         self.respond_object(&output, code, &object)
     }
 
-    pub(super) async fn delete_collection(&self, body: Incoming) -> Result<Response, Status> {
+    pub(super) async fn delete_collection(
+        &self,
+        body: Result<Bytes, Status>,
+    ) -> Result<Response, Status> {
         let output = self.output()?;
         let list = ListOptions::parse(&self.query, false)?;
-        let options = self.delete_options(body).await?;
+        let options = self.delete_options(body)?;
         let (entries, revision) = self.select_all(&list).await?;
         let mut items = Vec::with_capacity(entries.len());
         for e in entries {
