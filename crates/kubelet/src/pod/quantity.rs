@@ -17,9 +17,9 @@ impl Quantity {
             .unwrap_or(text.len());
         let (number, suffix) = text.split_at(end);
         let negative = number.starts_with('-');
-        let digits = number.trim_start_matches(['+', '-']);
+        let digits = number.strip_prefix(['+', '-']).unwrap_or(number);
         let (whole, frac) = digits.split_once('.').unwrap_or((digits, ""));
-        if whole.is_empty() && frac.is_empty() {
+        if whole.is_empty() && frac.is_empty() || whole.starts_with(['+', '-']) {
             return None;
         }
         let scale: (i128, i128) = match suffix {

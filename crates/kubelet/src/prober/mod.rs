@@ -146,10 +146,8 @@ impl Prober {
                     continue;
                 };
                 let mut tasks = self.tasks();
-                if tasks
-                    .get(&key)
-                    .is_some_and(|t| t.id == record.id && !t.abort.is_finished())
-                {
+                // A task that has ended has said its last word about this id.
+                if tasks.get(&key).is_some_and(|t| t.id == record.id) {
                     continue;
                 }
                 if let Some(t) = tasks.remove(&key) {

@@ -385,6 +385,16 @@ async fn terminate(
             tokio::time::sleep(CLEANUP_RETRY).await;
             continue;
         };
+        let idle = !rt
+            .containers
+            .iter()
+            .any(|c| c.phase != state::Phase::Exited)
+            && !rt.sandboxes.iter().any(|s| s.ready);
+        if target.pod.is_finished() && idle {
+            // Over before this kubelet saw it: the apiserver has the last word on its status.
+            shared.prober.forget(&uid);
+            return;
+        }
         sync::publish(
             shared,
             &target.pod,
