@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::split_status;
 use crate::builtin::{Config, Parts};
-use crate::check::{dns1123_label, each};
+use crate::check::{dns1123_label, each, path_segment};
 use crate::validate::{Errors, Path};
 use crate::value::Tree;
 
@@ -44,6 +44,11 @@ pub fn componentstatus(_: &Config) -> Parts {
 struct ApiService;
 
 impl Strategy for ApiService {
+    /// The core group's is `v1.`, which is no DNS name.
+    fn validate_name(&self, name: &str, _: bool) -> Option<Vec<String>> {
+        Some(path_segment(name))
+    }
+
     fn default(&self, object: &mut Value) {
         if object.has("spec.service") {
             object.put_if_absent("spec.service.port", 443);
