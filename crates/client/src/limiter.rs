@@ -24,6 +24,15 @@ impl TokenBucket {
         }
     }
 
+    /// A full bucket of the same size.
+    pub fn another(&self) -> TokenBucket {
+        TokenBucket {
+            qps: self.qps,
+            burst: self.burst,
+            state: Mutex::new((self.burst, None)),
+        }
+    }
+
     /// Takes one token, going into debt when there is none, and returns how long the caller has to wait.
     pub fn reserve(&self, now: Instant) -> Duration {
         if self.qps <= 0.0 {

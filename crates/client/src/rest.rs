@@ -242,13 +242,14 @@ impl Client {
         self.attempt(request, Lane::Watches).await
     }
 
-    /// The same connections and rate limit under another user agent.
+    /// The same connections under another user agent, with a rate limit of its own of the same size.
     #[must_use]
     pub fn named(&self, user_agent: &str) -> Client {
         let mut inner = (*self.0).clone();
         if let Ok(v) = HeaderValue::try_from(user_agent) {
             inner.user_agent = v;
         }
+        inner.limiter = Arc::new(inner.limiter.another());
         Client(Arc::new(inner))
     }
 
@@ -643,6 +644,18 @@ impl<'a> Api<'a> {
         let path = self.collection().segment(name).build();
         self.answer(
             request(Method::GET, &path, JSON, None, Bytes::new())?,
+            Codec::json(),
+        )
+        .await
+    }
+
+    /// GET of the metadata only, of any resource.
+    pub async fn get_metadata<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
+        let path = self.collection().segment(name).build();
+        let accept =
+            "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
+        self.answer(
+            request(Method::GET, &path, accept, None, Bytes::new())?,
             Codec::json(),
         )
         .await

@@ -16,6 +16,10 @@ pub mod views;
 
 pub mod clusterrole_aggregation;
 pub mod deployment;
+pub mod endpoint_pods;
+pub mod endpoints;
+pub mod endpointslice;
+pub mod garbage;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
