@@ -33,7 +33,7 @@ impl Target {
         roots.add(rustls::pki_types::CertificateDer::from_pem_file(
             certificates.pki("ca.crt"),
         )?)?;
-        let conf = std::fs::read_to_string(certificates.kubeconfig("admin"))?;
+        let conf = std::fs::read_to_string(certificates.kubeconfig("super-admin"))?;
         let conf: serde_json::Value = serde_yaml::from_str(&conf)?;
         let field = |name: &str| -> Result<Vec<u8>> {
             let text = conf

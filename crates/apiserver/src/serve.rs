@@ -30,8 +30,8 @@ use crate::metrics::Metrics;
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long a client may take to send a request's head.
-const HEAD: Duration = Duration::from_secs(32);
+/// How long a client may take to send the head of its next request, idling included. Source: upstream idles for 90 s.
+const HEAD: Duration = Duration::from_secs(90);
 /// Streams at once on an HTTP/2 connection.
 const STREAMS: u32 = 100;
 /// How long requests in flight may go on after the stop.
