@@ -9,7 +9,6 @@ use std::collections::BTreeSet;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use serde_json::map::Entry;
 use serde_json::{Map, Number, Value};
 
 use crate::Error;
@@ -268,9 +267,9 @@ impl Check {
 
 /// The field of a key, and the Go names of the inlined structs on the way.
 fn lookup(msg: &'static Message, key: &str) -> Option<(&'static Field, [Option<&'static str>; 2])> {
-    let field = msg.field(key)?;
+    let (field, direct) = msg.lookup(key)?;
     let mut via = [None, None];
-    if !msg.fields.iter().any(|f| std::ptr::eq(f, field)) {
+    if !direct {
         let mut at = msg;
         for slot in &mut via {
             let step = at.fields.iter().find(|f| {
@@ -359,8 +358,9 @@ fn fill_at(map: &mut Map<String, Value>, msg: &'static Message, depth: u32) {
             Type::Duration => Value::String("0s".to_owned()),
             _ => continue,
         };
-        if let Entry::Vacant(slot) = map.entry(field.json) {
-            slot.insert(value);
+        // Asked first, because an entry would copy the key.
+        if !map.contains_key(field.json) {
+            map.insert(field.json.to_owned(), value);
         }
     }
 }

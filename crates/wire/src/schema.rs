@@ -151,6 +151,12 @@ impl Message {
     /// The field of a JSON key; for a field of an inlined struct, that field. `None` if unknown.
     #[inline]
     pub fn field(&self, json: &str) -> Option<&'static Field> {
+        self.lookup(json).map(|(field, _)| field)
+    }
+
+    /// [`Message::field`], and whether the field is this struct's own rather than an inlined struct's.
+    #[inline]
+    pub fn lookup(&self, json: &str) -> Option<(&'static Field, bool)> {
         let at = self
             .names
             .binary_search_by(|(n, _, _)| (*n).cmp(json))
@@ -158,7 +164,7 @@ impl Message {
         let (_, outer, inner) = *self.names.get(at)?;
         let field = self.fields.get(usize::from(outer))?;
         if inner == 0 {
-            return Some(field);
+            return Some((field, true));
         }
         let Type::Message(m) = field.ty else {
             return None;
@@ -169,9 +175,9 @@ impl Message {
             let Type::Message(m) = inner.ty else {
                 return None;
             };
-            return m.field(json);
+            return m.field(json).map(|f| (f, false));
         }
-        Some(inner)
+        Some((inner, false))
     }
 
     /// The field of a protobuf tag.
