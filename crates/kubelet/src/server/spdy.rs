@@ -86,6 +86,8 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
         zipped.extend_from_slice(&len.to_le_bytes());
         zipped.extend_from_slice(&(!len).to_le_bytes());
         zipped.extend_from_slice(&block);
+        // An empty block, which makes inflaters hand out what they have (a sync flush).
+        zipped.extend_from_slice(&[0, 0, 0, 0xff, 0xff]);
         let mut body = Vec::new();
         body.extend_from_slice(&id.to_be_bytes());
         body.extend_from_slice(&0u32.to_be_bytes());
@@ -209,7 +211,7 @@ mod tests {
         let mut buf = vec![0; 4096];
         let n = server.read(&mut buf).await.unwrap();
         let mut all = buf[..n].to_vec();
-        while all.len() < 18 + 2 + 5 + 27 + 18 + 5 + 27 + 10 {
+        while all.len() < 18 + 2 + 5 + 27 + 5 + 18 + 5 + 27 + 5 + 10 {
             let n = server.read(&mut buf).await.unwrap();
             all.extend_from_slice(&buf[..n]);
         }

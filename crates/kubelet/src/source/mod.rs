@@ -110,6 +110,10 @@ impl Sources {
         let mut changes = self.workers.changes();
         loop {
             let desired = self.desired();
+            // What is gone first: it no longer counts when newcomers are admitted.
+            for uid in known.keys().filter(|u| !desired.contains_key(*u)) {
+                self.workers.remove(uid);
+            }
             // Oldest first, so that after a restart the pods that ran are admitted before newer ones.
             let mut order: Vec<&Arc<Pod>> = desired.values().collect();
             order.sort_by_key(|p| {
@@ -134,7 +138,7 @@ impl Sources {
                         }
                     }
                     None => {
-                        let refusal = self.check(pod);
+                        let refusal = self.check(pod, &desired);
                         if let Some(r) = &refusal {
                             tracing::info!(pod = %pod.key(), reason = %r.reason, message = %r.message, "pod not admitted");
                             self.shared.event(pod, true, &r.reason, r.message.clone());
@@ -148,9 +152,6 @@ impl Sources {
                         self.workers.update(pod.clone(), evict);
                     }
                 }
-            }
-            for uid in known.keys().filter(|u| !desired.contains_key(*u)) {
-                self.workers.remove(uid);
             }
             known = desired;
             let pods: Vec<Arc<Pod>> = known.values().cloned().collect();
@@ -183,7 +184,11 @@ impl Sources {
     }
 
     /// Admission of a pod this kubelet sees for the first time.
-    fn check(&self, pod: &Arc<Pod>) -> Option<admission::Refusal> {
+    fn check(
+        &self,
+        pod: &Arc<Pod>,
+        desired: &BTreeMap<String, Arc<Pod>>,
+    ) -> Option<admission::Refusal> {
         // A pod with a start time was admitted before a restart; one that ends needs no admission.
         if pod.is_finished()
             || pod.metadata.deletion_timestamp.is_some()
@@ -195,7 +200,11 @@ impl Sources {
             .workers
             .pods(true)
             .into_iter()
-            .filter(|p| p.metadata.uid != pod.metadata.uid && !p.is_finished())
+            .filter(|p| {
+                p.metadata.uid != pod.metadata.uid
+                    && !p.is_finished()
+                    && desired.contains_key(&p.metadata.uid)
+            })
             .collect();
         let node = self.shared.node.read().ok().and_then(|n| n.clone());
         admission::admit(

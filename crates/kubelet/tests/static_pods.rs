@@ -1,0 +1,463 @@
+//! A whole kubelet on a fake runtime, without an apiserver: static pods through start, crash, failure, restart and end.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use component::Shutdown;
+use kubelet::Dependencies;
+use kubelet::config::{FlagValues, KubeletConfiguration, Settings};
+use kubelet::cri::proto::*;
+use kubelet::cri::{CriError, Result, Runtime};
+
+#[derive(Default)]
+struct State {
+    sandboxes: BTreeMap<String, PodSandboxStatus>,
+    containers: BTreeMap<String, (String, ContainerStatus)>,
+    /// Calls that change something, in order.
+    calls: Vec<String>,
+    /// Calls that fail once.
+    fail: HashSet<&'static str>,
+    clock: i64,
+    down: bool,
+}
+
+/// A runtime in memory.
+#[derive(Default)]
+struct Fake(Mutex<State>);
+
+impl Fake {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    fn up(&self) -> Result<MutexGuard<'_, State>> {
+        let s = self.lock();
+        if s.down {
+            Err(CriError::Unavailable("down".into()))
+        } else {
+            Ok(s)
+        }
+    }
+
+    fn change(&self, call: &'static str, what: &str) -> Result<MutexGuard<'_, State>> {
+        let mut s = self.up()?;
+        if s.fail.remove(call) {
+            return Err(CriError::Status {
+                code: "Unknown".into(),
+                message: format!("{call} failed"),
+            });
+        }
+        s.calls.push(format!("{call} {what}"));
+        s.clock += 1;
+        Ok(s)
+    }
+
+    fn calls(&self, prefix: &str) -> Vec<String> {
+        self.lock()
+            .calls
+            .iter()
+            .filter(|c| c.starts_with(prefix))
+            .cloned()
+            .collect()
+    }
+
+    fn exit(&self, name: &str, code: i32) {
+        let mut s = self.lock();
+        let now = nanos();
+        let c = s
+            .containers
+            .values_mut()
+            .filter(|c| c.1.metadata.as_ref().unwrap().name == name && c.1.state == 1)
+            .last()
+            .unwrap();
+        c.1.state = ContainerState::Exited as i32;
+        c.1.exit_code = code;
+        c.1.finished_at = now;
+    }
+
+    fn running(&self) -> Vec<String> {
+        self.lock()
+            .containers
+            .values()
+            .filter(|c| c.1.state == 1)
+            .map(|c| c.1.id.clone())
+            .collect()
+    }
+}
+
+fn nanos() -> i64 {
+    i64::try_from(
+        std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap()
+            .as_nanos(),
+    )
+    .unwrap()
+}
+
+fn unknown<T>() -> Result<T> {
+    Err(CriError::Status {
+        code: "Unimplemented".into(),
+        message: "not in the fake".into(),
+    })
+}
+
+fn missing<T>() -> Result<T> {
+    Err(CriError::Status {
+        code: "NotFound".into(),
+        message: "no such id".into(),
+    })
+}
+
+#[async_trait::async_trait]
+impl Runtime for Fake {
+    async fn version(&self) -> Result<VersionResponse> {
+        Ok(VersionResponse {
+            runtime_name: "fake".into(),
+            runtime_version: "1".into(),
+            ..Default::default()
+        })
+    }
+    async fn status(&self) -> Result<StatusResponse> {
+        Ok(StatusResponse::default())
+    }
+    async fn update_runtime_config(&self, _: &str) -> Result<()> {
+        Ok(())
+    }
+    async fn run_pod_sandbox(&self, c: PodSandboxConfig, _: &str) -> Result<String> {
+        let meta = c.metadata.clone().unwrap();
+        let mut s = self.change("RunPodSandbox", &meta.name)?;
+        let id = format!("s{}", s.clock);
+        let network = Some(PodSandboxNetworkStatus {
+            ip: "127.0.0.1".into(),
+            ..Default::default()
+        });
+        let st = PodSandboxStatus {
+            id: id.clone(),
+            metadata: Some(meta),
+            created_at: nanos(),
+            network,
+            labels: c.labels,
+            ..Default::default()
+        };
+        s.sandboxes.insert(id.clone(), st);
+        Ok(id)
+    }
+    async fn stop_pod_sandbox(&self, id: &str) -> Result<()> {
+        let mut s = self.change("StopPodSandbox", id)?;
+        if let Some(b) = s.sandboxes.get_mut(id) {
+            b.state = PodSandboxState::NotReady as i32;
+        }
+        Ok(())
+    }
+    async fn remove_pod_sandbox(&self, id: &str) -> Result<()> {
+        self.change("RemovePodSandbox", id)?.sandboxes.remove(id);
+        Ok(())
+    }
+    async fn pod_sandbox_status(&self, id: &str) -> Result<PodSandboxStatus> {
+        self.up()?
+            .sandboxes
+            .get(id)
+            .cloned()
+            .map_or_else(missing, Ok)
+    }
+    async fn list_pod_sandbox(&self, f: PodSandboxFilter) -> Result<Vec<PodSandbox>> {
+        Ok(self
+            .up()?
+            .sandboxes
+            .values()
+            .filter(|s| {
+                f.label_selector
+                    .iter()
+                    .all(|(k, v)| s.labels.get(k) == Some(v))
+            })
+            .map(|s| PodSandbox {
+                id: s.id.clone(),
+                metadata: s.metadata.clone(),
+                state: s.state,
+                created_at: s.created_at,
+                labels: s.labels.clone(),
+                ..Default::default()
+            })
+            .collect())
+    }
+    async fn create_container(
+        &self,
+        sandbox: &str,
+        c: ContainerConfig,
+        _: PodSandboxConfig,
+    ) -> Result<String> {
+        let meta = c.metadata.clone().unwrap();
+        let mut s = self.change("CreateContainer", &meta.name)?;
+        let id = format!("c{}", s.clock);
+        let st = ContainerStatus {
+            id: id.clone(),
+            metadata: Some(meta),
+            created_at: nanos(),
+            labels: c.labels,
+            annotations: c.annotations,
+            mounts: c.mounts,
+            ..Default::default()
+        };
+        s.containers.insert(id.clone(), (sandbox.into(), st));
+        Ok(id)
+    }
+    async fn start_container(&self, id: &str) -> Result<()> {
+        let mut s = self.change("StartContainer", id)?;
+        let Some(c) = s.containers.get_mut(id) else {
+            return missing();
+        };
+        c.1.state = ContainerState::Running as i32;
+        c.1.started_at = nanos();
+        Ok(())
+    }
+    async fn stop_container(&self, id: &str, timeout: i64) -> Result<()> {
+        let mut s = self.change("StopContainer", &format!("{id} {timeout}"))?;
+        if let Some(c) = s.containers.get_mut(id) {
+            c.1.state = ContainerState::Exited as i32;
+            c.1.finished_at = nanos();
+        }
+        Ok(())
+    }
+    async fn remove_container(&self, id: &str) -> Result<()> {
+        self.change("RemoveContainer", id)?.containers.remove(id);
+        Ok(())
+    }
+    async fn list_containers(&self, f: ContainerFilter) -> Result<Vec<Container>> {
+        Ok(self
+            .up()?
+            .containers
+            .values()
+            .filter(|c| {
+                f.label_selector
+                    .iter()
+                    .all(|(k, v)| c.1.labels.get(k) == Some(v))
+            })
+            .map(|(sandbox, c)| Container {
+                id: c.id.clone(),
+                pod_sandbox_id: sandbox.clone(),
+                metadata: c.metadata.clone(),
+                state: c.state,
+                created_at: c.created_at,
+                labels: c.labels.clone(),
+                ..Default::default()
+            })
+            .collect())
+    }
+    async fn container_status(&self, id: &str) -> Result<ContainerStatus> {
+        self.up()?
+            .containers
+            .get(id)
+            .map(|c| c.1.clone())
+            .map_or_else(missing, Ok)
+    }
+    async fn reopen_container_log(&self, _: &str) -> Result<()> {
+        Ok(())
+    }
+    async fn exec_sync(&self, id: &str, cmd: &[String], _: Duration) -> Result<ExecSyncResponse> {
+        drop(self.change("ExecSync", &format!("{id} {}", cmd.join(" ")))?);
+        Ok(ExecSyncResponse::default())
+    }
+    async fn exec(&self, _: ExecRequest) -> Result<String> {
+        unknown()
+    }
+    async fn attach(&self, _: AttachRequest) -> Result<String> {
+        unknown()
+    }
+    async fn port_forward(&self, _: PortForwardRequest) -> Result<String> {
+        unknown()
+    }
+    async fn list_container_stats(&self) -> Result<Vec<ContainerStats>> {
+        Ok(Vec::new())
+    }
+    async fn list_images(&self) -> Result<Vec<Image>> {
+        Ok(Vec::new())
+    }
+    async fn image_status(&self, image: &str) -> Result<Option<Image>> {
+        Ok(Some(Image {
+            id: format!("sha256:{image}"),
+            ..Default::default()
+        }))
+    }
+    async fn pull_image(
+        &self,
+        image: &str,
+        _: Option<AuthConfig>,
+        _: Option<PodSandboxConfig>,
+    ) -> Result<String> {
+        drop(self.change("PullImage", image)?);
+        Ok(image.into())
+    }
+    async fn remove_image(&self, _: &str) -> Result<()> {
+        Ok(())
+    }
+    async fn image_fs_info(&self) -> Result<ImageFsInfoResponse> {
+        Ok(ImageFsInfoResponse::default())
+    }
+}
+
+fn start(dir: &Path, fake: &Arc<Fake>) -> (Shutdown, tokio::task::JoinHandle<()>) {
+    let config = KubeletConfiguration {
+        static_pod_path: dir.join("manifests").display().to_string(),
+        pod_logs_dir: dir.join("logs/pods").display().to_string(),
+        cgroups_per_qos: Some(false),
+        enable_server: Some(false),
+        healthz_port: Some(0),
+        container_runtime_endpoint: dir.join("none.sock").display().to_string(),
+        authorization: serde_json::from_str(r#"{"mode":"AlwaysAllow"}"#).unwrap(),
+        ..Default::default()
+    };
+    let flags = FlagValues {
+        hostname_override: "n".into(),
+        node_ip: "127.0.0.1".into(),
+        root_dir: dir.join("root"),
+        cert_dir: dir.join("pki"),
+        ..Default::default()
+    };
+    let settings = Settings::new(config, flags).unwrap();
+    let shutdown = Shutdown::new();
+    let deps = Dependencies {
+        runtime: Some(fake.clone()),
+        ..Default::default()
+    };
+    let s = shutdown.clone();
+    let task = tokio::spawn(async move { kubelet::run(settings, deps, s).await.unwrap() });
+    (shutdown, task)
+}
+
+async fn eventually(what: &str, check: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !check() {
+        assert!(Instant::now() < end, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  terminationGracePeriodSeconds: 9\n  containers:\n  - name: c\n    image: x:1\n    lifecycle: {preStop: {exec: {command: [bye]}}}\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_static_pod_lives_through_crashes_failures_and_restarts() {
+    let dir = tempfile::tempdir().unwrap();
+    let manifests = dir.path().join("manifests");
+    std::fs::create_dir(&manifests).unwrap();
+    let fake = Arc::new(Fake::default());
+    fake.lock().fail.extend(["RunPodSandbox", "StartContainer"]);
+    let (shutdown, task) = start(dir.path(), &fake);
+    std::fs::write(manifests.join("a.yaml"), POD).unwrap();
+
+    // Failures of the runtime are tried again.
+    eventually("the pod runs", || fake.running().len() == 1).await;
+    // The container that was made but not started made room for the next.
+    assert_eq!(fake.calls("RemoveContainer").len(), 1);
+
+    // A crash is answered by one new container, with the restart count on it.
+    fake.exit("c", 1);
+    eventually("it is started again", || fake.running().len() == 1).await;
+    let id = fake.running().remove(0);
+    let count =
+        fake.lock().containers[&id].1.annotations["io.kubernetes.container.restartCount"].clone();
+    assert_eq!(count, "2");
+    // The second crash waits for its back-off.
+    fake.exit("c", 1);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(fake.running().is_empty());
+    eventually("it is started after the back-off", || {
+        fake.running().len() == 1
+    })
+    .await;
+
+    // A restarted kubelet touches nothing.
+    shutdown.drain(Duration::from_secs(5)).await;
+    task.await.unwrap();
+    let before = fake.lock().calls.clone();
+    let (shutdown, task) = start(dir.path(), &fake);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let changes: Vec<String> = fake
+        .lock()
+        .calls
+        .iter()
+        .skip(before.len())
+        .filter(|c| !c.starts_with("RemoveContainer"))
+        .cloned()
+        .collect();
+    assert_eq!(changes, Vec::<String>::new());
+
+    // A runtime that goes away and comes back changes nothing either.
+    fake.lock().down = true;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    fake.lock().down = false;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(fake.running().len(), 1);
+
+    // The manifest goes: hook, stop with the pod's grace, everything removed.
+    std::fs::remove_file(manifests.join("a.yaml")).unwrap();
+    eventually("nothing is left", || {
+        fake.lock().sandboxes.is_empty() && fake.lock().containers.is_empty()
+    })
+    .await;
+    assert_eq!(fake.calls("ExecSync").len(), 1);
+    assert!(
+        fake.calls("StopContainer").last().unwrap().ends_with(" 9"),
+        "{:?}",
+        fake.calls("StopContainer")
+    );
+    eventually("its directory is gone", || {
+        std::fs::read_dir(dir.path().join("root/pods"))
+            .unwrap()
+            .count()
+            == 0
+    })
+    .await;
+    shutdown.drain(Duration::from_secs(5)).await;
+    task.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_that_no_source_knows_are_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("manifests")).unwrap();
+    let fake = Arc::new(Fake::default());
+    {
+        let labels = BTreeMap::from([("io.kubernetes.pod.uid".to_string(), "gone".to_string())]);
+        let meta = Some(PodSandboxMetadata {
+            name: "gone".into(),
+            ..Default::default()
+        });
+        let annotations = BTreeMap::from([(
+            "io.kubernetes.pod.terminationGracePeriod".to_string(),
+            "4".to_string(),
+        )]);
+        let mut s = fake.lock();
+        s.sandboxes.insert(
+            "s".into(),
+            PodSandboxStatus {
+                id: "s".into(),
+                metadata: meta,
+                labels: labels.clone(),
+                ..Default::default()
+            },
+        );
+        let c = ContainerStatus {
+            id: "c".into(),
+            state: 1,
+            metadata: Some(ContainerMetadata {
+                name: "c".into(),
+                attempt: 0,
+            }),
+            labels,
+            annotations,
+            ..Default::default()
+        };
+        s.containers.insert("c".into(), ("s".into(), c));
+    }
+    let (shutdown, task) = start(dir.path(), &fake);
+    eventually("the orphan is gone", || {
+        fake.lock().sandboxes.is_empty() && fake.lock().containers.is_empty()
+    })
+    .await;
+    assert_eq!(fake.calls("StopContainer"), ["StopContainer c 4"]);
+    shutdown.drain(Duration::from_secs(5)).await;
+    task.await.unwrap();
+}
