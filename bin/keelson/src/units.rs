@@ -125,6 +125,7 @@ pub fn controller_manager_args(cluster: &Cluster) -> Vec<String> {
         "--controllers=*,bootstrapsigner,tokencleaner".into(),
         "--kubeconfig=/etc/kubernetes/controller-manager.conf".into(),
         "--leader-elect=true".into(),
+        "--node-monitor-grace-period=40s".into(),
         "--requestheader-client-ca-file=/etc/kubernetes/pki/front-proxy-ca.crt".into(),
         "--root-ca-file=/etc/kubernetes/pki/ca.crt".into(),
         "--service-account-private-key-file=/etc/kubernetes/pki/sa.key".into(),
