@@ -1,305 +1,467 @@
-//! node-ipam-controller: gives each node a range of pod addresses out of `--cluster-cidr`, one per IP family.
+//! node-ipam-controller: gives each node a part of the cluster's pod range, one per IP family (upstream's
+//! `RangeAllocator`).
 //!
-//! Invariants: no two nodes have the same range; a range is given back when its node is gone; ranges that overlap the
-//! services' are never given out.
+//! Invariants: no range is given to two nodes: what nodes have is taken up before the first one is given, and a range
+//! chosen for a node stays that node's until the node is gone, whatever became of the request that told it; ranges that
+//! overlap the services' are never given. A node for which nothing is left waits for another one to go.
+//!
+//! Absent on purpose: allocators of cloud providers.
 
-use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use client::events::Format;
 use client::resource::NODES;
-use client::{Change, EventType, ObjectKey, ObjectReference, Patch};
+use client::{
+    Change, EventType, ObjectKey, ObjectReference, Patch, Recorder, Store, View as _, WorkQueue,
+};
 use serde_json::json;
 
-use crate::Context;
+use crate::config::Config;
+use crate::context::Context;
 use crate::views::Node;
 
-/// An IP range as a number and a length.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Range {
+/// Most node ranges in an IPv6 cluster range, as a power of two; upstream's bound.
+const MAX_BITS_V6: u8 = 16;
+/// Most node ranges in an IPv4 cluster range, as a power of two: 2 MiB of bitmap.
+const MAX_BITS_V4: u8 = 24;
+
+/// Why the flags cannot be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// No range.
+    #[error("must specify --cluster-cidr if --allocate-node-cidrs is set")]
+    None,
+    /// Not a range.
+    #[error("invalid CIDR {0:?}")]
+    Cidr(String),
+    /// More than one per family.
+    #[error("--cluster-cidr takes one CIDR per IP family")]
+    Families,
+    /// The nodes' mask against the cluster's.
+    #[error(
+        "mask size of cluster CIDR {0} must be less than or equal to --node-cidr-mask-size configured for CIDR family"
+    )]
+    Mask(Cidr),
+    /// Too many node ranges in the cluster's.
+    #[error("the node CIDR size is too big for cluster CIDR {0}")]
+    TooMany(Cidr),
+    /// A node's range lies elsewhere.
+    #[error("cidr {0} is out the range of cluster cidr")]
+    Outside(Cidr),
+}
+
+/// An IP range: its first address and the number of bits that are fixed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cidr {
     base: u128,
-    prefix: u8,
+    length: u8,
     v6: bool,
 }
 
-impl Range {
-    /// From `10.0.0.0/8`; host bits are dropped.
-    pub fn parse(text: &str) -> Option<Range> {
-        let (ip, prefix) = text.trim().split_once('/')?;
-        let prefix: u8 = prefix.parse().ok()?;
-        let (base, v6) = match ip.parse().ok()? {
-            IpAddr::V4(ip) => (u128::from(u32::from(ip)), false),
-            IpAddr::V6(ip) => (u128::from(ip), true),
+impl Cidr {
+    /// From `ADDRESS/LENGTH`. Bits behind the length are dropped.
+    pub fn parse(text: &str) -> Result<Cidr, Error> {
+        let bad = || Error::Cidr(text.to_owned());
+        let (address, length) = text.trim().split_once('/').ok_or_else(bad)?;
+        let address: IpAddr = address.parse().map_err(|_| bad())?;
+        let length: u8 = length.parse().map_err(|_| bad())?;
+        let (base, v6) = match address {
+            IpAddr::V4(a) => (u128::from(u32::from(a)), false),
+            IpAddr::V6(a) => (u128::from(a), true),
         };
-        let r = Range { base, prefix, v6 };
-        (prefix <= r.bits()).then(|| Range {
-            base: base & !r.host_mask(),
-            ..r
-        })
+        let mut cidr = Cidr { base, length, v6 };
+        if length > cidr.width() {
+            return Err(bad());
+        }
+        cidr.base &= !cidr.host_mask();
+        Ok(cidr)
     }
 
-    fn bits(&self) -> u8 {
+    fn width(&self) -> u8 {
         if self.v6 { 128 } else { 32 }
     }
 
     fn host_mask(&self) -> u128 {
-        let host = u32::from(self.bits() - self.prefix);
-        if host >= 128 {
-            u128::MAX
+        1u128
+            .checked_shl(u32::from(self.width() - self.length))
+            .map_or(u128::MAX, |n| n - 1)
+    }
+
+    fn last(&self) -> u128 {
+        self.base | self.host_mask()
+    }
+
+    fn overlaps(&self, other: &Cidr) -> bool {
+        self.v6 == other.v6 && self.base <= other.last() && other.base <= self.last()
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.v6 {
+            write!(f, "{}/{}", Ipv6Addr::from(self.base), self.length)
         } else {
-            (1u128 << host) - 1
+            let base = u32::try_from(self.base).unwrap_or(u32::MAX);
+            write!(f, "{}/{}", Ipv4Addr::from(base), self.length)
         }
     }
+}
 
-    fn overlaps(&self, o: &Range) -> bool {
-        self.v6 == o.v6 && {
-            let mask = self.host_mask() | o.host_mask();
-            self.base & !mask == o.base & !mask
+/// A cluster range cut into node ranges.
+#[derive(Debug)]
+struct Range {
+    cluster: Cidr,
+    node_length: u8,
+    /// One bit per node range; grows as needed.
+    used: Vec<u64>,
+    /// Where to look first: ranges just given back are used again last.
+    next: usize,
+}
+
+impl Range {
+    fn new(cluster: Cidr, node_length: u8) -> Result<Range, Error> {
+        if node_length < cluster.length || node_length > cluster.width() {
+            return Err(Error::Mask(cluster));
         }
-    }
-}
-
-impl std::fmt::Display for Range {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let ip = if self.v6 {
-            IpAddr::from(self.base.to_be_bytes())
-        } else {
-            let [.., a, b, c, d] = self.base.to_be_bytes();
-            IpAddr::from([a, b, c, d])
-        };
-        write!(f, "{ip}/{}", self.prefix)
-    }
-}
-
-/// The ranges of one IP family.
-#[derive(Clone, Debug)]
-pub struct Pool {
-    whole: Range,
-    mask: u8,
-    next: u128,
-    used: HashSet<u128>,
-    reserved: Vec<Range>,
-}
-
-impl Pool {
-    /// Ranges of `mask` bits out of `whole`, without those that overlap `reserved`. `None` when the mask does not fit.
-    pub fn new(whole: Range, mask: u8, reserved: Vec<Range>) -> Option<Pool> {
-        let fits = mask >= whole.prefix && mask <= whole.bits() && mask - whole.prefix <= 16;
-        fits.then(|| Pool {
-            whole,
-            mask,
+        let most = if cluster.v6 { MAX_BITS_V6 } else { MAX_BITS_V4 };
+        if node_length - cluster.length > most {
+            return Err(Error::TooMany(cluster));
+        }
+        Ok(Range {
+            cluster,
+            node_length,
+            used: Vec::new(),
             next: 0,
-            used: HashSet::new(),
-            reserved,
         })
     }
 
-    fn count(&self) -> u128 {
-        1 << (self.mask - self.whole.prefix)
+    fn size(&self) -> usize {
+        1 << (self.node_length - self.cluster.length)
     }
 
-    fn at(&self, i: u128) -> Range {
-        let shift = u32::from(self.whole.bits() - self.mask);
-        let step = if shift >= 128 { 0 } else { i << shift };
-        Range {
-            base: self.whole.base | step,
-            prefix: self.mask,
-            v6: self.whole.v6,
+    fn shift(&self) -> u32 {
+        u32::from(self.cluster.width() - self.node_length)
+    }
+
+    fn at(&self, index: usize) -> Cidr {
+        let offset = (index as u128).checked_shl(self.shift()).unwrap_or(0);
+        Cidr {
+            base: self.cluster.base | offset,
+            length: self.node_length,
+            v6: self.cluster.v6,
         }
     }
 
-    fn index(&self, r: &Range) -> Option<u128> {
-        let shift = u32::from(self.whole.bits() - self.mask);
-        self.whole.overlaps(r).then(|| {
-            if shift >= 128 {
-                0
+    /// The node ranges that a range touches.
+    fn indexes(&self, cidr: &Cidr) -> Option<std::ops::RangeInclusive<usize>> {
+        if !self.cluster.overlaps(cidr) {
+            return None;
+        }
+        let index = |address: u128| {
+            let offset = address - self.cluster.base;
+            usize::try_from(offset.checked_shr(self.shift()).unwrap_or(0)).ok()
+        };
+        let first = index(cidr.base.max(self.cluster.base))?;
+        let last = index(cidr.last().min(self.cluster.last()))?;
+        Some(first..=last)
+    }
+
+    fn is_used(&self, index: usize) -> bool {
+        self.used
+            .get(index / 64)
+            .is_some_and(|w| w & (1 << (index % 64)) != 0)
+    }
+
+    fn set(&mut self, index: usize, used: bool) {
+        if used && self.used.len() <= index / 64 {
+            self.used.resize(index / 64 + 1, 0);
+        }
+        if let Some(word) = self.used.get_mut(index / 64) {
+            let bit = 1 << (index % 64);
+            if used {
+                *word |= bit;
             } else {
-                (r.base & self.whole.host_mask()) >> shift
-            }
-        })
-    }
-
-    /// Marks a range as taken. Ranges outside the pool are none of its business.
-    pub fn occupy(&mut self, r: &Range) {
-        if let Some(i) = self.index(r) {
-            self.used.insert(i);
-        }
-    }
-
-    /// Gives a range back.
-    pub fn release(&mut self, r: &Range) {
-        if let Some(i) = self.index(r) {
-            self.used.remove(&i);
-        }
-    }
-
-    /// Takes the next free range; ranges given back come last.
-    pub fn take(&mut self) -> Option<Range> {
-        for _ in 0..self.count() {
-            let i = self.next;
-            self.next = (self.next + 1) % self.count();
-            let r = self.at(i);
-            if !self.used.contains(&i) && !self.reserved.iter().any(|s| s.overlaps(&r)) {
-                self.used.insert(i);
-                return Some(r);
+                *word &= !bit;
             }
         }
-        None
+    }
+
+    fn take(&mut self) -> Option<Cidr> {
+        let size = self.size();
+        let index = (self.next..size)
+            .chain(0..self.next)
+            .find(|i| !self.is_used(*i))?;
+        self.set(index, true);
+        self.next = (index + 1) % size;
+        Some(self.at(index))
     }
 }
 
-#[derive(Default)]
-struct State {
-    pools: Vec<Pool>,
-    /// Given to nodes whose cache entry does not show it yet.
-    given: HashMap<String, Vec<Range>>,
+/// Which node has which ranges.
+#[derive(Debug)]
+pub struct Allocator {
+    ranges: Vec<Range>,
+    /// By the nodes' UIDs.
+    held: HashMap<String, Vec<Cidr>>,
+    reserved: Vec<Cidr>,
 }
 
-fn ranges(node: &Node) -> Vec<Range> {
-    let mut texts = node.spec.pod_cidrs.clone();
-    if texts.is_empty() && !node.spec.pod_cidr.is_empty() {
-        texts.push(node.spec.pod_cidr.clone());
-    }
-    texts.iter().filter_map(|t| Range::parse(t)).collect()
-}
-
-/// Starts the controller.
-pub fn start(ctx: Context) {
-    let config = ctx.config.clone();
-    if !config.allocate_node_cidrs {
-        return;
-    }
-    let reserved: Vec<Range> = config
-        .service_cidrs
-        .iter()
-        .filter_map(|c| Range::parse(c))
-        .collect();
-    let mut pools = Vec::new();
-    for cidr in &config.cluster_cidrs {
-        let pool = Range::parse(cidr).and_then(|whole| {
-            let mask = if whole.v6 {
+impl Allocator {
+    /// With the ranges of the flags.
+    pub fn new(config: &Config) -> Result<Allocator, Error> {
+        let parse = |texts: &[String]| -> Result<Vec<Cidr>, Error> {
+            texts.iter().map(|t| Cidr::parse(t)).collect()
+        };
+        let clusters = parse(&config.cluster_cidrs)?;
+        match clusters.as_slice() {
+            [] => return Err(Error::None),
+            [_] => {}
+            [a, b] if a.v6 != b.v6 => {}
+            _ => return Err(Error::Families),
+        }
+        let mask = |c: &Cidr| {
+            if c.v6 {
                 config.node_mask_v6
             } else {
                 config.node_mask_v4
-            };
-            Pool::new(whole, mask, reserved.clone())
-        });
-        match pool {
-            Some(p) => pools.push(p),
-            None => tracing::error!(
-                cidr,
-                "--cluster-cidr is not a range that node ranges fit in; it is left out"
-            ),
+            }
+        };
+        let ranges = clusters
+            .into_iter()
+            .map(|c| Range::new(c, mask(&c)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut allocator = Allocator {
+            ranges,
+            held: HashMap::new(),
+            reserved: parse(&config.service_cidrs)?,
+        };
+        for cidr in allocator.reserved.clone() {
+            allocator.mark(&cidr, true);
         }
+        Ok(allocator)
     }
-    if pools.is_empty() {
-        tracing::error!("node ranges are to be allocated, but --cluster-cidr has none to give");
+
+    fn mark(&mut self, cidr: &Cidr, used: bool) -> bool {
+        let mut inside = false;
+        for range in &mut self.ranges {
+            if let Some(indexes) = range.indexes(cidr) {
+                inside = true;
+                for i in indexes {
+                    range.set(i, used);
+                }
+            }
+        }
+        inside
+    }
+
+    /// Takes up the ranges that a node has, in place of those meant for it before.
+    ///
+    /// # Errors
+    /// A range that cannot be read or lies outside; the others are taken up all the same.
+    pub fn observe(&mut self, uid: &str, cidrs: &[String]) -> Result<(), Error> {
+        if cidrs.is_empty() {
+            return Ok(());
+        }
+        let mut failed = None;
+        let mut held = Vec::with_capacity(cidrs.len());
+        for text in cidrs {
+            match Cidr::parse(text) {
+                Ok(cidr) => held.push(cidr),
+                Err(e) => failed = Some(e),
+            }
+        }
+        if self.held.get(uid) == Some(&held) {
+            return Ok(());
+        }
+        self.forget(uid);
+        for cidr in &held {
+            if !self.mark(cidr, true) {
+                failed = Some(Error::Outside(*cidr));
+            }
+        }
+        self.held.insert(uid.to_owned(), held);
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// The ranges for a node: the same ones until [`Allocator::forget`]. `None` when a family has none left.
+    pub fn assign(&mut self, uid: &str) -> Option<Vec<Cidr>> {
+        if let Some(held) = self.held.get(uid) {
+            return Some(held.clone());
+        }
+        let mut taken = Vec::with_capacity(self.ranges.len());
+        for range in &mut self.ranges {
+            match range.take() {
+                Some(cidr) => taken.push(cidr),
+                None => {
+                    for cidr in &taken {
+                        self.mark(cidr, false);
+                    }
+                    return None;
+                }
+            }
+        }
+        self.held.insert(uid.to_owned(), taken.clone());
+        Some(taken)
+    }
+
+    /// Gives back what a node has, but for what another one has too. Whether there was anything.
+    pub fn forget(&mut self, uid: &str) -> bool {
+        let Some(gone) = self.held.remove(uid) else {
+            return false;
+        };
+        for cidr in &gone {
+            self.mark(cidr, false);
+        }
+        let overlaps = |other: &&Cidr| gone.iter().any(|g| g.overlaps(other));
+        let kept: Vec<Cidr> = self
+            .held
+            .values()
+            .flatten()
+            .chain(&self.reserved)
+            .filter(overlaps)
+            .copied()
+            .collect();
+        for cidr in &kept {
+            self.mark(cidr, true);
+        }
+        true
+    }
+}
+
+struct Ipam {
+    ctx: Context,
+    nodes: Store<Node>,
+    queue: WorkQueue<ObjectKey>,
+    recorder: Recorder,
+    allocator: Mutex<Allocator>,
+    /// Nodes for which nothing was left.
+    waiting: Mutex<BTreeSet<String>>,
+}
+
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts the controller, if `--allocate-node-cidrs` asks for it.
+pub fn start(ctx: Context) {
+    if !ctx.config.allocate_node_cidrs {
         return;
     }
+    let allocator = match Allocator::new(&ctx.config) {
+        Ok(a) => a,
+        Err(error) => {
+            tracing::error!(%error, "node-ipam-controller cannot start");
+            return;
+        }
+    };
+    let (recorder, writing) = Recorder::new(
+        ctx.client.clone(),
+        Format::Core,
+        "cidrAllocator",
+        "",
+        ctx.shutdown.clone(),
+    );
+    ctx.tasks.spawn(writing);
     let nodes = ctx.informer::<Node>(&NODES);
-    let state = Arc::new(Mutex::new(State {
-        pools,
-        given: HashMap::new(),
-    }));
-    let queue = ctx.queue("cidrallocator");
-    let (q, s) = (queue.clone(), state.clone());
-    nodes.on_change(move |change| {
+    let queue = ctx.queue("cidrallocator_node");
+    let c = Arc::new(Ipam {
+        ctx: ctx.clone(),
+        nodes: nodes.store(),
+        queue: queue.clone(),
+        recorder,
+        allocator: Mutex::new(allocator),
+        waiting: Mutex::default(),
+    });
+    let it = c.clone();
+    nodes.on_change(move |change| it.changed(change));
+    // The first keys are worked on when the handler has seen every node there is.
+    ctx.run(queue, 8, move |key| {
+        let c = c.clone();
+        async move { c.sync(&key).await }
+    });
+}
+
+impl Ipam {
+    fn changed(&self, change: Change<'_, Node>) {
         let node = change.object();
-        let mut state = s.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut held = ranges(node);
-        match change {
-            Change::Deleted(_) => {
-                held.extend(state.given.remove(&node.metadata.name).unwrap_or_default());
-                state
-                    .pools
-                    .iter_mut()
-                    .for_each(|p| held.iter().for_each(|r| p.release(r)));
-            }
-            _ if held.is_empty() => q.add(ObjectKey::of(&**node)),
-            _ => {
-                state.given.remove(&node.metadata.name);
-                state
-                    .pools
-                    .iter_mut()
-                    .for_each(|p| held.iter().for_each(|r| p.occupy(r)));
-            }
-        }
-    });
-    let (store, client, recorder) = (nodes.store(), ctx.client.clone(), ctx.recorder.clone());
-    // All nodes have been told to the pools before the first allocation: the workers wait for the caches.
-    ctx.run(queue, 10, move |key| {
-        let (store, client, recorder, state) = (
-            store.clone(),
-            client.clone(),
-            recorder.clone(),
-            state.clone(),
-        );
-        async move {
-            let Some(node) = store.get_key(&key).filter(|n| ranges(n).is_empty()) else {
-                return Ok(None);
-            };
-            let given = {
-                let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-                match state.given.get(&key.name) {
-                    Some(g) => Some(g.clone()),
-                    None => {
-                        let taken: Vec<Range> =
-                            state.pools.iter_mut().filter_map(Pool::take).collect();
-                        if taken.len() == state.pools.len() {
-                            state.given.insert(key.name.clone(), taken.clone());
-                            Some(taken)
-                        } else {
-                            state
-                                .pools
-                                .iter_mut()
-                                .for_each(|p| taken.iter().for_each(|r| p.release(r)));
-                            None
-                        }
-                    }
-                }
-            };
-            let reference = ObjectReference {
-                uid: key.name.clone(),
-                ..ObjectReference::of(&NODES, &*node)
-            };
-            let Some(given) = given else {
-                let message = format!("Node {} status is now: CIDRNotAvailable", key.name);
-                recorder.event(reference, EventType::Normal, "CIDRNotAvailable", message);
-                return Ok(Some(std::time::Duration::from_secs(60)));
-            };
-            let texts: Vec<String> = given.iter().map(ToString::to_string).collect();
-            let patch =
-                Patch::Strategic(json!({"spec": {"podCIDR": texts.first(), "podCIDRs": texts}}));
-            match client
-                .api(&NODES)
-                .patch::<serde::de::IgnoredAny>(&key.name, &patch)
-                .await
-            {
-                Ok(_) => Ok(None),
-                Err(e) if e.is_not_found() => Ok(None),
-                Err(e) if e.is_invalid() => {
-                    // Someone else gave the node another range.
-                    let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-                    state.given.remove(&key.name);
-                    state
-                        .pools
-                        .iter_mut()
-                        .for_each(|p| given.iter().for_each(|r| p.release(r)));
-                    Ok(None)
-                }
-                Err(e) => {
-                    let message = format!("Node {} status is now: CIDRAssignmentFailed", key.name);
-                    recorder.event(
-                        reference,
-                        EventType::Normal,
-                        "CIDRAssignmentFailed",
-                        message,
-                    );
-                    Err(e)
+        let uid = &node.metadata.uid;
+        let replaced = change.old().filter(|o| o.metadata.uid != *uid);
+        if let Some(gone) = replaced.or(matches!(change, Change::Deleted(_)).then_some(node)) {
+            lock(&self.waiting).remove(gone.name());
+            if lock(&self.allocator).forget(&gone.metadata.uid) {
+                for name in std::mem::take(&mut *lock(&self.waiting)) {
+                    self.queue.add(ObjectKey::new("", name));
                 }
             }
         }
-    });
+        if matches!(change, Change::Deleted(_)) {
+            return;
+        }
+        if node.spec.pod_cidrs.is_empty() {
+            self.queue.add(ObjectKey::of(&**node));
+        } else if let Err(error) = lock(&self.allocator).observe(uid, &node.spec.pod_cidrs) {
+            tracing::error!(node = node.name(), %error, "a node's podCIDRs do not fit --cluster-cidr");
+        }
+    }
+
+    fn event(&self, node: &Node, reason: &str) {
+        let object = ObjectReference {
+            resource_version: String::new(),
+            ..ObjectReference::of(&NODES, node)
+        };
+        let message = format!("Node {} status is now: {reason}", node.name());
+        self.recorder
+            .event(object, EventType::Normal, reason, message);
+    }
+
+    async fn sync(&self, key: &ObjectKey) -> Result<Option<Duration>, client::Error> {
+        let Some(node) = self.nodes.get_key(key) else {
+            return Ok(None);
+        };
+        if node.metadata.is_deleting() || !node.spec.pod_cidrs.is_empty() {
+            return Ok(None);
+        }
+        let uid = &node.metadata.uid;
+        // Waiting before asking: a range given back in between finds the node waiting.
+        lock(&self.waiting).insert(key.name.clone());
+        let Some(cidrs) = lock(&self.allocator).assign(uid) else {
+            self.event(&node, "CIDRNotAvailable");
+            return Ok(None);
+        };
+        lock(&self.waiting).remove(&key.name);
+        let cidrs: Vec<String> = cidrs.iter().map(Cidr::to_string).collect();
+        let patch = Patch::Strategic(json!({
+            "metadata": {"uid": uid},
+            "spec": {"podCIDR": cidrs.first(), "podCIDRs": cidrs},
+        }));
+        let api = self.ctx.client.api(&NODES);
+        match api.patch::<serde::de::IgnoredAny>(&key.name, &patch).await {
+            Ok(_) => {
+                tracing::info!(node = key.name, podCIDRs = ?cidrs, "Set node PodCIDR");
+                Ok(None)
+            }
+            // The node is gone, or another one has its name: that one has a change of its own to come.
+            Err(e) if e.is_not_found() || e.is_conflict() => {
+                if self
+                    .nodes
+                    .get_key(key)
+                    .is_none_or(|n| n.metadata.uid != *uid)
+                {
+                    lock(&self.allocator).forget(uid);
+                    return Ok(None);
+                }
+                Err(e)
+            }
+            Err(e) => {
+                self.event(&node, "CIDRAssignmentFailed");
+                Err(e)
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -308,56 +470,137 @@ mod tests {
 
     use super::*;
 
-    fn pool(whole: &str, mask: u8, reserved: &[&str]) -> Pool {
-        let reserved = reserved.iter().map(|r| Range::parse(r).unwrap()).collect();
-        Pool::new(Range::parse(whole).unwrap(), mask, reserved).unwrap()
+    fn allocator(clusters: &[&str], services: &[&str], v4: u8, v6: u8) -> Result<Allocator, Error> {
+        let own = |l: &[&str]| l.iter().map(|s| (*s).to_owned()).collect();
+        Allocator::new(&Config {
+            cluster_cidrs: own(clusters),
+            service_cidrs: own(services),
+            node_mask_v4: v4,
+            node_mask_v6: v6,
+            ..Config::default()
+        })
+    }
+
+    fn texts(cidrs: Option<Vec<Cidr>>) -> Vec<String> {
+        cidrs
+            .unwrap_or_default()
+            .iter()
+            .map(Cidr::to_string)
+            .collect()
     }
 
     #[test]
-    fn ranges_print_and_parse() {
-        for text in ["10.244.3.0/24", "fd00:10:244:3::/64", "0.0.0.0/0", "::/0"] {
-            assert_eq!(Range::parse(text).unwrap().to_string(), text);
+    fn ranges_are_given_in_order_until_none_is_left() {
+        let mut a = allocator(&["10.0.0.0/22"], &[], 24, 64).unwrap();
+        for (uid, want) in [
+            ("a", "10.0.0.0/24"),
+            ("b", "10.0.1.0/24"),
+            ("c", "10.0.2.0/24"),
+        ] {
+            assert_eq!(texts(a.assign(uid)), [want]);
         }
         assert_eq!(
-            Range::parse("10.1.2.3/16").unwrap().to_string(),
-            "10.1.0.0/16"
+            texts(a.assign("b")),
+            ["10.0.1.0/24"],
+            "a second try gets the same"
         );
-        assert!(Range::parse("10.0.0.0/33").is_none() && Range::parse("x/8").is_none());
+        assert_eq!(texts(a.assign("d")), ["10.0.3.0/24"]);
+        assert_eq!(a.assign("e"), None);
+        assert!(a.forget("b") && !a.forget("b"));
+        assert_eq!(texts(a.assign("e")), ["10.0.1.0/24"]);
     }
 
     #[test]
-    fn in_order_and_without_the_services() {
-        let mut p = pool("10.0.0.0/14", 16, &["10.1.0.0/20"]);
-        let all: Vec<_> = std::iter::from_fn(|| p.take())
-            .map(|r| r.to_string())
-            .collect();
-        assert_eq!(all, ["10.0.0.0/16", "10.2.0.0/16", "10.3.0.0/16"]);
-        p.release(&Range::parse("10.2.0.0/16").unwrap());
-        assert_eq!(p.take().unwrap().to_string(), "10.2.0.0/16");
-        assert_eq!(p.take(), None);
+    fn what_was_given_back_comes_last() {
+        let mut a = allocator(&["10.0.0.0/22"], &[], 24, 64).unwrap();
+        a.assign("a");
+        a.forget("a");
+        assert_eq!(texts(a.assign("b")), ["10.0.1.0/24"]);
     }
 
     #[test]
-    fn second_family() {
-        let mut p = pool("fd00::/48", 64, &[]);
-        p.occupy(&Range::parse("fd00::/64").unwrap());
-        assert_eq!(p.take().unwrap().to_string(), "fd00:0:0:1::/64");
+    fn what_nodes_have_is_not_given_again() {
+        let mut a = allocator(&["10.0.0.0/22"], &[], 24, 64).unwrap();
+        let own = |s: &str| vec![s.to_owned()];
+        a.observe("a", &own("10.0.0.0/24")).unwrap();
+        // Half of a range, and one that spans two.
+        a.observe("b", &own("10.0.1.128/25")).unwrap();
+        assert_eq!(texts(a.assign("c")), ["10.0.2.0/24"]);
+        // Two nodes claim the same: one of them going does not free it.
+        a.observe("d", &own("10.0.0.0/24")).unwrap();
+        a.forget("a");
+        assert_eq!(texts(a.assign("e")), ["10.0.3.0/24"]);
+        assert_eq!(a.assign("f"), None);
+        assert_eq!(
+            a.observe("g", &own("10.9.0.0/24")),
+            Err(Error::Outside(Cidr::parse("10.9.0.0/24").unwrap()))
+        );
+        assert_eq!(a.observe("h", &own("x")), Err(Error::Cidr("x".into())));
+    }
+
+    #[test]
+    fn another_writers_choice_frees_ours() {
+        let mut a = allocator(&["10.0.0.0/23"], &[], 24, 64).unwrap();
+        assert_eq!(texts(a.assign("a")), ["10.0.0.0/24"]);
+        a.observe("a", &["10.0.1.0/24".to_owned()]).unwrap();
+        assert_eq!(texts(a.assign("b")), ["10.0.0.0/24"]);
+    }
+
+    #[test]
+    fn services_keep_their_addresses() {
+        let mut a = allocator(&["10.0.0.0/22"], &["10.0.0.0/23"], 24, 64).unwrap();
+        assert_eq!(texts(a.assign("a")), ["10.0.2.0/24"]);
+        // A range of services that holds the whole cluster's leaves nothing.
+        let mut a = allocator(&["10.0.0.0/22"], &["10.0.0.0/8"], 24, 64).unwrap();
+        assert_eq!(a.assign("a"), None);
+    }
+
+    #[test]
+    fn both_families_or_none() {
+        let mut a = allocator(&["10.0.0.0/23", "fd00:1::/63"], &["fd00:1::/64"], 24, 64).unwrap();
+        assert_eq!(texts(a.assign("a")), ["10.0.0.0/24", "fd00:1:0:1::/64"]);
+        assert_eq!(a.assign("b"), None);
+        a.forget("a");
+        assert_eq!(
+            texts(a.assign("b"))[1],
+            "fd00:1:0:1::/64",
+            "the failure took nothing, and services keep theirs"
+        );
+    }
+
+    #[test]
+    fn flags_that_cannot_work() {
+        let error = |c: &[&str], v4, v6| allocator(c, &[], v4, v6).unwrap_err();
+        assert_eq!(error(&[], 24, 64), Error::None);
+        assert_eq!(
+            error(&["10.0.0.0/8", "11.0.0.0/8"], 24, 64),
+            Error::Families
+        );
+        assert_eq!(error(&["10.0.0.0"], 24, 64), Error::Cidr("10.0.0.0".into()));
+        assert_eq!(
+            error(&["10.0.0.0/33"], 24, 64),
+            Error::Cidr("10.0.0.0/33".into())
+        );
+        assert!(matches!(error(&["10.0.0.0/25"], 24, 64), Error::Mask(_)));
+        assert!(matches!(error(&["fd00::/32"], 24, 64), Error::TooMany(_)));
+        assert!(allocator(&["fd00::/48"], &[], 24, 64).is_ok());
+        assert!(allocator(&["0.0.0.0/0"], &[], 24, 64).is_ok());
     }
 
     proptest! {
         #[test]
-        fn no_range_is_given_twice(ops in proptest::collection::vec(any::<bool>(), 0..400)) {
-            let mut p = pool("10.244.0.0/16", 24, &[]);
-            let mut held: Vec<Range> = Vec::new();
-            for take in ops {
-                if take {
-                    if let Some(r) = p.take() {
-                        prop_assert!(!held.iter().any(|h| h.overlaps(&r)));
-                        held.push(r);
-                    }
-                } else if !held.is_empty() {
-                    let r = held.remove(held.len() / 2);
-                    p.release(&r);
+        fn no_range_is_given_twice(ops in proptest::collection::vec((0u8..3, 0usize..40), 0..400)) {
+            let mut a = allocator(&["10.244.0.0/19"], &["10.244.4.0/23"], 24, 64).unwrap();
+            let mut held: HashMap<String, Cidr> = HashMap::new();
+            for (op, n) in ops {
+                let uid = n.to_string();
+                if op == 0 {
+                    a.forget(&uid);
+                    held.remove(&uid);
+                } else if let Some(c) = a.assign(&uid).and_then(|c| c.first().copied()) {
+                    let mut others = held.iter().filter(|(u, _)| **u != uid);
+                    prop_assert!(others.all(|(_, h)| !h.overlaps(&c)));
+                    prop_assert!(held.insert(uid, c).is_none_or(|h| h == c));
                 }
             }
         }

@@ -116,7 +116,7 @@ pub fn no_schedule(node: &Node) -> Option<Vec<Taint>> {
         taints.push(Taint {
             key: (*key).into(),
             effect: "NoSchedule".into(),
-            time_added: Some(Time::now()),
+            time_added: Some(now()),
             ..Taint::default()
         });
     }
@@ -154,8 +154,11 @@ struct Health {
     seen: Option<Instant>,
     lease: Option<Time>,
     heartbeat: Option<Time>,
+    /// Empty as long as there is a lease only.
     zone: String,
     ready: bool,
+    /// Left out when zones are judged.
+    excluded: bool,
 }
 
 #[derive(Default)]
@@ -169,7 +172,8 @@ struct Nodes {
 impl Nodes {
     fn zones(&self) -> BTreeMap<&str, (usize, usize)> {
         let mut out: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
-        for h in self.health.values() {
+        let counted = |h: &&Health| !h.zone.is_empty() && !h.excluded;
+        for h in self.health.values().filter(counted) {
             let z = out.entry(h.zone.as_str()).or_default();
             if h.ready { z.0 += 1 } else { z.1 += 1 }
         }
@@ -177,19 +181,64 @@ impl Nodes {
     }
 }
 
+/// Region and zone; the older labels count first, as upstream.
 fn zone_of(node: &Node) -> String {
-    let l = |k: &str| {
-        node.metadata
-            .labels
-            .get(k)
-            .map(String::as_str)
-            .unwrap_or_default()
+    let label = |old: &str, new: &str| {
+        let labels = &node.metadata.labels;
+        let value = labels.get(old).or_else(|| labels.get(new));
+        value.map(String::as_str).unwrap_or_default()
     };
     format!(
         "{}:{}",
-        l("topology.kubernetes.io/region"),
-        l("topology.kubernetes.io/zone")
+        label(
+            "failure-domain.beta.kubernetes.io/region",
+            "topology.kubernetes.io/region"
+        ),
+        label(
+            "failure-domain.beta.kubernetes.io/zone",
+            "topology.kubernetes.io/zone"
+        )
     )
+}
+
+/// Labels under older names that are missing or differ from the ones they repeat.
+pub fn labels_to_set(node: &Node) -> BTreeMap<&'static str, &str> {
+    let labels = &node.metadata.labels;
+    [
+        ("kubernetes.io/os", "beta.kubernetes.io/os"),
+        ("kubernetes.io/arch", "beta.kubernetes.io/arch"),
+    ]
+    .into_iter()
+    .filter_map(|(new, old)| {
+        let value = labels.get(new)?;
+        (labels.get(old) != Some(value)).then_some((old, value.as_str()))
+    })
+    .collect()
+}
+
+/// The API's times have no fractions of seconds.
+fn now() -> Time {
+    let now = Time::now();
+    Time::from_second(now.as_second()).unwrap_or(now)
+}
+
+/// A node's taints with the NoExecute taint `add` instead of `remove`. A replaced taint leaves its time: the node's pods
+/// have been waiting since then.
+pub fn no_execute(taints: &[Taint], add: &str, remove: &str, now: Time) -> Vec<Taint> {
+    let ours = |t: &Taint| t.effect == "NoExecute" && (t.key == add || t.key == remove);
+    let since = taints
+        .iter()
+        .filter(|t| ours(t))
+        .filter_map(|t| t.time_added);
+    let since = since.min().unwrap_or(now);
+    let mut out: Vec<Taint> = taints.iter().filter(|t| !ours(t)).cloned().collect();
+    out.push(Taint {
+        key: add.into(),
+        effect: "NoExecute".into(),
+        time_added: Some(since),
+        ..Taint::default()
+    });
+    out
 }
 
 struct Lifecycle {
@@ -222,10 +271,14 @@ pub fn start(ctx: Context) {
     let c = it.clone();
     leases.on_change(move |change| {
         let lease = change.object();
+        let mut state = c.lock();
         if matches!(change, Change::Deleted(_)) {
+            let name = &lease.metadata.name;
+            if state.health.get(name).is_some_and(|h| h.zone.is_empty()) {
+                state.health.remove(name);
+            }
             return;
         }
-        let mut state = c.lock();
         let h = state.health.entry(lease.metadata.name.clone()).or_default();
         if h.lease < lease.spec.renew_time {
             h.lease = lease.spec.renew_time;
@@ -280,9 +333,11 @@ impl Lifecycle {
             let mut state = self.lock();
             let h = state.health.entry(node.metadata.name.clone()).or_default();
             h.zone = zone_of(node);
+            let exclude = "node.kubernetes.io/exclude-disruption";
+            h.excluded = node.metadata.labels.contains_key(exclude);
             h.ready = ready.is_some_and(|c| c.status == "True");
             let heartbeat = ready.and_then(|c| c.last_heartbeat_time);
-            if h.seen.is_none() || (heartbeat != h.heartbeat && h.heartbeat.is_some()) {
+            if h.seen.is_none() || heartbeat != h.heartbeat {
                 h.seen = Some(now);
             }
             h.heartbeat = heartbeat;
@@ -310,6 +365,7 @@ impl Lifecycle {
             view(old) != view(node)
                 || old.spec.taints != node.spec.taints
                 || old.spec.unschedulable != node.spec.unschedulable
+                || old.metadata.labels != node.metadata.labels
         });
         if matters || matches!(change, Change::Added(_)) {
             self.queue.add(key);
@@ -322,6 +378,16 @@ impl Lifecycle {
         };
         if no_schedule(&node).is_some() {
             self.set_taints(&node, no_schedule).await?;
+        }
+        let labels = labels_to_set(&node);
+        if !labels.is_empty() {
+            let patch =
+                Patch::Strategic(json!({"metadata": {"uid": node.metadata.uid, "labels": labels}}));
+            self.ctx
+                .client
+                .api(&NODES)
+                .patch::<serde::de::IgnoredAny>(&key.name, &patch)
+                .await?;
         }
         let config = &self.ctx.config;
         let status = status_of(&node).map(str::to_owned);
@@ -357,15 +423,16 @@ impl Lifecycle {
 
     /// Says that the node stopped reporting. The change comes back as an event.
     async fn lost(&self, node: &Node) -> Result<(), client::Error> {
-        let now = Time::now();
-        let conditions = unknown_conditions(node, now);
+        let conditions = unknown_conditions(node, now());
         if conditions.is_empty() {
             return Ok(());
         }
         let was_ready = status_of(node) == Some("True");
-        let patch = Patch::Strategic(
-            json!({"metadata": {"uid": node.metadata.uid}, "status": {"conditions": conditions}}),
-        );
+        // Not over what the kubelet may have posted meanwhile.
+        let patch = Patch::Strategic(json!({
+            "metadata": {"uid": node.metadata.uid, "resourceVersion": node.metadata.resource_version},
+            "status": {"conditions": conditions},
+        }));
         let name = &node.metadata.name;
         match self
             .ctx
@@ -375,7 +442,7 @@ impl Lifecycle {
             .await
         {
             Ok(_) => {}
-            Err(e) if e.is_not_found() || e.is_conflict() => return Ok(()),
+            Err(e) if e.is_not_found() => return Ok(()),
             Err(e) => return Err(e),
         }
         if was_ready {
@@ -395,7 +462,7 @@ impl Lifecycle {
             };
             let new = Condition {
                 status: "False".into(),
-                last_transition_time: Some(Time::now()),
+                last_transition_time: Some(now()),
                 ..c.clone()
             };
             let patch = Patch::Strategic(
@@ -446,6 +513,12 @@ impl Lifecycle {
             if state.limiters.get(&zone).is_none_or(|l| l.0 != rate) {
                 #[expect(clippy::cast_possible_truncation, reason = "flags are float32")]
                 let bucket = TokenBucket::new(rate as f32, 1);
+                // A change of rate is no way around it.
+                if let Some((old_rate, old)) = state.limiters.get(&zone)
+                    && (*old_rate <= 0.0 || !old.try_take(Instant::now()))
+                {
+                    bucket.try_take(Instant::now());
+                }
                 state.limiters.insert(zone, (rate, Arc::new(bucket)));
             }
         }
@@ -502,16 +575,10 @@ impl Lifecycle {
                 return Ok(Duration::from_secs_f64((1.0 / rate).min(3600.0)));
             }
         }
+        // A node that came back meanwhile keeps its pods.
         self.set_taints(node, |n| {
-            let mut taints = n.spec.taints.clone();
-            taints.retain(|t| t.effect != "NoExecute" || (t.key != add && t.key != remove));
-            taints.push(Taint {
-                key: add.into(),
-                effect: "NoExecute".into(),
-                time_added: Some(Time::now()),
-                ..Taint::default()
-            });
-            Some(taints)
+            (status_of(n) == status_of(node))
+                .then(|| no_execute(&n.spec.taints, add, remove, now()))
         })
         .await?;
         Ok(never)
@@ -677,5 +744,73 @@ mod tests {
         assert_eq!(rate(&c, ZoneState::Partial, 50), 0.0);
         assert_eq!(rate(&c, ZoneState::Partial, 51), 0.01);
         assert_eq!(rate(&c, ZoneState::Full, 3), 0.1);
+    }
+
+    #[test]
+    fn a_swapped_taint_keeps_its_time() {
+        let at = |s| Time::from_second(s).unwrap();
+        let mut n = node(
+            &[],
+            &[
+                ("mine", "NoExecute"),
+                (NOT_READY, "NoExecute"),
+                (NOT_READY, "NoSchedule"),
+            ],
+        );
+        n.spec.taints[1].time_added = Some(at(5));
+        let taints = no_execute(&n.spec.taints, UNREACHABLE, NOT_READY, at(9));
+        assert_eq!(
+            keys(Some(taints.clone())).unwrap(),
+            [
+                "mine:NoExecute",
+                "node.kubernetes.io/not-ready:NoSchedule",
+                "node.kubernetes.io/unreachable:NoExecute"
+            ]
+        );
+        assert_eq!(taints[2].time_added, Some(at(5)));
+        let fresh = no_execute(&[], NOT_READY, UNREACHABLE, at(9));
+        assert_eq!(fresh[0].time_added, Some(at(9)));
+    }
+
+    #[test]
+    fn old_labels_repeat_new_ones() {
+        let mut n = Node::default();
+        let mut set = |k: &str, v: &str| n.metadata.labels.insert(k.into(), v.into());
+        set("kubernetes.io/os", "linux");
+        set("beta.kubernetes.io/arch", "amd64");
+        assert_eq!(
+            labels_to_set(&n),
+            [("beta.kubernetes.io/os", "linux")].into()
+        );
+        n.metadata
+            .labels
+            .insert("beta.kubernetes.io/os".into(), "plan9".into());
+        assert_eq!(
+            labels_to_set(&n),
+            [("beta.kubernetes.io/os", "linux")].into()
+        );
+        n.metadata
+            .labels
+            .insert("beta.kubernetes.io/os".into(), "linux".into());
+        assert!(labels_to_set(&n).is_empty());
+    }
+
+    #[test]
+    fn leases_without_nodes_and_excluded_nodes_are_no_zone() {
+        let health = |zone: &str, excluded| Health {
+            zone: zone.into(),
+            excluded,
+            ..Health::default()
+        };
+        let nodes = Nodes {
+            health: [
+                ("lease".into(), health("", false)),
+                ("excluded".into(), health("a:b", true)),
+                ("node".into(), health("c:d", false)),
+            ]
+            .into(),
+            ..Nodes::default()
+        };
+        assert_eq!(nodes.zones(), [("c:d", (0, 1))].into());
     }
 }

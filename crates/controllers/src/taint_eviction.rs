@@ -7,8 +7,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use client::events::Format;
 use client::resource::{NODES, PODS};
-use client::{Change, DeleteOptions, EventType, ObjectKey, ObjectReference, Patch, Time};
+use client::{Change, DeleteOptions, EventType, ObjectKey, ObjectReference, Patch, Recorder, Time};
 use serde_json::json;
 
 use crate::Context;
@@ -43,19 +44,16 @@ pub fn judge(pod: &Pod, taints: &[Taint], first_seen: Time) -> Verdict {
         .or(pod.metadata.creation_timestamp)
         .unwrap_or(Time::UNIX_EPOCH);
     for taint in taints.iter().filter(|t| t.effect == "NoExecute") {
-        let mut tolerated = false;
         let since = taint.time_added.unwrap_or(first_seen).max(started);
-        for t in pod.spec.tolerations.iter().filter(|t| tolerates(t, taint)) {
-            tolerated = true;
-            if let Some(seconds) = t.toleration_seconds {
-                let end = since
-                    .checked_add(jiff::SignedDuration::from_secs(seconds.max(0)))
-                    .unwrap_or(Time::MAX);
-                until = Some(until.map_or(end, |u| u.min(end)));
-            }
-        }
-        if !tolerated {
+        // The first toleration that matches counts, as upstream.
+        let Some(t) = pod.spec.tolerations.iter().find(|t| tolerates(t, taint)) else {
             return Verdict::Until(Time::UNIX_EPOCH);
+        };
+        if let Some(seconds) = t.toleration_seconds {
+            let end = since
+                .checked_add(jiff::SignedDuration::from_secs(seconds.max(0)))
+                .unwrap_or(Time::MAX);
+            until = Some(until.map_or(end, |u| u.min(end)));
         }
     }
     until.map_or(Verdict::Stays, Verdict::Until)
@@ -68,6 +66,15 @@ pub fn start(ctx: Context) {
     pods.store()
         .add_index("node", |p: &Pod| vec![p.spec.node_name.clone()]);
     let queue = ctx.queue("noexec_taint_pod");
+    let (recorder, writing) = Recorder::new(
+        ctx.client.clone(),
+        Format::Core,
+        "taint-eviction-controller",
+        "",
+        ctx.shutdown.clone(),
+    );
+    ctx.tasks.spawn(writing);
+    let ctx = Context { recorder, ..ctx };
     // Pods that are waiting to be evicted, and since when.
     let waiting: Arc<Mutex<HashMap<String, Time>>> = Arc::default();
     let (q, store, w) = (queue.clone(), nodes.store(), waiting.clone());
@@ -249,6 +256,11 @@ mod tests {
         assert_eq!(judge(&pod(vec![]), &[taint("a", None)], now), gone);
         assert_eq!(
             judge(&pod(vec![toleration("", None)]), &[taint("a", None)], now),
+            Verdict::Stays
+        );
+        let first = pod(vec![toleration("", None), toleration("a", Some(30))]);
+        assert_eq!(
+            judge(&first, &[taint("a", Some(1000))], now),
             Verdict::Stays
         );
         let both = pod(vec![toleration("a", Some(300)), toleration("b", Some(30))]);
