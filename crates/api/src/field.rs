@@ -230,7 +230,11 @@ impl ErrorList {
 
     /// `Unsupported value: <shown>: supported values: <supported>`, both already printed.
     pub fn not_supported_shown(&mut self, path: &Path, shown: &str, supported: &str) {
-        self.0.push(Error::new(path, Kind::NotSupported, format!("{shown}: supported values: {supported}")));
+        self.0.push(Error::new(
+            path,
+            Kind::NotSupported,
+            format!("{shown}: supported values: {supported}"),
+        ));
     }
 
     /// `Duplicate value: <value>: <detail>`
