@@ -1,5 +1,11 @@
 //! A whole kubelet on a fake runtime, without an apiserver: static pods through start, crash, failure, restart and end.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test: a panic is a failure"
+)]
+
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
