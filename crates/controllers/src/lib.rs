@@ -15,6 +15,7 @@ pub mod selector;
 pub mod views;
 
 pub mod clusterrole_aggregation;
+pub mod daemonset;
 pub mod deployment;
 pub mod endpoint_pods;
 pub mod endpoints;

@@ -41,6 +41,7 @@ pub const CONTROLLERS: &[Descriptor] = &[
     controller("garbage-collector-controller", &["garbagecollector"], "generic-garbage-collector", crate::garbage::start),
     controller("deployment-controller", &["deployment"], "deployment-controller", crate::deployment::start),
     controller("replicaset-controller", &["replicaset"], "replicaset-controller", crate::replicaset::start),
+    controller("daemonset-controller", &["daemonset"], "daemon-set-controller", crate::daemonset::start),
     controller("endpointslice-controller", &["endpointslice"], "endpointslice-controller", crate::endpointslice::start),
     controller("endpoints-controller", &["endpoint"], "endpoint-controller", crate::endpoints::start),
     controller("pod-garbage-collector-controller", &["podgc"], "pod-garbage-collector", crate::pod_gc::start),

@@ -24,7 +24,8 @@ pub enum Verdict {
     Until(Time),
 }
 
-fn tolerates(t: &Toleration, taint: &Taint) -> bool {
+/// Whether a toleration covers a taint.
+pub fn tolerates(t: &Toleration, taint: &Taint) -> bool {
     let value = match t.operator.as_str() {
         "" | "Equal" => t.value == taint.value,
         "Exists" => true,

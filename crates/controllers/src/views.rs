@@ -34,6 +34,7 @@ view!(
         containers: Vec<Container>,
         readiness_gates: Vec<Value>,
         scheduling_gates: Vec<Value>,
+        affinity: Value,
     }
 );
 view!(
@@ -296,6 +297,29 @@ views!(
 /// The condition of a type.
 pub fn condition<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
     conditions.iter().find(|c| c.kind == kind)
+}
+
+impl PodSpec {
+    /// The node that the pod's required affinity names, as daemon pods have it.
+    pub fn target_node(&self) -> Option<String> {
+        let terms = self
+            .affinity
+            .pointer(
+                "/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms",
+            )?
+            .as_array()?;
+        let fields = terms
+            .iter()
+            .filter_map(|t| t.get("matchFields")?.as_array())
+            .flatten();
+        let mut named =
+            fields.filter(|f| f.get("key").and_then(Value::as_str) == Some("metadata.name"));
+        named.find_map(|f| {
+            f.pointer("/values/0")
+                .and_then(Value::as_str)
+                .map(str::to_owned)
+        })
+    }
 }
 
 impl Pod {

@@ -89,7 +89,8 @@ fn size(rs: &ReplicaSet) -> i32 {
     rs.spec.replicas.unwrap_or(1)
 }
 
-fn scaled_value(v: &Value, total: i32, up: bool) -> i32 {
+/// A number or percentage (rounded up or down) of `total`; 0 for anything else.
+pub fn scaled_value(v: &Value, total: i32, up: bool) -> i32 {
     match v {
         Value::Number(n) => n.as_i64().and_then(|n| i32::try_from(n).ok()).unwrap_or(0),
         Value::String(s) => {

@@ -13,7 +13,7 @@ use client::{
 };
 use serde_json::{Value, json};
 
-pub use decide::{Action, Plan, World, decide};
+pub use decide::{Action, Plan, World, decide, scaled_value, template_hash};
 
 use crate::context::{BY_CONTROLLER, Context, controller_index, controller_reference, rewrite};
 use crate::replicaset::set_status;

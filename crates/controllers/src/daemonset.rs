@@ -1,0 +1,838 @@
+//! daemonset-controller: one pod on each node that fits the template, and rolling updates of them.
+//!
+//! Invariants: never two pods of a DaemonSet on a node, except while a surge replaces one; a rolling update takes away no
+//! more available pods than `maxUnavailable`. Pods are placed by the scheduler, through an affinity to the node's name.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::resource::{CONTROLLER_REVISIONS, DAEMON_SETS, NODES, PODS};
+use client::{
+    Change, DeleteOptions, EventType, ObjectKey, ObjectMeta, ObjectReference, Store, Time,
+    WorkQueue, views,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::context::{BY_CONTROLLER, Context, controller_index, controller_reference, rewrite};
+use crate::deployment::{scaled_value, template_hash};
+use crate::expectations::Expectations;
+use crate::replicaset::pod_from_template;
+use crate::selector::LabelSelector;
+use crate::views::{Node, Pod, Toleration};
+
+const HASH: &str = "controller-revision-hash";
+const GENERATION: &str = "pod-template-generation";
+const BURST: usize = 250;
+
+/// `apps/v1.DaemonSet`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct DaemonSet {
+    /// Metadata.
+    pub metadata: ObjectMeta,
+    /// Spec.
+    pub spec: DaemonSetSpec,
+    /// Status.
+    pub status: DaemonSetStatus,
+}
+
+views!(DaemonSet);
+
+/// `apps/v1.DaemonSetSpec`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DaemonSetSpec {
+    /// Which pods are its own.
+    pub selector: LabelSelector,
+    /// Of the pods.
+    pub template: Value,
+    /// How to update.
+    pub update_strategy: Value,
+    /// Seconds a pod must be ready to count as available.
+    pub min_ready_seconds: i32,
+    /// Revisions kept.
+    pub revision_history_limit: Option<i32>,
+}
+
+/// `apps/v1.DaemonSetStatus`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(missing_docs, reason = "fields are the API's")]
+pub struct DaemonSetStatus {
+    pub current_number_scheduled: i32,
+    pub number_misscheduled: i32,
+    pub desired_number_scheduled: i32,
+    pub number_ready: i32,
+    pub observed_generation: i64,
+    pub updated_number_scheduled: i32,
+    pub number_available: i32,
+    pub number_unavailable: i32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub collision_count: Option<i32>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Value>,
+}
+
+/// The tolerations every daemon pod has.
+fn tolerations(host_network: bool) -> Vec<Value> {
+    let t = |key: &str, effect: &str| json!({"key": format!("node.kubernetes.io/{key}"), "operator": "Exists", "effect": effect});
+    let mut out = vec![
+        t("not-ready", "NoExecute"),
+        t("unreachable", "NoExecute"),
+        t("disk-pressure", "NoSchedule"),
+        t("memory-pressure", "NoSchedule"),
+        t("pid-pressure", "NoSchedule"),
+        t("unschedulable", "NoSchedule"),
+    ];
+    if host_network {
+        out.push(t("network-unavailable", "NoSchedule"));
+    }
+    out
+}
+
+/// The pod template with what a daemon pod has besides.
+fn daemon_template(ds: &DaemonSet, hash: &str) -> Value {
+    let mut t = ds.spec.template.clone();
+    let host = t
+        .pointer("/spec/hostNetwork")
+        .and_then(Value::as_bool)
+        .unwrap_or(false);
+    let generation = ds
+        .metadata
+        .annotations
+        .get("deprecated.daemonset.template.generation");
+    if let Some(o) = t.as_object_mut() {
+        let m = o.entry("metadata").or_insert_with(|| json!({}));
+        if let Some(m) = m.as_object_mut() {
+            let labels = m.entry("labels").or_insert_with(|| json!({}));
+            if let Some(l) = labels.as_object_mut() {
+                l.insert(HASH.into(), hash.into());
+                if let Some(g) = generation {
+                    l.insert(GENERATION.into(), g.as_str().into());
+                }
+            }
+        }
+        if let Some(s) = o.get_mut("spec").and_then(Value::as_object_mut) {
+            let list = s.entry("tolerations").or_insert_with(|| json!([]));
+            if let Some(list) = list.as_array_mut() {
+                for t in tolerations(host) {
+                    if !list.contains(&t) {
+                        list.push(t);
+                    }
+                }
+            }
+        }
+    }
+    t
+}
+
+/// The template bound to a node by affinity; a required affinity of the template's own is kept by the judgement of nodes.
+fn for_node(template: &Value, node: &str) -> Value {
+    let mut t = template.clone();
+    let Some(spec) = t.get_mut("spec").and_then(Value::as_object_mut) else {
+        return t;
+    };
+    let term = json!({"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}]});
+    let affinity = spec.entry("affinity").or_insert_with(|| json!({}));
+    if let Some(a) = affinity.as_object_mut() {
+        let n = a.entry("nodeAffinity").or_insert_with(|| json!({}));
+        if let Some(n) = n.as_object_mut() {
+            n.insert(
+                "requiredDuringSchedulingIgnoredDuringExecution".into(),
+                term,
+            );
+        }
+    }
+    t
+}
+
+fn expression(node: &Node, e: &Value, fields: bool) -> bool {
+    let s = |k: &str| e.get(k).and_then(Value::as_str).unwrap_or_default();
+    let values: Vec<&str> = e
+        .get("values")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let have = if fields {
+        (s("key") == "metadata.name").then_some(node.metadata.name.as_str())
+    } else {
+        node.metadata.labels.get(s("key")).map(String::as_str)
+    };
+    let number = || {
+        Some((
+            have?.parse::<i64>().ok()?,
+            values.first()?.parse::<i64>().ok()?,
+        ))
+    };
+    match s("operator") {
+        "In" => have.is_some_and(|h| values.contains(&h)),
+        "NotIn" => have.is_none_or(|h| !values.contains(&h)),
+        "Exists" => have.is_some(),
+        "DoesNotExist" => have.is_none(),
+        "Gt" => number().is_some_and(|(h, v)| h > v),
+        "Lt" => number().is_some_and(|(h, v)| h < v),
+        _ => false,
+    }
+}
+
+/// Whether a pod of the template should be put on the node, and whether one there may stay.
+pub fn fits(template: &Value, node: &Node) -> (bool, bool) {
+    let spec = template.get("spec");
+    let at = |p: &str| spec.and_then(|s| s.pointer(p));
+    if at("/nodeName")
+        .and_then(Value::as_str)
+        .is_some_and(|n| !n.is_empty() && n != node.metadata.name)
+    {
+        return (false, false);
+    }
+    let labels = at("/nodeSelector")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten();
+    if !labels
+        .into_iter()
+        .all(|(k, v)| node.metadata.labels.get(k).map(String::as_str) == v.as_str())
+    {
+        return (false, false);
+    }
+    let terms = at(
+        "/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms",
+    );
+    if let Some(terms) = terms.and_then(Value::as_array) {
+        let part = |t: &Value, k: &str| {
+            t.get(k)
+                .and_then(Value::as_array)
+                .cloned()
+                .unwrap_or_default()
+        };
+        let any = terms.iter().any(|t| {
+            let (e, f) = (part(t, "matchExpressions"), part(t, "matchFields"));
+            // A term without requirements matches nothing.
+            !(e.is_empty() && f.is_empty())
+                && e.iter().all(|e| expression(node, e, false))
+                && f.iter().all(|f| expression(node, f, true))
+        });
+        if !any {
+            return (false, false);
+        }
+    }
+    let tolerations: Vec<Toleration> = at("/tolerations")
+        .and_then(|t| serde_json::from_value(t.clone()).ok())
+        .unwrap_or_default();
+    let against = |effects: &[&str]| {
+        let bad = node
+            .spec
+            .taints
+            .iter()
+            .filter(|t| effects.contains(&t.effect.as_str()));
+        bad.clone().all(|t| {
+            tolerations
+                .iter()
+                .any(|o| crate::taint_eviction::tolerates(o, t))
+        })
+    };
+    (
+        against(&["NoExecute", "NoSchedule"]),
+        against(&["NoExecute"]),
+    )
+}
+
+/// What to do about a DaemonSet's pods.
+#[derive(Debug, Default, PartialEq)]
+pub struct Plan {
+    /// Nodes to put a pod on.
+    pub create: Vec<String>,
+    /// Pods to delete: name and UID.
+    pub delete: Vec<(String, String)>,
+    /// Failed pods among those, by name.
+    pub failed: Vec<String>,
+    /// The status that follows from what is seen.
+    pub status: DaemonSetStatus,
+}
+
+/// The node a daemon pod is on or meant for.
+fn node_of(pod: &Pod) -> Option<String> {
+    (!pod.spec.node_name.is_empty())
+        .then(|| pod.spec.node_name.clone())
+        .or_else(|| pod.spec.target_node())
+}
+
+/// Decides. `hash` is that of the current template.
+pub fn decide(
+    ds: &DaemonSet,
+    nodes: &[Arc<Node>],
+    pods: &[Arc<Pod>],
+    hash: &str,
+    now: Time,
+) -> Plan {
+    let mut plan = Plan::default();
+    let template = daemon_template(ds, hash);
+    let mut by_node: HashMap<String, Vec<&Arc<Pod>>> = HashMap::new();
+    for p in pods {
+        if let Some(n) = node_of(p) {
+            by_node.entry(n).or_default().push(p);
+        }
+    }
+    let available =
+        |p: &Pod| !p.metadata.is_deleting() && p.is_available(ds.spec.min_ready_seconds, now);
+    let is_new = |p: &Pod| p.metadata.labels.get(HASH).is_some_and(|h| h == hash);
+    let delete = |plan: &mut Plan, p: &Pod| {
+        plan.delete
+            .push((p.metadata.name.clone(), p.metadata.uid.clone()))
+    };
+    let mut desired = 0;
+    let mut s = DaemonSetStatus {
+        observed_generation: ds.metadata.generation,
+        collision_count: ds.status.collision_count,
+        conditions: ds.status.conditions.clone(),
+        ..DaemonSetStatus::default()
+    };
+    let mut settled: Vec<(bool, Vec<Arc<Pod>>)> = Vec::new();
+    for node in nodes {
+        let (should, may_stay) = fits(&template, node);
+        let mut here: Vec<&Arc<Pod>> = by_node.remove(&node.metadata.name).unwrap_or_default();
+        here.sort_by_key(|p| {
+            (
+                p.spec.node_name.is_empty(),
+                p.metadata.creation_timestamp,
+                p.metadata.name.clone(),
+            )
+        });
+        desired += i32::from(should);
+        if should && let Some(first) = here.first() {
+            s.current_number_scheduled += 1;
+            s.number_ready += i32::from(first.is_ready());
+            s.number_available += i32::from(first.is_available(ds.spec.min_ready_seconds, now));
+            s.updated_number_scheduled += i32::from(is_new(first));
+        } else if !here.is_empty() {
+            s.number_misscheduled += 1;
+        }
+        if !may_stay {
+            here.iter()
+                .filter(|p| !p.metadata.is_deleting())
+                .for_each(|p| delete(&mut plan, p));
+            continue;
+        }
+        let mut running: Vec<Arc<Pod>> = Vec::new();
+        for p in here.iter().filter(|p| !p.metadata.is_deleting()) {
+            if p.is_ended() {
+                if p.status.phase == "Failed" {
+                    plan.failed.push(p.metadata.name.clone());
+                }
+                delete(&mut plan, p);
+            } else {
+                running.push((*p).clone());
+            }
+        }
+        if should && here.is_empty() {
+            plan.create.push(node.metadata.name.clone());
+        }
+        settled.push((should, running));
+    }
+    // Pods of nodes that are gone are the pod garbage collector's.
+    s.desired_number_scheduled = desired;
+    s.number_unavailable = desired - s.number_available;
+    let rolling = ds.spec.update_strategy.get("type").and_then(Value::as_str) != Some("OnDelete");
+    let bound = |k: &str, up: bool| {
+        ds.spec
+            .update_strategy
+            .pointer(k)
+            .map_or(0, |v| scaled_value(v, desired, up))
+    };
+    let surge = bound("/rollingUpdate/maxSurge", true);
+    let unavailable = bound("/rollingUpdate/maxUnavailable", true);
+    let unavailable = if surge == 0 {
+        unavailable.max(1)
+    } else {
+        unavailable
+    };
+    let mut spare = unavailable
+        - settled
+            .iter()
+            .filter(|(should, p)| *should && !p.iter().any(|p| available(p)))
+            .count() as i32;
+    let mut surging = surge - settled.iter().filter(|(_, p)| p.len() > 1).count() as i32;
+    for (_, running) in &settled {
+        let (new, old): (Vec<&Arc<Pod>>, Vec<&Arc<Pod>>) = running.iter().partition(|p| is_new(p));
+        // One of each at most; more are surplus.
+        let mut surplus: Vec<&Arc<Pod>> = new
+            .iter()
+            .skip(1)
+            .chain(old.iter().skip(1))
+            .copied()
+            .collect();
+        if surge == 0 && !new.is_empty() && !old.is_empty() {
+            surplus.extend(
+                running
+                    .iter()
+                    .skip(1)
+                    .filter(|p| !surplus.iter().any(|s| s.metadata.uid == p.metadata.uid))
+                    .collect::<Vec<_>>(),
+            );
+        }
+        surplus.iter().for_each(|p| delete(&mut plan, p));
+        let (Some(old), true) = (old.first(), rolling) else {
+            continue;
+        };
+        match new.first() {
+            Some(n) if surge > 0 && (available(n) || !old.is_ready()) => delete(&mut plan, old),
+            Some(_) => {}
+            None if !available(old) && surge == 0 => delete(&mut plan, old),
+            None if surge > 0 && (surging > 0 || !available(old)) => {
+                surging -= 1;
+                plan.create.extend(node_of(old));
+            }
+            None if surge == 0 && spare > 0 => {
+                spare -= 1;
+                delete(&mut plan, old);
+            }
+            None => {}
+        }
+    }
+    plan.create.truncate(BURST);
+    plan.delete.truncate(BURST);
+    plan.status = s;
+    plan
+}
+
+struct DaemonSets {
+    ctx: Context,
+    sets: Store<DaemonSet>,
+    pods: Store<Pod>,
+    nodes: Store<Node>,
+    revisions: Store<Revision>,
+    queue: WorkQueue<ObjectKey>,
+    expected: Expectations,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Revision {
+    metadata: ObjectMeta,
+    revision: i64,
+}
+
+views!(Revision);
+
+/// Starts the controller.
+pub fn start(ctx: Context) {
+    let sets = ctx.informer::<DaemonSet>(&DAEMON_SETS);
+    let pods = ctx.informer::<Pod>(&PODS);
+    let nodes = ctx.informer::<Node>(&NODES);
+    let revisions = ctx.informer::<Revision>(&CONTROLLER_REVISIONS);
+    pods.store()
+        .add_index(BY_CONTROLLER, |p: &Pod| controller_index(&p.metadata));
+    revisions
+        .store()
+        .add_index(BY_CONTROLLER, |r: &Revision| controller_index(&r.metadata));
+    let queue = ctx.queue("daemonset");
+    let c = Arc::new(DaemonSets {
+        sets: sets.store(),
+        pods: pods.store(),
+        nodes: nodes.store(),
+        revisions: revisions.store(),
+        queue: queue.clone(),
+        expected: Expectations::default(),
+        ctx: ctx.clone(),
+    });
+    let q = queue.clone();
+    sets.on_change(move |change| q.add(ObjectKey::of(&**change.object())));
+    let it = c.clone();
+    pods.on_change(move |change| {
+        let pod = change.object();
+        let Some(o) = pod.metadata.controller().filter(|o| o.kind == "DaemonSet") else {
+            return;
+        };
+        let key = ObjectKey::new(pod.metadata.namespace.as_str(), o.name.as_str());
+        match change {
+            Change::Added(_) if !pod.metadata.is_deleting() => it.expected.created(&key),
+            Change::Updated { .. } if !pod.metadata.is_deleting() => {}
+            _ => it.expected.deleted(&key, &pod.metadata.uid),
+        }
+        it.queue.add(key);
+    });
+    let it = c.clone();
+    nodes.on_change(move |change| {
+        let matters = change.old().is_none_or(|old| {
+            let new = change.object();
+            old.metadata.labels != new.metadata.labels || old.spec.taints != new.spec.taints
+        });
+        if matters || !matches!(change, Change::Updated { .. }) {
+            it.sets
+                .list()
+                .iter()
+                .for_each(|ds| it.queue.add(ObjectKey::of(&**ds)));
+        }
+    });
+    ctx.run(queue, 2, move |key| {
+        let c = c.clone();
+        async move { c.sync(&key).await }
+    });
+}
+
+impl DaemonSets {
+    async fn sync(&self, key: &ObjectKey) -> Result<Option<Duration>, client::Error> {
+        let Some(ds) = self.sets.get_key(key) else {
+            self.expected.forget(key);
+            return Ok(None);
+        };
+        if ds.spec.selector.is_empty() || ds.metadata.is_deleting() {
+            return Ok(None);
+        }
+        let hash = template_hash(&ds.spec.template, ds.status.collision_count);
+        self.keep_history(&ds, &hash).await?;
+        let now = Time::now();
+        let pods = self.pods.by_index(BY_CONTROLLER, &ds.metadata.uid);
+        let plan = decide(&ds, &self.nodes.list(), &pods, &hash, now);
+        let status = plan.status.clone();
+        let done = if self.expected.satisfied(key) {
+            self.carry_out(key, &ds, &hash, plan).await
+        } else {
+            Ok(())
+        };
+        if status != ds.status {
+            let api = self.ctx.client.namespaced(&DAEMON_SETS, &key.namespace);
+            let value = serde_json::to_value(&status).unwrap_or_default();
+            let set = |o: &mut Value| crate::replicaset::set_status(o, &value);
+            rewrite(&api, &key.name, &ds.metadata.uid, "status", set).await?;
+        }
+        done?;
+        let waits = ds.spec.min_ready_seconds > 0 && status.number_ready != status.number_available;
+        Ok(waits
+            .then(|| Duration::from_secs(u64::try_from(ds.spec.min_ready_seconds).unwrap_or(1))))
+    }
+
+    async fn carry_out(
+        &self,
+        key: &ObjectKey,
+        ds: &DaemonSet,
+        hash: &str,
+        plan: Plan,
+    ) -> Result<(), client::Error> {
+        let reference = ObjectReference::of(&DAEMON_SETS, ds);
+        let event = |kind, reason: &str, message: String| {
+            self.ctx
+                .recorder
+                .event(reference.clone(), kind, reason, message)
+        };
+        let api = self.ctx.client.namespaced(&PODS, &key.namespace);
+        for name in &plan.failed {
+            let node = self
+                .pods
+                .get(&key.namespace, name)
+                .and_then(|p| node_of(&p))
+                .unwrap_or_default();
+            let message = format!(
+                "Found failed daemon pod {}/{name} on node {node}, will try to kill it",
+                key.namespace
+            );
+            event(EventType::Warning, "FailedDaemonPod", message);
+        }
+        if !plan.delete.is_empty() {
+            self.expected
+                .expect_deletions(key, plan.delete.iter().map(|d| d.1.clone()));
+            for (name, uid) in &plan.delete {
+                match api.delete(name, &DeleteOptions::uid(uid.as_str())).await {
+                    Ok(()) => event(
+                        EventType::Normal,
+                        "SuccessfulDelete",
+                        format!("Deleted pod: {name}"),
+                    ),
+                    Err(e) => {
+                        self.expected.deleted(key, uid);
+                        if !e.is_not_found() && !e.is_conflict() {
+                            event(
+                                EventType::Warning,
+                                "FailedDelete",
+                                format!("Error deleting: {e}"),
+                            );
+                            return Err(e);
+                        }
+                    }
+                }
+            }
+            return Ok(());
+        }
+        if plan.create.is_empty() {
+            return Ok(());
+        }
+        self.expected.expect_creations(key, plan.create.len());
+        let template = daemon_template(ds, hash);
+        let owner = controller_reference(&DAEMON_SETS, &ds.metadata);
+        let mut failed = None;
+        for node in &plan.create {
+            let pod =
+                pod_from_template(&for_node(&template, node), &ds.metadata.name, owner.clone());
+            let made = if failed.is_some() {
+                None
+            } else {
+                Some(api.create::<client::view::MetaView, _>(&pod).await)
+            };
+            match made {
+                Some(Ok(p)) => event(
+                    EventType::Normal,
+                    "SuccessfulCreate",
+                    format!("Created pod: {}", p.metadata.name),
+                ),
+                // After a failure the rest is not tried.
+                None => self.expected.created(key),
+                Some(Err(e)) => {
+                    self.expected.created(key);
+                    if !e.is_namespace_terminating() {
+                        event(
+                            EventType::Warning,
+                            "FailedCreate",
+                            format!("Error creating: {e}"),
+                        );
+                        failed = Some(e);
+                    }
+                }
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// A ControllerRevision per template, for `kubectl rollout undo`, as many as the limit says.
+    async fn keep_history(&self, ds: &DaemonSet, hash: &str) -> Result<(), client::Error> {
+        let mut known = self.revisions.by_index(BY_CONTROLLER, &ds.metadata.uid);
+        known.sort_by_key(|r| r.revision);
+        let api = self
+            .ctx
+            .client
+            .namespaced(&CONTROLLER_REVISIONS, &ds.metadata.namespace);
+        let last = known.last().map_or(0, |r| r.revision);
+        let name = format!("{}-{hash}", ds.metadata.name);
+        match known.iter().find(|r| r.metadata.name == name) {
+            Some(r) if r.revision == last => {}
+            Some(r) => {
+                let next = json!(last + 1);
+                rewrite(&api, &name, &r.metadata.uid, "", |o| {
+                    o.as_object_mut().is_some_and(|o| {
+                        o.insert("revision".into(), next.clone()).as_ref() != Some(&next)
+                    })
+                })
+                .await?;
+            }
+            None => {
+                let mut template = ds.spec.template.clone();
+                let mut labels: BTreeMap<String, Value> = template
+                    .pointer("/metadata/labels")
+                    .and_then(|l| serde_json::from_value(l.clone()).ok())
+                    .unwrap_or_default();
+                labels.insert(HASH.into(), hash.into());
+                if let Some(t) = template.as_object_mut() {
+                    t.insert("$patch".into(), "replace".into());
+                }
+                let body = json!({
+                    "apiVersion": "apps/v1", "kind": "ControllerRevision",
+                    "metadata": {
+                        "name": name, "namespace": ds.metadata.namespace, "labels": labels,
+                        "annotations": ds.metadata.annotations,
+                        "ownerReferences": [controller_reference(&DAEMON_SETS, &ds.metadata)],
+                    },
+                    "data": {"spec": {"template": template}}, "revision": last + 1,
+                });
+                match api.create::<serde::de::IgnoredAny, _>(&body).await {
+                    Ok(_) => {}
+                    Err(e) if e.is_already_exists() || e.is_namespace_terminating() => {}
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        let limit = usize::try_from(ds.spec.revision_history_limit.unwrap_or(10)).unwrap_or(10);
+        let live = |r: &Arc<Revision>| {
+            let h = r.metadata.labels.get(HASH);
+            r.metadata.name == name
+                || self
+                    .pods
+                    .by_index(BY_CONTROLLER, &ds.metadata.uid)
+                    .iter()
+                    .any(|p| p.metadata.labels.get(HASH) == h)
+        };
+        let old: Vec<Arc<Revision>> = known.into_iter().filter(|r| !live(r)).collect();
+        for r in old.iter().take(old.len().saturating_sub(limit)) {
+            match api
+                .delete(
+                    &r.metadata.name,
+                    &DeleteOptions::uid(r.metadata.uid.as_str()),
+                )
+                .await
+            {
+                Ok(()) => {}
+                Err(e) if e.is_not_found() => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::views::Condition;
+
+    fn set(strategy: Value) -> DaemonSet {
+        serde_json::from_value(json!({
+            "metadata": {"name": "d", "uid": "d"},
+            "spec": {"selector": {"matchLabels": {"a": "b"}}, "updateStrategy": strategy,
+                     "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"nodeSelector": {"os": "linux"}}}},
+        }))
+        .unwrap()
+    }
+
+    fn node(name: &str, os: &str, taint: Option<(&str, &str)>) -> Arc<Node> {
+        let mut n = Node::default();
+        n.metadata.name = name.into();
+        n.metadata.labels.insert("os".into(), os.into());
+        n.spec
+            .taints
+            .extend(taint.map(|(k, e)| crate::views::Taint {
+                key: k.into(),
+                effect: e.into(),
+                ..Default::default()
+            }));
+        Arc::new(n)
+    }
+
+    fn pod(node: &str, hash: &str, ready: bool) -> Arc<Pod> {
+        let mut p = Pod::default();
+        p.metadata.name = format!("{node}-{hash}");
+        p.metadata.uid = p.metadata.name.clone();
+        p.metadata.labels.insert(HASH.into(), hash.into());
+        p.spec.node_name = node.into();
+        p.status.phase = "Running".into();
+        let status = if ready { "True" } else { "False" };
+        p.status.conditions = vec![Condition {
+            kind: "Ready".into(),
+            status: status.into(),
+            ..Condition::default()
+        }];
+        Arc::new(p)
+    }
+
+    fn names(p: &Plan) -> Vec<&str> {
+        p.delete.iter().map(|d| d.0.as_str()).collect()
+    }
+
+    fn at() -> Time {
+        Time::from_second(1_000_000).unwrap()
+    }
+
+    #[test]
+    fn a_pod_for_each_node_that_fits() {
+        let nodes = [
+            node("a", "linux", None),
+            node("b", "windows", None),
+            node("c", "linux", Some(("x", "NoSchedule"))),
+            node(
+                "d",
+                "linux",
+                Some(("node.kubernetes.io/unschedulable", "NoSchedule")),
+            ),
+            node("e", "linux", Some(("x", "NoExecute"))),
+        ];
+        let pods = [
+            pod("b", "h", true),
+            pod("c", "h", true),
+            pod("e", "h", true),
+        ];
+        let plan = decide(
+            &set(json!({"type": "RollingUpdate"})),
+            &nodes,
+            &pods,
+            "h",
+            at(),
+        );
+        assert_eq!(
+            plan.create,
+            ["a", "d"],
+            "a taint every daemon tolerates keeps none away"
+        );
+        assert_eq!(
+            names(&plan),
+            ["b-h", "e-h"],
+            "what is on a node that only NoSchedule keeps it from may stay"
+        );
+        let s = plan.status;
+        assert_eq!(
+            (
+                s.desired_number_scheduled,
+                s.number_misscheduled,
+                s.number_unavailable
+            ),
+            (2, 3, 2)
+        );
+    }
+
+    #[test]
+    fn updates_keep_to_max_unavailable() {
+        let nodes: Vec<_> = ["a", "b", "c", "d"]
+            .iter()
+            .map(|n| node(n, "linux", None))
+            .collect();
+        let strategy =
+            json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 2, "maxSurge": 0}});
+        let pods = [
+            pod("a", "old", true),
+            pod("b", "old", true),
+            pod("c", "old", true),
+            pod("d", "new", false),
+        ];
+        assert_eq!(
+            names(&decide(&set(strategy.clone()), &nodes, &pods, "new", at())),
+            ["a-old"],
+            "one is down already"
+        );
+        let pods = [
+            pod("a", "old", true),
+            pod("b", "old", false),
+            pod("c", "old", false),
+            pod("d", "new", true),
+        ];
+        assert_eq!(
+            names(&decide(&set(strategy), &nodes, &pods, "new", at())),
+            ["b-old", "c-old"],
+            "those that are down anyway"
+        );
+        let none = decide(
+            &set(json!({"type": "OnDelete"})),
+            &nodes,
+            &pods,
+            "new",
+            at(),
+        );
+        assert!(none.delete.is_empty());
+    }
+
+    #[test]
+    fn surges_replace_when_the_new_one_is_up() {
+        let nodes: Vec<_> = ["a", "b"].iter().map(|n| node(n, "linux", None)).collect();
+        let ds = set(
+            json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}),
+        );
+        let pods = [pod("a", "old", true), pod("b", "old", true)];
+        let p = decide(&ds, &nodes, &pods, "new", at());
+        assert_eq!(
+            (p.create.as_slice(), p.delete.len()),
+            (["a".to_owned()].as_slice(), 0)
+        );
+        let pods = [
+            pod("a", "old", true),
+            pod("b", "old", true),
+            pod("a", "new", false),
+        ];
+        let p = decide(&ds, &nodes, &pods, "new", at());
+        assert!(p.create.is_empty() && p.delete.is_empty(), "{p:?}");
+        let pods = [
+            pod("a", "old", true),
+            pod("b", "old", true),
+            pod("a", "new", true),
+        ];
+        assert_eq!(names(&decide(&ds, &nodes, &pods, "new", at())), ["a-old"]);
+    }
+}
