@@ -215,7 +215,7 @@ fn reconcile(
     let empty_needed = total == 0;
     let mut have_empty = false;
     for (s, (endpoints, changed)) in slices.iter().zip(kept) {
-        if endpoints.is_empty() && !(empty_needed && !std::mem::replace(&mut have_empty, true)) {
+        if endpoints.is_empty() && (!empty_needed || std::mem::replace(&mut have_empty, true)) {
             plan.delete
                 .push((s.metadata.name.clone(), s.metadata.uid.clone()));
         } else if changed {

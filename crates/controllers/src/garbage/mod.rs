@@ -184,10 +184,9 @@ impl Collector {
             stays
         });
         for resource in wanted {
-            if !monitors.contains_key(&resource) {
-                let m = self.monitor(resource.clone());
-                monitors.insert(resource, m);
-            }
+            monitors
+                .entry(resource.clone())
+                .or_insert_with(|| self.monitor(resource));
         }
         Ok(())
     }
@@ -233,7 +232,7 @@ impl Collector {
             .values()
             .find(|r| r.group == group && r.kind == kind)
             .cloned();
-        found.ok_or_else(|| Error::UnknownKind {
+        found.ok_or(Error::UnknownKind {
             api_version: key.0,
             kind: key.1,
         })

@@ -89,7 +89,7 @@ impl Nftables {
         }
     }
 
-    fn from_cluster(&self) -> Option<String> {
+    fn cluster_sources(&self) -> Option<String> {
         let cidrs = &self.options.cluster_cidrs;
         (!cidrs.is_empty()).then(|| format!("{} saddr {{ {} }}", self.ip(), cidrs.join(", ")))
     }
@@ -222,7 +222,7 @@ impl Nftables {
             if entry.external_local {
                 let cluster_wide =
                     format!("meta l4proto {protocol} {}", self.dnat(&entry.endpoints));
-                if let Some(from) = self.from_cluster() {
+                if let Some(from) = self.cluster_sources() {
                     rules.push(format!("{from} {cluster_wide}"));
                 }
                 rules.push("fib saddr type local jump mark-for-masquerade".into());
