@@ -1,0 +1,161 @@
+//! Watches: ordered, gapless, resumable, and narrow.
+
+use serde_json::{Value, json};
+
+use crate::server::{Events, Server, text};
+
+fn map(name: &str, label: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"l": label}}})
+}
+
+fn revision(v: &Value, pointer: &str) -> i64 {
+    text(v, pointer).parse().unwrap()
+}
+
+const MAPS: &str = "/api/v1/namespaces/w/configmaps";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_change_is_seen_once_and_in_order() {
+    let server = Server::start().await;
+    let mut c = server.with_namespace("w").await;
+    let start = c.get(MAPS).await.expect(200);
+    let start = text(&start, "/metadata/resourceVersion");
+    let mut live = Events::open(&server, &format!("{MAPS}?watch=1&resourceVersion={start}")).await;
+    let mut wanted = Vec::new();
+    for i in 0..30 {
+        let name = format!("m{i}");
+        c.post(MAPS, &map(&name, "a")).await.expect(201);
+        wanted.push(("ADDED".to_owned(), name.clone()));
+        let path = format!("{MAPS}/{name}");
+        c.merge(&path, &json!({"data": {"k": "v"}}))
+            .await
+            .expect(200);
+        wanted.push(("MODIFIED".to_owned(), name.clone()));
+        // Nothing changes, so nothing is sent.
+        c.merge(&path, &json!({"data": {"k": "v"}}))
+            .await
+            .expect(200);
+        if i % 2 == 0 {
+            c.delete(&path).await.expect(200);
+            wanted.push(("DELETED".to_owned(), name));
+        }
+    }
+    let mut last = 0;
+    let mut middle = String::new();
+    for (i, w) in wanted.iter().enumerate() {
+        let e = live.next().await.unwrap();
+        assert_eq!(&(text(&e, "/type"), text(&e, "/object/metadata/name")), w);
+        let r = revision(&e, "/object/metadata/resourceVersion");
+        assert!(r > last, "revisions grow: {r} after {last}");
+        last = r;
+        if i == 40 {
+            middle = r.to_string();
+        }
+    }
+    // A watch from the middle gets exactly the rest.
+    let mut resumed =
+        Events::open(&server, &format!("{MAPS}?watch=1&resourceVersion={middle}")).await;
+    for w in &wanted[41..] {
+        assert_eq!(&resumed.brief().await, w);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn selectors_turn_changes_into_comings_and_goings() {
+    let server = Server::start().await;
+    let mut c = server.with_namespace("w").await;
+    let mut a = Events::open(&server, &format!("{MAPS}?watch=1&labelSelector=l%3Da")).await;
+    c.post(MAPS, &map("x", "b")).await.expect(201);
+    c.post(MAPS, &map("y", "a")).await.expect(201);
+    assert_eq!(a.brief().await, ("ADDED".into(), "y".into()));
+    c.merge(
+        &format!("{MAPS}/x"),
+        &json!({"metadata": {"labels": {"l": "a"}}}),
+    )
+    .await
+    .expect(200);
+    assert_eq!(a.brief().await, ("ADDED".into(), "x".into()));
+    let left = c
+        .merge(
+            &format!("{MAPS}/y"),
+            &json!({"metadata": {"labels": {"l": "b"}}}),
+        )
+        .await
+        .expect(200);
+    let e = a.next().await.unwrap();
+    assert_eq!(
+        (text(&e, "/type"), text(&e, "/object/metadata/name")),
+        ("DELETED".into(), "y".into())
+    );
+    // The object as it was when it matched, with the revision of the change.
+    assert_eq!(text(&e, "/object/metadata/labels/l"), "a");
+    let pointer = "/metadata/resourceVersion";
+    assert_eq!(
+        revision(&e, "/object/metadata/resourceVersion"),
+        revision(&left, pointer)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nodes_watch_sees_its_pods_come_and_go() {
+    let server = Server::start().await;
+    let mut c = server.with_namespace("w").await;
+    let selector = "fieldSelector=spec.nodeName%3Dn1";
+    let mut n1 = Events::open(&server, &format!("/api/v1/pods?watch=1&{selector}")).await;
+    for (pod, node) in [("p1", "n2"), ("p2", "n1")] {
+        let body = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod},
+            "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        c.post("/api/v1/namespaces/w/pods", &body).await.expect(201);
+        let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod},
+            "target": {"kind": "Node", "name": node}});
+        c.post(
+            &format!("/api/v1/namespaces/w/pods/{pod}/binding"),
+            &binding,
+        )
+        .await
+        .expect(201);
+    }
+    assert_eq!(n1.brief().await, ("ADDED".into(), "p2".into()));
+    let listed = c.get(&format!("/api/v1/pods?{selector}")).await.expect(200);
+    assert_eq!(listed["items"].as_array().unwrap().len(), 1);
+    let now = "/api/v1/namespaces/w/pods/p2?gracePeriodSeconds=0";
+    c.delete(now).await.expect(200);
+    assert_eq!(n1.brief().await, ("DELETED".into(), "p2".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_list_ends_its_beginning_with_a_bookmark() {
+    let server = Server::start().await;
+    let mut c = server.with_namespace("w").await;
+    for n in ["a", "b"] {
+        c.post(MAPS, &map(n, "x")).await.expect(201);
+    }
+    let path = format!(
+        "{MAPS}?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
+    );
+    let mut w = Events::open(&server, &path).await;
+    assert_eq!(w.brief().await, ("ADDED".into(), "a".into()));
+    assert_eq!(w.brief().await, ("ADDED".into(), "b".into()));
+    let mark = w.next().await.unwrap();
+    assert_eq!(text(&mark, "/type"), "BOOKMARK");
+    assert_eq!(
+        mark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"],
+        "true"
+    );
+    assert_eq!(text(&mark, "/object/kind"), "ConfigMap");
+    let newest = c.get(MAPS).await.expect(200);
+    assert_eq!(
+        revision(&mark, "/object/metadata/resourceVersion"),
+        revision(&newest, "/metadata/resourceVersion")
+    );
+    c.post(MAPS, &map("c", "x")).await.expect(201);
+    assert_eq!(w.brief().await, ("ADDED".into(), "c".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_ends_when_its_time_is_over() {
+    let server = Server::start().await;
+    let _ = server.with_namespace("w").await;
+    let mut w = Events::open(&server, &format!("{MAPS}?watch=1&timeoutSeconds=1")).await;
+    assert!(w.next().await.is_none());
+}
