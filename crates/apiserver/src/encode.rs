@@ -598,24 +598,41 @@ impl Lister {
     }
 }
 
+fn take_varint(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let mut n = 0usize;
+    for (i, b) in bytes.iter().take(5).enumerate() {
+        n |= usize::from(b & 0x7f) << (7 * i);
+        if b & 0x80 == 0 {
+            return Some((n, bytes.get(i + 1..)?));
+        }
+    }
+    None
+}
+
 /// The length of a stored message once `metadata.resourceVersion` is spliced in; `None` when its shape is unusual.
 fn spliced_len(raw: &[u8], revision: Revision) -> Option<usize> {
     let (first, rest) = raw.split_first()?;
     if *first != 0x0a {
         return None;
     }
-    let (mut len, mut shift, mut used) = (0usize, 0u32, 0usize);
-    for b in rest.iter().take(5) {
-        len |= usize::from(b & 0x7f) << shift;
-        shift += 7;
-        used += 1;
-        if b & 0x80 == 0 {
+    let (len, rest) = take_varint(rest)?;
+    let mut meta = rest.get(..len)?;
+    // The strings before resourceVersion (field 6), which may be there and empty.
+    let mut has = None;
+    while let Some((tag, tail)) = meta.split_first() {
+        if *tag > 0x32 || tag & 7 != 2 {
             break;
         }
+        let (n, tail) = take_varint(tail)?;
+        if *tag == 0x32 {
+            has = Some(1 + varint_len(n) + n);
+            break;
+        }
+        meta = tail.get(n..)?;
     }
     let digits = revision.checked_ilog10()? as usize + 1;
-    let grown = len + 2 + digits;
-    Some(raw.len() - used - len + varint_len(grown) + grown)
+    let grown = len - has.unwrap_or(0) + 2 + digits;
+    Some(raw.len() - varint_len(len) - len + varint_len(grown) + grown)
 }
 
 fn varint_len(n: usize) -> usize {
@@ -903,5 +920,8 @@ mod tests {
         let raw = [0x0a, 3, 0x0a, 1, b'a', 0x12, 0];
         // resourceVersion "1234" adds tag, length and four digits.
         assert_eq!(spliced_len(&raw, 1234), Some(raw.len() + 6));
+        // As Go writes it: resourceVersion is there and empty.
+        let raw = [0x0a, 5, 0x0a, 1, b'a', 0x32, 0, 0x12, 0];
+        assert_eq!(spliced_len(&raw, 1234), Some(raw.len() + 4));
     }
 }

@@ -72,7 +72,7 @@ async fn bad_bodies_get_a_status() {
             .concat(),
             400,
         ),
-        ("null", json, b"null".to_vec(), 400),
+        ("null", json, b"null".to_vec(), 422),
     ];
     for (what, content, body, code) in table {
         let a = c
