@@ -346,7 +346,7 @@ where
         // The runtime ended without a word: the command succeeded as far as it told.
         send(&mut ws, ERROR, br#"{"metadata":{},"status":"Success"}"#).await?;
     }
-    ws.close(None).await?;
+    close(&mut ws).await?;
     Ok(())
 }
 
@@ -364,6 +364,26 @@ where
         m.extend_from_slice(chunk);
         ws.send(Message::Binary(m.freeze())).await?;
     }
+    Ok(())
+}
+
+/// Closes with "normal": clients take a close without a code for a broken connection.
+async fn close<S>(ws: &mut WebSocketStream<S>) -> Result<(), tokio_tungstenite::tungstenite::Error>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+    use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+    ws.close(Some(CloseFrame {
+        code: CloseCode::Normal,
+        reason: "".into(),
+    }))
+    .await?;
+    // The client's close is awaited for a moment, so that ours is not lost to a reset.
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(2), async {
+        while let Some(Ok(_)) = ws.next().await {}
+    })
+    .await;
     Ok(())
 }
 
@@ -474,7 +494,7 @@ where
             break;
         }
     }
-    ws.close(None).await?;
+    close(&mut ws).await?;
     Ok(())
 }
 
