@@ -52,9 +52,11 @@ pub fn embedded_keys(cluster: &Cluster) {
     if cluster.options.store == "etcd" {
         return keys_of_upstream(&|args| etcdctl(cluster, args), cluster);
     }
+    // The socket by its name in the directory it is in: etcdctl 3.4 sends the endpoint as the HTTP/2 authority, and an
+    // absolute path is none.
     let ask = |args: &[&str]| {
-        let socket = "--endpoints=unix:///var/lib/etcd/embedded/etcd.sock";
-        let mut words = vec!["env", "ETCDCTL_API=3", "etcdctl", socket];
+        let script = "cd /var/lib/etcd/embedded && ETCDCTL_API=3 exec etcdctl --endpoints=unix://etcd.sock \"$@\"";
+        let mut words = vec!["sh", "-c", script, "sh"];
         words.extend(args);
         cluster.exec("node-1", &words)
     };

@@ -403,7 +403,9 @@ impl Nftables {
             (
                 "masquerading",
                 vec![
-                    format!("{ip} saddr . {ip} daddr @hairpin masquerade fully-random"),
+                    format!(
+                        "ct status dnat {ip} saddr . {ip} daddr @hairpin masquerade fully-random"
+                    ),
                     format!("meta mark & {bit:#x} == 0 return"),
                     format!("meta mark set meta mark ^ {bit:#x}"),
                     "masquerade fully-random".into(),
