@@ -10,6 +10,18 @@ fn main() -> anyhow::Result<()> {
         tracing::warn!("{w}");
     }
     let settings = kubelet::config::flags::settings(&flags)?;
+    if let (Some(bootstrap), Some(kubeconfig)) =
+        (&settings.bootstrap_kubeconfig, &settings.kubeconfig)
+        && !kubeconfig.exists()
+    {
+        anyhow::bail!(
+            "--kubeconfig {} does not exist, and getting one with --bootstrap-kubeconfig {} is not supported: \
+             make a client certificate for system:node:{} in the group system:nodes and a kubeconfig with it",
+            kubeconfig.display(),
+            bootstrap.display(),
+            settings.node_name
+        );
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().min(4)))
         .enable_all()

@@ -74,6 +74,9 @@ pub async fn run(
     deps: Dependencies,
     shutdown: Shutdown,
 ) -> Result<(), RunError> {
+    for w in &settings.warnings {
+        tracing::warn!("{w}");
+    }
     for dir in [
         settings.root_dir.clone(),
         settings.root_dir.join("pods"),
@@ -198,6 +201,7 @@ pub async fn run(
     let token = stop.clone();
     shutdown.spawn(async move { statuses.status.run(token).await });
 
+    running_metrics(&shared, &workers);
     let pleg = Pleg::new(shared.clone());
     let pleg_ok: Arc<dyn Fn() -> Result<(), String> + Send + Sync> = {
         let p = pleg.clone();
@@ -240,6 +244,43 @@ pub async fn run(
     tracing::info!(port = s.port, "kubelet is running");
     shutdown.cancelled().await;
     Ok(())
+}
+
+/// Gauges of what runs, read when asked for.
+fn running_metrics(shared: &Arc<Shared>, workers: &Arc<Workers>) {
+    let m = &shared.metrics;
+    m.gauge(
+        "kubelet_node_name",
+        "[ALPHA] The node's name. The count is always 1.",
+        &["node"],
+    )
+    .with(&[&shared.settings.node_name])
+    .set(1.0);
+    #[expect(clippy::cast_precision_loss, reason = "a metric")]
+    let float = |n: usize| n as f64;
+    let w = Arc::downgrade(workers);
+    m.gauge_fn(
+        "kubelet_active_pods",
+        "[ALPHA] The number of pods the kubelet considers active.",
+        move || w.upgrade().map_or(0.0, |w| float(w.pods(true).len())),
+    );
+    let (w, s) = (Arc::downgrade(workers), Arc::downgrade(shared));
+    m.gauge_fn(
+        "kubelet_running_pods",
+        "[ALPHA] Number of pods that have a running pod sandbox",
+        move || {
+            let (Some(w), Some(s)) = (w.upgrade(), s.upgrade()) else {
+                return 0.0;
+            };
+            let runs = |uid: &str| s.status.get(uid).is_some_and(|s| s.phase == "Running");
+            float(
+                w.pods(true)
+                    .iter()
+                    .filter(|p| runs(&p.metadata.uid))
+                    .count(),
+            )
+        },
+    );
 }
 
 async fn wait_for_runtime(

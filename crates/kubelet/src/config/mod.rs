@@ -318,6 +318,8 @@ pub struct Settings {
     pub allowed_unsafe_sysctls: Vec<String>,
     pub crash_backoff_max: Duration,
     pub seccomp_default: bool,
+    /// What the configuration asks for and does not get; logged once.
+    pub warnings: Vec<String>,
 }
 
 /// Why a configuration is refused.
@@ -362,6 +364,52 @@ fn set_or(text: &str, default: &str) -> String {
     } else {
         text.to_string()
     }
+}
+
+/// Settings that change what pods get are refused; others are told of and ignored.
+fn unsupported(c: &KubeletConfiguration) -> Result<Vec<String>, SettingsError> {
+    let set = |v: &Option<Value>, none: &str| {
+        v.as_ref()
+            .and_then(Value::as_str)
+            .is_some_and(|v| !v.is_empty() && !v.eq_ignore_ascii_case(none))
+    };
+    for (field, value, none) in [
+        ("cpuManagerPolicy", &c.cpu_manager_policy, "none"),
+        ("memoryManagerPolicy", &c.memory_manager_policy, "none"),
+        ("topologyManagerPolicy", &c.topology_manager_policy, "none"),
+    ] {
+        if set(value, none) {
+            return Err(bad(field, "only \"none\" is supported"));
+        }
+    }
+    let mut warnings = Vec::new();
+    let given = |v: &Option<Value>| match v {
+        Some(Value::Object(o)) => !o.is_empty(),
+        Some(Value::Array(a)) => !a.is_empty(),
+        Some(Value::String(s)) => !matches!(s.as_str(), "" | "0" | "0s"),
+        _ => false,
+    };
+    for (field, value) in [
+        ("evictionSoft", &c.eviction_soft),
+        ("shutdownGracePeriod", &c.shutdown_grace_period),
+        (
+            "shutdownGracePeriodByPodPriority",
+            &c.shutdown_grace_period_by_pod_priority,
+        ),
+        ("memorySwap", &c.memory_swap),
+        ("reservedMemory", &c.reserved_memory),
+        ("tracing", &c.tracing),
+        ("qosReserved", &c.qos_reserved),
+        ("reservedSystemCPUs", &c.reserved_system_cpus),
+    ] {
+        if given(value) {
+            warnings.push(format!("{field} is not supported and has no effect"));
+        }
+    }
+    if c.rotate_certificates {
+        warnings.push("rotateCertificates has no effect: the client certificate is read again when its file changes".into());
+    }
+    Ok(warnings)
 }
 
 impl Settings {
@@ -461,6 +509,7 @@ impl Settings {
             (false, Some(n)) if n > 0 => usize::try_from(n).unwrap_or(1),
             (false, _) => 64,
         };
+        let warnings = unsupported(&c)?;
         let opt = |s: &str| (!s.is_empty()).then(|| PathBuf::from(s));
         let cert_dir = f.cert_dir;
         let mut sans = vec![node_name.clone()];
@@ -595,6 +644,7 @@ impl Settings {
                 .max_container_restart_period
                 .unwrap_or(Duration::from_secs(300)),
             seccomp_default: c.seccomp_default.unwrap_or(false),
+            warnings,
         })
     }
 

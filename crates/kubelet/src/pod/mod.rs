@@ -147,6 +147,8 @@ pub struct PodSpec {
     pub overhead: Map,
     pub resources: Option<Resources>,
     pub os: Option<PodOs>,
+    #[serde(deserialize_with = "nullable")]
+    pub resource_claims: Vec<Opaque>,
 }
 
 impl Default for PodSpec {
@@ -187,6 +189,7 @@ impl Default for PodSpec {
             overhead: Map::new(),
             resources: None,
             os: None,
+            resource_claims: Vec::new(),
         }
     }
 }

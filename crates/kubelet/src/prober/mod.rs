@@ -127,8 +127,8 @@ impl Prober {
 
     /// Brings the tasks of a pod in line with its running containers.
     ///
-    /// `old` is the status before, so that a restarted kubelet starts from the readiness its containers had.
-    pub fn sync(&self, pod: &Arc<Pod>, rt: &RuntimePod, old: &[ContainerStatus]) {
+    /// `host_ip` is where pods in the node's network are reached. `old` is the status before, so that a restarted kubelet starts from the readiness its containers had.
+    pub fn sync(&self, pod: &Arc<Pod>, rt: &RuntimePod, old: &[ContainerStatus], host_ip: &str) {
         let uid = &pod.metadata.uid;
         let ip = rt.ips().first().cloned().unwrap_or_default();
         for c in pod
@@ -183,7 +183,7 @@ impl Prober {
                     container: c.clone(),
                     id: record.id.clone(),
                     ip: if pod.spec.host_network {
-                        pod.status.pod_ip.clone()
+                        host_ip.to_string()
                     } else {
                         ip.clone()
                     },

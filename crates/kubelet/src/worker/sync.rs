@@ -95,7 +95,8 @@ pub fn publish(
             .chain(&old.init_container_statuses)
             .cloned()
             .collect();
-        shared.prober.sync(pod, rt, &all);
+        let host_ip = shared.host_ips.first().map_or("127.0.0.1", String::as_str);
+        shared.prober.sync(pod, rt, &all, host_ip);
     }
     publish_status(shared, pod, rt, &memory.failures, stage, failed)
 }
@@ -293,7 +294,15 @@ async fn act(
         &shared.host(),
     );
     if plan.create_sandbox {
-        check_sysctls(shared, pod).map_err(SyncError::Sandbox)?;
+        if let Err(e) = check_supported(pod).and_then(|()| check_sysctls(shared, pod)) {
+            shared.event(
+                pod,
+                true,
+                "FailedCreatePodSandBox",
+                format!("Failed to create pod sandbox: {e}"),
+            );
+            return Err(SyncError::Sandbox(e));
+        }
         std::fs::create_dir_all(&config.log_directory)?;
         let handler = runtime_handler(shared, pod).await.map_err(|e| {
             shared.event(
@@ -375,6 +384,39 @@ fn probe_grace(pod: &Pod, name: &str, reason: KillReason) -> Option<i64> {
         KillReason::Startup => c.startup_probe.as_ref()?.termination_grace_period_seconds,
         KillReason::Other => None,
     }
+}
+
+/// What this kubelet cannot give a pod must not be left out in silence.
+fn check_supported(pod: &Pod) -> Result<(), String> {
+    if pod.spec.host_users == Some(false) {
+        return Err(
+            "user namespaces (spec.hostUsers: false) are not supported by this kubelet".into(),
+        );
+    }
+    if !pod.spec.resource_claims.is_empty() {
+        return Err("resource claims are not supported by this kubelet".into());
+    }
+    for c in pod.all_containers() {
+        if c.volume_mounts
+            .iter()
+            .any(|m| m.recursive_read_only.as_deref() == Some("Enabled"))
+        {
+            return Err(format!(
+                "container {}: recursiveReadOnly Enabled is not supported by this kubelet",
+                c.name
+            ));
+        }
+        if c.restart_policy_rules
+            .iter()
+            .any(|r| r.action == "RestartAllContainers")
+        {
+            return Err(format!(
+                "container {}: the restart rule RestartAllContainers is not supported by this kubelet",
+                c.name
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Sysctls outside the safe set must be allowed by the node.
@@ -537,6 +579,21 @@ mod tests {
     use super::*;
 
     const S: i64 = 1_000_000_000;
+
+    #[test]
+    fn what_is_not_supported_is_refused() {
+        let pod =
+            |spec: &str| serde_json::from_str::<Pod>(&format!(r#"{{"spec":{spec}}}"#)).unwrap();
+        assert!(check_supported(&pod("{}")).is_ok());
+        assert!(check_supported(&pod(r#"{"hostUsers":true}"#)).is_ok());
+        for bad in [
+            r#"{"hostUsers":false}"#,
+            r#"{"resourceClaims":[{"name":"gpu"}]}"#,
+            r#"{"containers":[{"volumeMounts":[{"recursiveReadOnly":"Enabled"}]}]}"#,
+        ] {
+            assert!(check_supported(&pod(bad)).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn crash_back_off_doubles_and_resets() {
