@@ -444,15 +444,10 @@ impl<V: View> Core<V> {
 type InformerId = (Resource, Selector, TypeId);
 
 trait AnyInformer: Any + Send + Sync {
-    fn synced_receiver(&self) -> watch::Receiver<bool>;
     fn as_any(&self) -> &dyn Any;
 }
 
 impl<V: View> AnyInformer for Informer<V> {
-    fn synced_receiver(&self) -> watch::Receiver<bool> {
-        self.0.synced.subscribe()
-    }
-
     fn as_any(&self) -> &dyn Any {
         self
     }
@@ -467,7 +462,7 @@ struct Factory {
 
 /// The informers of a process: asked twice for the same resource, selector and view, it gives the same one.
 #[derive(Clone)]
-pub struct Informers(Arc<Factory>);
+pub struct Informers(Arc<Factory>, Arc<Mutex<Vec<watch::Receiver<bool>>>>);
 
 impl std::fmt::Debug for Informers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -478,12 +473,25 @@ impl std::fmt::Debug for Informers {
 impl Informers {
     /// Informers that run until `shutdown`.
     pub fn new(client: Client, shutdown: CancellationToken) -> Informers {
-        Informers(Arc::new(Factory {
+        let factory = Factory {
             client,
             shutdown,
             tasks: TaskTracker::new(),
             informers: Mutex::default(),
-        }))
+        };
+        Informers(Arc::new(factory), Arc::default())
+    }
+
+    /// The same informers for one part of the process: [`Informers::synced`] then waits only for those that this part asks
+    /// for.
+    #[must_use]
+    pub fn scope(&self) -> Informers {
+        Informers(self.0.clone(), Arc::default())
+    }
+
+    fn remember<V: View>(&self, informer: &Informer<V>) {
+        let mut waiting = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.push(informer.0.synced.subscribe());
     }
 
     /// The informer of a view, started when first asked for. Must be called in a tokio runtime.
@@ -498,6 +506,7 @@ impl Informers {
             .get(&id)
             .and_then(|i| i.as_any().downcast_ref::<Informer<V>>())
         {
+            self.remember(found);
             return found.clone();
         }
         let (informer, work) = Informer::<V>::new(
@@ -507,6 +516,7 @@ impl Informers {
             self.0.shutdown.child_token(),
         );
         self.0.tasks.spawn(work);
+        self.remember(&informer);
         informers.insert(id, Box::new(informer.clone()));
         informer
     }
@@ -521,16 +531,13 @@ impl Informers {
         &self.0.client
     }
 
-    /// Waits until every informer asked for so far has synced.
+    /// Waits until every informer asked for so far, in this scope, has synced.
     pub async fn synced(&self) {
-        let waiting: Vec<_> = {
-            let informers = self
-                .0
-                .informers
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            informers.values().map(|i| i.synced_receiver()).collect()
-        };
+        let waiting = self
+            .1
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         for mut receiver in waiting {
             let _ = receiver.wait_for(|s| *s).await;
         }

@@ -117,7 +117,8 @@ async fn work(config: Arc<Config>, deps: &Dependencies, shutdown: CancellationTo
         tracing::info!(controller = c.name, "Starting controller");
         (c.start)(Context {
             client,
-            informers: informers.clone(),
+            // A resource that cannot be watched stops the controllers that need it, and no others.
+            informers: informers.scope(),
             recorder,
             config: config.clone(),
             shutdown: shutdown.clone(),
