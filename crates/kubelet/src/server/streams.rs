@@ -538,4 +538,69 @@ mod tests {
             assert!(e.starts_with("the runtime refused the stream"), "{e}");
         }
     }
+
+    /// Ending stdin alone reaches the command, and its exit status reaches the client before a normal close.
+    #[tokio::test]
+    async fn a_websocket_client_can_end_stdin_and_learns_the_exit_code() {
+        let runtime = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let io = TcpStream::connect(runtime.local_addr().unwrap())
+            .await
+            .unwrap();
+        let (server, _) = runtime.accept().await.unwrap();
+        // Streams by number: 1 error, 3 stdin, 5 stdout.
+        let command = tokio::spawn(async move {
+            let (r, w) = server.into_split();
+            let (mut inn, mut out) = (Receiver::new(r), Sender::new(w));
+            let mut input = Vec::new();
+            loop {
+                match inn.next().await.unwrap().unwrap() {
+                    Event::Data { id: 3, data, fin } => {
+                        input.extend_from_slice(&data);
+                        if fin {
+                            break;
+                        }
+                    }
+                    _ => continue,
+                }
+            }
+            out.data(5, &input, true).await.unwrap();
+            out.data(1, b"{\"status\":\"Failure\"}", true)
+                .await
+                .unwrap();
+        });
+        let (a, b) = tokio::io::duplex(4096);
+        let ws = WebSocketStream::from_raw_socket(a, Role::Server, None).await;
+        let mut client = WebSocketStream::from_raw_socket(b, Role::Client, None).await;
+        let wanted = Wanted {
+            stdin: true,
+            stdout: true,
+            ..Wanted::default()
+        };
+        let task = tokio::spawn(async move {
+            bridge(ws, io, BytesMut::new(), wanted, true)
+                .await
+                .map_err(|e| e.to_string())
+        });
+        client
+            .send(Message::Binary(Bytes::from_static(b"\x00hi")))
+            .await
+            .unwrap();
+        client
+            .send(Message::Binary(Bytes::from_static(b"\xff\x00")))
+            .await
+            .unwrap();
+        let mut got = Vec::new();
+        let code = loop {
+            match client.next().await.unwrap().unwrap() {
+                Message::Binary(m) => got.push(m),
+                Message::Close(c) => break c.map(|c| u16::from(c.code)),
+                _ => {}
+            }
+        };
+        assert_eq!(got, [&b"\x01hi"[..], b"\x03{\"status\":\"Failure\"}"]);
+        assert_eq!(code, Some(1000));
+        command.await.unwrap();
+        drop(client);
+        assert_eq!(task.await.unwrap(), Ok(()));
+    }
 }
