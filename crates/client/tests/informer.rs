@@ -1,5 +1,12 @@
 //! Informers against a scripted apiserver: streaming lists, the fallback to pages, resuming, and listing again.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test"
+)]
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
