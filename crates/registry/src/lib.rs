@@ -11,6 +11,7 @@ pub mod alloc;
 pub mod bootstrap;
 pub mod builtin;
 pub mod check;
+pub mod cron;
 pub mod defaults;
 pub mod print;
 pub mod qos;

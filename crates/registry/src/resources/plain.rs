@@ -7,7 +7,7 @@ use super::split_status;
 use crate::builtin::{Config, Parts};
 use crate::check::{dns1123_label, each, path_segment};
 use crate::validate::{Errors, Path};
-use crate::value::Tree;
+use crate::value::{Tree, same};
 
 /// Nothing special.
 pub fn plain(_: &Config) -> Parts {
@@ -28,6 +28,98 @@ impl Strategy for SpecStatus {
 
     fn has_generation(&self) -> bool {
         true
+    }
+}
+
+/// A resource described by a few functions.
+pub struct Simple {
+    /// Fills in defaults.
+    pub default: fn(&mut Value),
+    /// Checks a new or changed object.
+    pub validate: fn(&mut Errors, &Value),
+    /// Checks a change of what may not change.
+    pub change: fn(&mut Errors, &Value, &Value),
+    /// Whether the kind counts generations.
+    pub generation: bool,
+    /// What decides about the next generation besides annotations and the like.
+    pub content: fn(&Value) -> &Value,
+    /// Whether there is a status.
+    pub status: bool,
+    /// Checks a name, if not the usual rule.
+    pub name: Option<fn(&str) -> Vec<String>>,
+    /// Whether DELETE answers with the object.
+    pub returns_deleted: bool,
+}
+
+impl Simple {
+    /// A spec without rules.
+    pub const fn new(default: fn(&mut Value)) -> Simple {
+        Simple {
+            default,
+            validate: |_, _| {},
+            change: |_, _, _| {},
+            generation: false,
+            content: |o| o.at("spec"),
+            status: false,
+            name: None,
+            returns_deleted: false,
+        }
+    }
+}
+
+impl Strategy for Simple {
+    fn validate_name(&self, name: &str, _: bool) -> Option<Vec<String>> {
+        self.name.map(|check| check(name))
+    }
+
+    fn default(&self, o: &mut Value) {
+        (self.default)(o);
+    }
+
+    fn prepare_create(&self, _: &Context<'_>, o: &mut Value) {
+        if self.status {
+            o.put("status", serde_json::json!({}));
+        }
+    }
+
+    fn prepare_update(&self, ctx: &Context<'_>, o: &mut Value, old: &Value) {
+        if self.status {
+            split_status(ctx, o, old);
+        }
+    }
+
+    fn has_generation(&self) -> bool {
+        self.generation
+    }
+
+    fn generation_changed(&self, o: &Value, old: &Value) -> bool {
+        !same((self.content)(o), (self.content)(old))
+    }
+
+    fn validate_create(&self, _: &Context<'_>, o: &Value) -> Errors {
+        let mut e = Errors::new();
+        (self.validate)(&mut e, o);
+        e
+    }
+
+    fn validate_update(&self, ctx: &Context<'_>, o: &Value, old: &Value) -> Errors {
+        let mut e = Errors::new();
+        if ctx.subresource != "status" {
+            (self.validate)(&mut e, o);
+            (self.change)(&mut e, o, old);
+        }
+        e
+    }
+
+    fn returns_deleted(&self) -> bool {
+        self.returns_deleted
+    }
+}
+
+/// `field is immutable` for a field whose value prints as JSON.
+pub fn immutable(e: &mut Errors, path: &Path, new: &Value, old: &Value) {
+    if !same(new, old) {
+        e.invalid(path, new.clone(), "field is immutable");
     }
 }
 

@@ -1,14 +1,83 @@
-//! storage.
+//! CSI drivers and storage classes.
 
-use super::plain::SpecStatus;
+use serde_json::{Value, json};
+
+use super::plain::{Simple, immutable};
 use crate::builtin::{Config, Parts};
+use crate::validate::{Errors, Path};
+use crate::value::Tree;
 
-/// driver.
-pub fn driver(_: &Config) -> Parts {
-    Parts::new(SpecStatus)
+fn driver_defaults(o: &mut Value) {
+    if !o.has("spec") {
+        o.put("spec", json!({}));
+    }
+    for (key, value) in [
+        ("attachRequired", true),
+        ("podInfoOnMount", false),
+        ("storageCapacity", false),
+        ("requiresRepublish", false),
+        ("seLinuxMount", false),
+    ] {
+        o.slot("spec").put_if_absent(key, value);
+    }
+    o.put_if_absent("spec.fsGroupPolicy", "ReadWriteOnceWithFSType");
+    if o.list("spec.volumeLifecycleModes").is_empty() {
+        o.put("spec.volumeLifecycleModes", json!(["Persistent"]));
+    }
 }
 
-/// class.
+/// CSI drivers.
+pub fn driver(_: &Config) -> Parts {
+    Parts::new(Simple {
+        generation: true,
+        returns_deleted: true,
+        ..Simple::new(driver_defaults)
+    })
+}
+
+fn validate_class(e: &mut Errors, o: &Value) {
+    if o.text("provisioner").is_empty() {
+        e.required(&Path::new("provisioner"), "");
+    }
+    for (key, known) in [
+        ("reclaimPolicy", ["Delete", "Retain"]),
+        ("volumeBindingMode", ["Immediate", "WaitForFirstConsumer"]),
+    ] {
+        if let Some(v) = o.text_opt(key)
+            && !known.contains(&v)
+        {
+            e.not_supported(&Path::new(key), v, &known);
+        }
+    }
+}
+
+fn change_class(e: &mut Errors, o: &Value, old: &Value) {
+    for (key, why) in [
+        ("parameters", "updates to parameters are forbidden."),
+        ("provisioner", "updates to provisioner are forbidden."),
+        ("reclaimPolicy", "updates to reclaimPolicy are forbidden."),
+    ] {
+        if !crate::value::same(o.at(key), old.at(key)) {
+            e.forbidden(&Path::new(key), why);
+        }
+    }
+    immutable(
+        e,
+        &Path::new("volumeBindingMode"),
+        o.at("volumeBindingMode"),
+        old.at("volumeBindingMode"),
+    );
+}
+
+/// Storage classes.
 pub fn class(_: &Config) -> Parts {
-    Parts::new(SpecStatus)
+    Parts::new(Simple {
+        validate: validate_class,
+        change: change_class,
+        returns_deleted: true,
+        ..Simple::new(|o| {
+            o.put_if_absent("reclaimPolicy", "Delete");
+            o.put_if_absent("volumeBindingMode", "Immediate");
+        })
+    })
 }
