@@ -128,7 +128,11 @@ fn metric_from_v1(m: &Value) -> Value {
         }
         let use_percent = m.at(key).has("targetAverageUtilization");
         let (kind, from, to) = if use_percent {
-            ("Utilization", "targetAverageUtilization", "averageUtilization")
+            (
+                "Utilization",
+                "targetAverageUtilization",
+                "averageUtilization",
+            )
         } else {
             ("AverageValue", "targetAverageValue", "averageValue")
         };
@@ -182,7 +186,13 @@ fn metric_from_v1(m: &Value) -> Value {
 /// A current metric as v1's annotations have it.
 fn status_to_v1(m: &Value) -> Value {
     let mut out = m.clone();
-    for key in ["resource", "containerResource", "pods", "object", "external"] {
+    for key in [
+        "resource",
+        "containerResource",
+        "pods",
+        "object",
+        "external",
+    ] {
         if let Some(current) = out.remove_at(&format!("{key}.current")) {
             for (from, to) in [
                 ("averageUtilization", "currentAverageUtilization"),
@@ -204,7 +214,13 @@ fn status_to_v1(m: &Value) -> Value {
 
 fn status_from_v1(m: &Value) -> Value {
     let mut out = m.clone();
-    for key in ["resource", "containerResource", "pods", "object", "external"] {
+    for key in [
+        "resource",
+        "containerResource",
+        "pods",
+        "object",
+        "external",
+    ] {
         if !m.has(key) {
             continue;
         }
@@ -396,7 +412,10 @@ mod tests {
         assert_eq!(o.list("spec.behavior.scaleUp.policies").len(), 2);
         assert_eq!(o.list("spec.metrics"), [cpu(80)]);
         let mut e = Errors::new();
-        validate(&mut e, &json!({"spec": {"minReplicas": 2, "maxReplicas": 1, "scaleTargetRef": {"kind": "a"}}}));
+        validate(
+            &mut e,
+            &json!({"spec": {"minReplicas": 2, "maxReplicas": 1, "scaleTargetRef": {"kind": "a"}}}),
+        );
         assert_eq!(e.len(), 2);
     }
 }

@@ -28,7 +28,11 @@ pub fn ingress_class(_: &Config) -> Parts {
                 Some((host, rest)) if !host.is_empty() && !rest.is_empty() => {
                     each(e, &p, host, dns1123_subdomain(host));
                 }
-                _ => e.invalid(&p, c, "must be a domain-prefixed path (such as \"acme.io/foo\")"),
+                _ => e.invalid(
+                    &p,
+                    c,
+                    "must be a domain-prefixed path (such as \"acme.io/foo\")",
+                ),
             }
         },
         ..Simple::new(|o| {
@@ -46,11 +50,7 @@ fn backend(e: &mut Errors, path: &Path, b: &Value) {
         return;
     }
     if !service.is_null() && !resource.is_null() {
-        e.invalid(
-            path,
-            "",
-            "cannot set both resource and service backends",
-        );
+        e.invalid(path, "", "cannot set both resource and service backends");
         return;
     }
     if service.is_null() {
@@ -63,11 +63,7 @@ fn backend(e: &mut Errors, path: &Path, b: &Value) {
     let port = service.at("port");
     let (name, number) = (port.text("name"), port.int("number"));
     if !name.is_empty() && number != 0 {
-        e.invalid(
-            path,
-            "",
-            "cannot set both port name & port number",
-        );
+        e.invalid(path, "", "cannot set both port name & port number");
     } else if name.is_empty() && number == 0 {
         e.required(path, "port name or number is required");
     }
@@ -261,12 +257,13 @@ fn policy_port(e: &mut Errors, path: &Path, port: &Value) {
     if let Some(end) = port.int_opt("endPort") {
         let p = path.child("endPort");
         match port.at("port").as_i64() {
-            None if port.has("port") => e.invalid(
-                &p,
-                end,
-                "may not be specified when `port` is non-numeric",
+            None if port.has("port") => {
+                e.invalid(&p, end, "may not be specified when `port` is non-numeric")
+            }
+            None => e.required(
+                &path.child("port"),
+                "must be specified if `endPort` is specified",
             ),
-            None => e.required(&path.child("port"), "must be specified if `endPort` is specified"),
             Some(start) if end < start => {
                 e.invalid(&p, end, "must be greater than or equal to `port`");
             }
@@ -363,7 +360,10 @@ mod tests {
     fn cidrs() {
         let o = |c: &[&str]| json!({"spec": {"cidrs": c}});
         assert_eq!(errors(validate_cidrs, &o(&["10.0.0.0/24", "fd00::/64"])), 0);
-        assert_eq!(errors(validate_cidrs, &o(&["10.0.0.0/24", "10.1.0.0/24"])), 1);
+        assert_eq!(
+            errors(validate_cidrs, &o(&["10.0.0.0/24", "10.1.0.0/24"])),
+            1
+        );
         assert_eq!(errors(validate_cidrs, &o(&[])), 1);
         let mut e = Errors::new();
         change_cidrs(&mut e, &o(&["10.0.1.0/24"]), &o(&["10.0.0.0/24"]));

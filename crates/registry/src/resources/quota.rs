@@ -80,7 +80,13 @@ fn range_item(e: &mut Errors, path: &Path, item: &Value) {
             );
         }
         above(e, "defaultRequest", "max", "default request", "max");
-        above(e, "defaultRequest", "default", "default request", "default limit");
+        above(
+            e,
+            "defaultRequest",
+            "default",
+            "default request",
+            "default limit",
+        );
         if let (Some(x), Some(y)) = (get("default"), get("min"))
             && x < y
         {
@@ -122,11 +128,7 @@ fn validate_quota(e: &mut Errors, o: &Value) {
         each(e, &p, name, qualified_name(name));
         let q = quant::of(q);
         if q.is_negative() {
-            e.invalid(
-                &p,
-                q.to_string(),
-                "must be greater than or equal to 0",
-            );
+            e.invalid(&p, q.to_string(), "must be greater than or equal to 0");
         } else {
             resources::quantity(e, &p, name, &q);
         }
