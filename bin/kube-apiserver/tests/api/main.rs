@@ -1,5 +1,13 @@
 //! The built kube-apiserver on an embedded store, asked over TLS as clients ask.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test's failure is a panic"
+)]
+
 mod bad_input;
 mod golden;
 mod server;

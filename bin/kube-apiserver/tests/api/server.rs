@@ -20,7 +20,8 @@ use tokio_rustls::TlsConnector;
 pub struct Server {
     child: Child,
     pub port: u16,
-    pub certificates: Certificates,
+    /// Its files go when it goes.
+    _certificates: Certificates,
     tls: Arc<rustls::ClientConfig>,
     _data: tempfile::TempDir,
 }
@@ -95,7 +96,7 @@ impl Server {
         let server = Server {
             child,
             port,
-            certificates,
+            _certificates: certificates,
             tls,
             _data: data,
         };
