@@ -903,3 +903,198 @@ pub fn store_error(e: Error) -> Status {
         other => Status::internal(other),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resource::{Plain, Printer};
+    use async_trait::async_trait;
+    use storage::{Expect, Got, Listed, Store, WatchStream, Written};
+
+    /// Nothing here reads the store.
+    struct NoStore;
+
+    #[async_trait]
+    impl Store for NoStore {
+        async fn get(&self, _: &[u8], _: Revision) -> Result<Got, Error> {
+            Err(Error::Unavailable("no store".into()))
+        }
+        async fn list(&self, _: &[u8], _: ListOptions) -> Result<Listed, Error> {
+            Ok(Listed::default())
+        }
+        async fn put(&self, _: &[u8], _: Bytes, _: Expect, _: i64) -> Result<Written, Error> {
+            Err(Error::Unavailable("no store".into()))
+        }
+        async fn delete(&self, _: &[u8], _: Expect) -> Result<Written, Error> {
+            Err(Error::Unavailable("no store".into()))
+        }
+        async fn watch(&self, _: &[u8], _: Revision) -> Result<WatchStream, Error> {
+            Err(Error::Unavailable("no store".into()))
+        }
+        async fn request_progress(&self) -> Result<(), Error> {
+            Ok(())
+        }
+        async fn revision(&self) -> Result<Revision, Error> {
+            Ok(0)
+        }
+        async fn grant(&self, _: i64) -> Result<i64, Error> {
+            Ok(1)
+        }
+        async fn compact(&self, _: Revision) -> Result<(), Error> {
+            Ok(())
+        }
+        async fn ready(&self) -> Result<(), Error> {
+            Ok(())
+        }
+        async fn size_on_disk(&self) -> Result<u64, Error> {
+            Ok(0)
+        }
+    }
+
+    fn cache() -> Arc<Cache> {
+        let schema = api::schema::message("v1", "ConfigMap").expect("a schema");
+        let storage = StorageDef {
+            prefix: "/registry/configmaps".into(),
+            api_version: "v1".into(),
+            kind: "ConfigMap".into(),
+            schema,
+            json: false,
+            ttl_seconds: 0,
+        };
+        let def = ResourceDef {
+            group: String::new(),
+            version: "v1".into(),
+            kind: "ConfigMap".into(),
+            list_kind: "ConfigMapList".into(),
+            resource: "configmaps".into(),
+            singular: "configmap".into(),
+            short_names: vec![],
+            categories: vec![],
+            namespaced: true,
+            verbs: vec![],
+            schema,
+            storage: Some(storage.clone()),
+            conversion: None,
+            selectable_fields: &[],
+            strategy: Arc::new(Plain),
+            printer: Printer {
+                columns: &[],
+                cells: |_, _| vec![],
+            },
+            subresources: vec![],
+            review: None,
+        };
+        Cache::new(Arc::new(def), storage, Arc::new(NoStore))
+    }
+
+    fn put(key: &str, revision: Revision) -> storage::Event {
+        storage::Event {
+            kv: KeyValue {
+                key: Bytes::copy_from_slice(key.as_bytes()),
+                value: Bytes::from_static(b"k8s\0"),
+                mod_revision: revision,
+                create_revision: revision,
+                version: 1,
+                lease: 0,
+            },
+            previous: None,
+            deleted: false,
+        }
+    }
+
+    /// What waits in a watcher's queue, and whether it was ended.
+    fn drain(s: &mut Subscription) -> (Vec<Revision>, bool) {
+        let mut out = Vec::new();
+        loop {
+            match s.queue.try_recv() {
+                Ok(c) => out.push(c.revision),
+                Err(e) => return (out, e == mpsc::error::TryRecvError::Disconnected),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_slow_watcher_is_ended_and_others_are_not() {
+        let cache = cache();
+        cache.fill().await.expect("an empty list");
+        let key = Bytes::from_static(b"/registry/configmaps/a/one");
+        let (_, mut slow) = cache.subscribe(Interest::All, Some(0)).expect("a watch");
+        let (_, mut narrow) = cache
+            .subscribe(Interest::Key(key), Some(0))
+            .expect("a watch");
+        let last = i64::try_from(QUEUE).expect("small") + 10;
+        for r in 1..=last {
+            let name = if r == 7 {
+                "one".to_owned()
+            } else {
+                format!("n{r}")
+            };
+            cache.take_in(vec![put(&format!("/registry/configmaps/a/{name}"), r)]);
+        }
+        let (seen, ended) = drain(&mut slow);
+        assert!(ended, "its queue was full");
+        let wanted: Vec<Revision> = (1..=i64::try_from(QUEUE).expect("small")).collect();
+        assert_eq!(seen, wanted, "what it got is without gaps");
+        assert_eq!(drain(&mut narrow), (vec![7], false));
+        // It resumes from the last revision it saw.
+        let (start, _again) = cache
+            .subscribe(Interest::All, seen.last().copied())
+            .expect("a watch");
+        let Start::After(rest) = start else {
+            panic!("a backlog")
+        };
+        let rest: Vec<Revision> = rest.iter().map(|c| c.revision).collect();
+        assert_eq!(rest, (seen.len() as i64 + 1..=last).collect::<Vec<_>>());
+        drop((slow, narrow));
+        assert_eq!(cache.watching.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn old_changes_are_forgotten_and_say_so() {
+        let cache = cache();
+        cache.fill().await.expect("an empty list");
+        for r in 1..=300 {
+            cache.take_in(vec![put("/registry/configmaps/a/x", r)]);
+        }
+        tokio::time::advance(RING_AGE * 2).await;
+        cache.take_in(vec![put("/registry/configmaps/a/x", 301)]);
+        let kept = i64::try_from(RING_MIN).expect("small");
+        assert!(cache.subscribe(Interest::All, Some(301 - kept)).is_ok());
+        let e = cache
+            .subscribe(Interest::All, Some(100))
+            .err()
+            .expect("too old");
+        assert_eq!((e.code, e.reason.as_str()), (410, "Expired"));
+        assert_eq!(
+            e.message,
+            format!("too old resource version: 100 ({})", 301 - kept)
+        );
+    }
+
+    #[tokio::test]
+    async fn snapshots_do_not_move() {
+        let cache = cache();
+        cache.fill().await.expect("an empty list");
+        cache.take_in(vec![put("/registry/configmaps/a/x", 1)]);
+        let before = cache.snapshot();
+        cache.take_in(vec![
+            put("/registry/configmaps/a/y", 2),
+            put("/registry/configmaps/b/z", 3),
+        ]);
+        let names = |s: &Snapshot, prefix: &[u8]| -> Vec<String> {
+            s.range(prefix, prefix)
+                .map(|e| cache.names(&e.key).1.to_owned())
+                .collect()
+        };
+        assert_eq!(names(&before, b"/registry/configmaps/"), ["x"]);
+        assert_eq!(
+            names(&cache.snapshot(), b"/registry/configmaps/a/"),
+            ["x", "y"]
+        );
+        assert_eq!(cache.snapshot().revision, 3);
+        cache.progress(9);
+        // Nothing of this prefix changed between 3 and 9: the state at 5 is known.
+        assert_eq!(cache.snapshot_at(5).map(|s| s.items.len()), Some(3));
+        assert!(cache.snapshot_at(2).is_none());
+    }
+}

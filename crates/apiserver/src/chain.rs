@@ -162,6 +162,7 @@ impl Server {
                 &Status::bad_request("the request's path is not valid"),
             );
         };
+        let version = request.version();
         let audit_id = audit_id(request.headers());
         let long = info.long_running();
         let label = self.metrics.begin(&info, &self.engine.core);
@@ -188,9 +189,15 @@ impl Server {
         };
         self.metrics
             .end(label, response.status().as_u16(), started.elapsed());
+        let unauthorized = response.status() == http::StatusCode::UNAUTHORIZED
+            && version <= http::Version::HTTP_11;
         let headers = response.headers_mut();
         if let Ok(v) = HeaderValue::from_str(&audit_id) {
             headers.insert(HeaderName::from_static("audit-id"), v);
+        }
+        if unauthorized {
+            // Who is nobody does not keep a connection.
+            headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
         }
         headers
             .entry(CACHE_CONTROL)

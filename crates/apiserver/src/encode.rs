@@ -137,6 +137,12 @@ pub fn indent(compact: &[u8]) -> Vec<u8> {
     out
 }
 
+#[derive(serde::Deserialize)]
+struct OnlyMetadata {
+    #[serde(default)]
+    metadata: Value,
+}
+
 /// The served version of one resource, as encoders use it.
 pub struct Encoder<'a> {
     /// The definition.
@@ -255,14 +261,29 @@ impl Encoder<'_> {
 
     /// PartialObjectMetadata.
     fn partial(&self, source: Source<'_>, beta: bool) -> Result<Value, Status> {
-        self.with_tree(source, |v| {
-            let mut metadata = v.get("metadata").cloned().unwrap_or_else(|| json!({}));
+        let wrap = |mut metadata: Value| {
             strip(&mut metadata);
-            Ok(json!({
+            json!({
                 "kind": "PartialObjectMetadata",
                 "apiVersion": meta_version(beta),
                 "metadata": metadata,
-            }))
+            })
+        };
+        if let Source::Stored(e) = source
+            && self.direct()
+        {
+            // Everything but the metadata is skipped by length.
+            let raw = codec::stored_raw(&e.value)?;
+            let found: OnlyMetadata =
+                wire::proto::from_slice(raw, self.def.schema).map_err(failed)?;
+            let mut partial = wrap(found.metadata);
+            codec::set_meta(&mut partial, "resourceVersion", &e.revision.to_string());
+            return Ok(partial);
+        }
+        self.with_tree(source, |v| {
+            Ok(wrap(
+                v.get("metadata").cloned().unwrap_or_else(|| json!({})),
+            ))
         })
     }
 
