@@ -107,7 +107,7 @@ async fn work(config: Arc<Config>, deps: &Dependencies, shutdown: CancellationTo
         );
         let client = client.named(&agent);
         let (recorder, writing) = Recorder::new(
-            client.clone(),
+            client.named(&agent),
             Format::Core,
             c.service_account,
             "",
