@@ -451,6 +451,7 @@ impl Engine {
             Written::Done { revision, .. } => {
                 reservation.keep();
                 finish(&def, &mut object, revision);
+                shown(r, revision).await;
                 Ok(object)
             }
             Written::Mismatch { .. } => Err(exists()),
@@ -666,6 +667,7 @@ impl Engine {
             Written::Done { revision, .. } => {
                 reservation.keep();
                 finish(&def, &mut object, revision);
+                shown(r, revision).await;
                 Ok(Ok(object))
             }
             Written::Mismatch { current, .. } => Ok(Err(current)),
@@ -732,7 +734,10 @@ impl Engine {
             .await
             .map_err(store_error)?
         {
-            Written::Done { revision, .. } => Ok(Ok(revision)),
+            Written::Done { revision, .. } => {
+                shown(r, revision).await;
+                Ok(Ok(revision))
+            }
             Written::Mismatch { current: None, .. } => Err(r.not_found()),
             Written::Mismatch { current, .. } => Ok(Err(current)),
         }
@@ -778,6 +783,7 @@ impl Engine {
                     {
                         Written::Done { revision, .. } => {
                             finish(&def, &mut object, revision);
+                            shown(r, revision).await;
                             return Ok((object, false));
                         }
                         Written::Mismatch { current: c, .. } => current = c,
@@ -924,6 +930,20 @@ impl Engine {
 }
 
 /// Sets what only the server knows after a write.
+/// Waits until the cache shows a write to a cluster-scoped object: admission and authorization of the requests that follow
+/// read namespaces, roles and the like from there, and must see what was acknowledged. A cache that lags is not waited for
+/// beyond its own patience; the write is done in any case.
+async fn shown(r: &Request<'_>, revision: storage::Revision) {
+    if r.served.def.namespaced {
+        return;
+    }
+    if let Ok(cache) = r.served.cache()
+        && let Err(error) = cache.wait_for(revision).await
+    {
+        tracing::warn!(%error, resource = %r.served.def.resource, "The watch cache lags behind a write");
+    }
+}
+
 fn finish(def: &crate::resource::ResourceDef, object: &mut Value, revision: Revision) {
     codec::set_kind(
         object,
