@@ -137,7 +137,12 @@ fn named(text: &str, names: &[&str]) -> Result<u64, String> {
 
 fn range(expr: &str, (min, max, names): (u64, u64, &[&str])) -> Result<(), String> {
     let parts: Vec<&str> = expr.split('/').collect();
-    let ends: Vec<&str> = parts[0].split('-').collect();
+    let ends: Vec<&str> = parts
+        .first()
+        .copied()
+        .unwrap_or_default()
+        .split('-')
+        .collect();
     let (start, mut end) = match ends[..] {
         ["*" | "?", ..] => (min, max),
         [one] => {

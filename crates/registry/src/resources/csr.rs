@@ -100,7 +100,7 @@ fn usages(e: &mut Errors, path: &Path, list: &[&str]) {
         }
     }
     for (i, u) in list.iter().enumerate() {
-        if list[..i].contains(u) {
+        if list.get(..i).is_some_and(|l| l.contains(u)) {
             e.duplicate(&path.index(i), *u);
         }
     }
@@ -133,7 +133,7 @@ fn check_conditions(e: &mut Errors, o: &Value, old: &Value) {
             "Denied" => "Approved",
             _ => "",
         };
-        let earlier = |k: &str| list[..i].iter().any(|c| c.text("type") == k);
+        let earlier = |k: &str| list.iter().take(i).any(|c| c.text("type") == k);
         if !other.is_empty() && !both_before && earlier(other) {
             e.invalid(
                 &path,

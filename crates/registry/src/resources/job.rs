@@ -416,7 +416,7 @@ fn exit_codes(e: &mut Errors, path: &Path, codes: &Value, names: &[&str]) {
         if operator == "In" && *v == 0 {
             e.invalid(&p.index(i), 0, "must not be 0 for the In operator");
         }
-        if values[..i].contains(v) {
+        if values.get(..i).is_some_and(|l| l.contains(v)) {
             e.duplicate(&p.index(i), *v);
         }
     }
@@ -685,14 +685,12 @@ fn status(new: &Value, old: &Value) -> Errors {
             e.required(&p, "completionTime is required for Complete jobs");
         }
     }
-    if finishes || changed("active") {
-        if finished && n.int("active") > 0 {
-            e.invalid(
-                &path.child("active"),
-                n.int("active"),
-                "active>0 is invalid for finished job",
-            );
-        }
+    if (finishes || changed("active")) && finished && n.int("active") > 0 {
+        e.invalid(
+            &path.child("active"),
+            n.int("active"),
+            "active>0 is invalid for finished job",
+        );
     }
     if finishes && !n.has("startTime") && finished && !new.flag("spec.suspend") {
         e.required(
