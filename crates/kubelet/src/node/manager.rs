@@ -212,7 +212,10 @@ impl NodeManager {
                     let health = self.health().await;
                     let status = self.status(Some(&node), &health).await;
                     let comparable = without_heartbeat(&status);
-                    if last.as_ref() != Some(&comparable) || sent.elapsed() >= s.report_frequency {
+                    if last.as_ref() != Some(&comparable)
+                        || overruled(&node, &comparable)
+                        || sent.elapsed() >= s.report_frequency
+                    {
                         let mut patch = status;
                         if let Some(list) = patch.get_mut("addresses").and_then(Value::as_array_mut)
                         {
@@ -547,6 +550,19 @@ fn set(v: &mut Value, pointer: &str, key: &str, value: Value) {
     if let Some(o) = v.pointer_mut(pointer).and_then(Value::as_object_mut) {
         o.insert(key.to_string(), value);
     }
+}
+
+/// Whether the apiserver has another status for one of our conditions: the node lifecycle controller makes them Unknown
+/// when it has not heard of the node, and only the kubelet makes them known again.
+fn overruled(node: &NodeView, ours: &Value) -> bool {
+    let theirs = node.status.conditions.as_deref().unwrap_or_default();
+    let ours = ours.get("conditions").and_then(Value::as_array);
+    ours.into_iter().flatten().any(|c| {
+        let text = |key: &str| c.get(key).and_then(Value::as_str);
+        theirs.iter().any(|t| {
+            Some(t.kind.as_str()) == text("type") && Some(t.status.as_str()) != text("status")
+        })
+    })
 }
 
 fn without_heartbeat(status: &Value) -> Value {
