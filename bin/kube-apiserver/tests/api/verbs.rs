@@ -34,7 +34,7 @@ async fn pages_show_one_moment() {
     assert_eq!(names(&first), ["m0", "m1"]);
     assert_eq!(first["metadata"]["remainingItemCount"], 3);
     c.delete(&format!("{MAPS}/m3")).await.expect(200);
-    c.post(&MAPS.to_owned(), &map("m9")).await.expect(201);
+    c.post(MAPS, &map("m9")).await.expect(201);
     let token = text(&first, "/metadata/continue");
     let second = c
         .get(&format!("{MAPS}?limit=2&continue={token}"))
