@@ -82,16 +82,39 @@ fn too_large() -> Status {
     )
 }
 
-/// Reads a request's body; over the limit it is a 413 without reading on.
+/// Beyond the limit, this much more is read and dropped, for at most [`DISCARD_TIME`]: a client that is still writing when
+/// the connection closes would see a broken pipe instead of the answer.
+const DISCARD_BYTES: usize = 8 * MAX_REQUEST_BYTES;
+const DISCARD_TIME: std::time::Duration = std::time::Duration::from_secs(2);
+
+async fn discard<B>(mut body: std::pin::Pin<&mut B>)
+where
+    B: http_body::Body<Data = Bytes>,
+{
+    let _ = tokio::time::timeout(DISCARD_TIME, async {
+        let mut dropped = 0;
+        while dropped < DISCARD_BYTES {
+            let Some(Ok(frame)) = body.frame().await else {
+                return;
+            };
+            dropped += frame.data_ref().map_or(0, Bytes::len);
+        }
+    })
+    .await;
+}
+
+/// Reads a request's body; over the limit it is a 413, and nothing of it is kept.
 pub async fn read_limited<B>(body: B) -> Result<Bytes, Status>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: std::fmt::Display,
 {
-    if body.size_hint().lower() > MAX_REQUEST_BYTES as u64 {
+    let large = body.size_hint().lower() > MAX_REQUEST_BYTES as u64;
+    let mut body = std::pin::pin!(body);
+    if large {
+        discard(body).await;
         return Err(too_large());
     }
-    let mut body = std::pin::pin!(body);
     let mut first: Option<Bytes> = None;
     let mut all = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -100,6 +123,8 @@ where
             continue;
         };
         if all.len() + first.as_ref().map_or(0, Bytes::len) + data.len() > MAX_REQUEST_BYTES {
+            drop((first, all));
+            discard(body).await;
             return Err(too_large());
         }
         if all.is_empty() && first.is_none() {
