@@ -66,6 +66,6 @@ pub trait Backend: Send {
     /// Removes everything this backend ever wrote. Each script may fail where there is nothing to remove.
     fn cleanup(&self) -> Vec<Script>;
 
-    /// Whether a line of `nft monitor` tells of a change to what this backend owns.
-    fn owns(&self, line: &str) -> bool;
+    /// Tells of a line of `nft monitor` whether it changes what this backend owns.
+    fn owns(&self) -> fn(&str) -> bool;
 }

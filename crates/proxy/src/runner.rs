@@ -210,11 +210,7 @@ impl Runner {
     ) {
         let own = OwnProcesses::default();
         let (tampered, mut tampering) = mpsc::channel(1);
-        let patterns: Vec<_> = self
-            .families
-            .iter()
-            .map(|f| owner(f.backend.as_ref()))
-            .collect();
+        let patterns: Vec<_> = self.families.iter().map(|f| f.backend.owns()).collect();
         let mut watching = monitor(patterns, own.clone(), tampered, shutdown.clone());
 
         let mut full = true;
@@ -283,20 +279,7 @@ fn backoff(failures: u32) -> Duration {
     Duration::from_millis(250u64.saturating_mul(1 << failures.min(7)))
 }
 
-type Owns = Box<dyn Fn(&str) -> bool + Send>;
-
-fn owner(backend: &dyn Backend) -> Owns {
-    // What a backend owns depends on its kind alone: told by trying a line of each.
-    let iptables = backend.owns("KUBE-SERVICES");
-    Box::new(move |line| {
-        line.contains("flush ruleset")
-            || if iptables {
-                line.contains("KUBE-") || line.contains("delete table")
-            } else {
-                line.contains("kube-proxy")
-            }
-    })
-}
+type Owns = fn(&str) -> bool;
 
 /// Watches the kernel's rules for changes that are not ours. `None` where `nft monitor` cannot be started.
 fn monitor(

@@ -616,8 +616,12 @@ impl Backend for Iptables {
         }]
     }
 
-    fn owns(&self, line: &str) -> bool {
-        line.contains("KUBE-") || line.contains("flush ruleset") || line.contains("delete table ip")
+    fn owns(&self) -> fn(&str) -> bool {
+        |line| {
+            line.contains("flush ruleset")
+                || line.contains("KUBE-")
+                || line.contains("delete table")
+        }
     }
 }
 

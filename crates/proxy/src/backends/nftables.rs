@@ -652,8 +652,8 @@ impl Backend for Nftables {
         ))]
     }
 
-    fn owns(&self, line: &str) -> bool {
-        line.contains("kube-proxy") || line.contains("flush ruleset")
+    fn owns(&self) -> fn(&str) -> bool {
+        |line| line.contains("flush ruleset") || line.contains("kube-proxy")
     }
 }
 
