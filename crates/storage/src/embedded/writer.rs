@@ -459,6 +459,7 @@ impl Writer {
                 return;
             }
         }
+        self.settle_leases();
         if last > before {
             self.shared.hub.publish(&self.events, last);
             self.shared.changed();
@@ -596,22 +597,35 @@ impl Writer {
         self.acks.push(ack);
     }
 
+    /// Enters the durable grants and revocations, before their events are published: whoever sees a lease's key go sees
+    /// the lease gone too.
+    fn settle_leases(&self) {
+        let mut granted = false;
+        for ack in &self.acks {
+            match ack {
+                Ack::Grant(_, id, ttl) => {
+                    self.shared.index_mut().grant(*id, *ttl, Instant::now());
+                    granted = true;
+                }
+                Ack::Revoke(_, id, _) => {
+                    self.shared.index_mut().leases.remove(id);
+                }
+                _ => {}
+            }
+        }
+        if granted {
+            self.shared.leases_changed();
+        }
+    }
+
     fn acknowledge(&mut self, last: Revision) {
         let mut compacted = false;
-        let mut leases = false;
         for ack in std::mem::take(&mut self.acks) {
             match ack {
                 Ack::Outcome(reply, result) => drop(reply.send(result)),
                 Ack::Txn(transaction, result) => transaction.finish(result.map(|_| last)),
-                Ack::Grant(reply, id, ttl) => {
-                    self.shared.index_mut().grant(id, ttl, Instant::now());
-                    leases = true;
-                    drop(reply.send(Ok(())));
-                }
-                Ack::Revoke(reply, id, revision) => {
-                    self.shared.index_mut().leases.remove(&id);
-                    drop(reply.send(Ok(revision)));
-                }
+                Ack::Grant(reply, ..) => drop(reply.send(Ok(()))),
+                Ack::Revoke(reply, _, revision) => drop(reply.send(Ok(revision))),
                 Ack::Revision(reply, result) => drop(reply.send(result)),
                 Ack::Compact(reply, revision) => {
                     self.shared.index_mut().compact(revision);
@@ -620,9 +634,6 @@ impl Writer {
                 }
                 Ack::Unit(reply, result) => drop(reply.send(result)),
             }
-        }
-        if leases {
-            self.shared.leases_changed();
         }
         if compacted {
             self.consider_rewrite();
