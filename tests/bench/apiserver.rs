@@ -59,7 +59,7 @@ pub async fn start() -> Result<Server> {
         flag("service-account-key-file", &pki("sa.pub")),
         flag("service-account-signing-key-file", &pki("sa.key")),
     ];
-    let target = Target::new(port, &certificates)?;
+    let target = Target::new(&certificates.kubeconfig("super-admin"))?;
     let begun = Instant::now();
     let daemon = Daemon::start("kube-apiserver", &args, &data.path().join("log"))?;
     let ready = target.ready(begun).await?;
@@ -91,6 +91,15 @@ pub async fn namespace(target: &Target, name: &str) -> Result<()> {
 
 /// A pod as a ReplicaSet makes it, about 2.3 KB once stored.
 pub fn pod(name: &str) -> Bytes {
+    pod_for("default-scheduler", name)
+}
+
+/// The same for nobody to schedule.
+pub fn pending_pod(name: &str) -> Bytes {
+    pod_for("none", name)
+}
+
+fn pod_for(scheduler: &str, name: &str) -> Bytes {
     let env: Vec<_> = (0..10)
         .map(|i| json!({"name": format!("SETTING_{i}"), "value": format!("value-{i}")}))
         .collect();
@@ -103,6 +112,7 @@ pub fn pod(name: &str) -> Bytes {
             "annotations": {"example.com/checksum": "3f786850e387550fdab836ed7e6dc881de23001b"},
         },
         "spec": {
+            "schedulerName": scheduler,
             "containers": [{
                 "name": "web",
                 "image": "example.com/web:1.2.3",
@@ -127,13 +137,30 @@ pub async fn create(
     count: usize,
     connections: usize,
 ) -> Result<(f64, Duration)> {
+    let cpu = server.daemon.cpu()?;
+    let took = create_at(&server.target, ns, from, count, connections, pod).await?;
+    let used = server.daemon.cpu()?.saturating_sub(cpu);
+    Ok((
+        count as f64 / took.as_secs_f64(),
+        used / u32::try_from(count)?,
+    ))
+}
+
+/// Creates `count` pods over some connections, each from its name; returns how long it took.
+pub async fn create_at(
+    target: &Target,
+    ns: &str,
+    from: usize,
+    count: usize,
+    connections: usize,
+    pod: fn(&str) -> Bytes,
+) -> Result<Duration> {
     let next = Arc::new(AtomicU64::new(0));
     let path = format!("/api/v1/namespaces/{ns}/pods");
     let mut open = Vec::new();
     for _ in 0..connections {
-        open.push(server.target.connect().await?);
+        open.push(target.connect().await?);
     }
-    let cpu = server.daemon.cpu()?;
     let begun = Instant::now();
     let tasks: Vec<_> = open
         .into_iter()
@@ -160,12 +187,7 @@ pub async fn create(
     for t in tasks {
         t.await??;
     }
-    let took = begun.elapsed();
-    let used = server.daemon.cpu()?.saturating_sub(cpu);
-    Ok((
-        count as f64 / took.as_secs_f64(),
-        used / u32::try_from(count)?,
-    ))
+    Ok(begun.elapsed())
 }
 
 fn ms(d: Duration) -> String {

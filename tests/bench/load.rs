@@ -1,6 +1,8 @@
 //! Clients that load the apiserver: plain HTTP/1.1 connections on TLS with the administrator's certificate, one request at
 //! a time each, so that what is measured is the server.
 
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,15 +13,15 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 /// How to reach the server.
 #[derive(Clone)]
 pub struct Target {
-    port: u16,
+    address: SocketAddr,
     tls: Arc<rustls::ClientConfig>,
 }
 
@@ -27,42 +29,45 @@ pub struct Target {
 pub struct Connection(SendRequest<Full<Bytes>>);
 
 impl Target {
-    /// With the certificates of a test cluster.
-    pub fn new(port: u16, certificates: &testkit::Certificates) -> Result<Target> {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(rustls::pki_types::CertificateDer::from_pem_file(
-            certificates.pki("ca.crt"),
-        )?)?;
-        let conf = std::fs::read_to_string(certificates.kubeconfig("super-admin"))?;
-        let conf: serde_json::Value = serde_yaml::from_str(&conf)?;
-        let field = |name: &str| -> Result<Vec<u8>> {
-            let text = conf
-                .pointer(&format!("/users/0/user/{name}"))
+    /// As a kubeconfig with embedded certificates says.
+    pub fn new(kubeconfig: &Path) -> Result<Target> {
+        let conf: serde_json::Value = serde_yaml::from_str(&std::fs::read_to_string(kubeconfig)?)?;
+        let text = |pointer: &str| -> Result<&str> {
+            conf.pointer(pointer)
                 .and_then(|v| v.as_str())
-                .context("kubeconfig")?;
-            use base64::Engine;
-            Ok(base64::engine::general_purpose::STANDARD.decode(text)?)
+                .with_context(|| format!("no {pointer} in the kubeconfig"))
         };
-        let chain =
-            rustls::pki_types::CertificateDer::pem_slice_iter(&field("client-certificate-data")?)
-                .collect::<Result<Vec<_>, _>>()?;
-        let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(&field("client-key-data")?)?;
+        let pem = |pointer: &str| -> Result<Vec<u8>> {
+            use base64::Engine;
+            Ok(base64::engine::general_purpose::STANDARD.decode(text(pointer)?)?)
+        };
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(&pem(
+            "/clusters/0/cluster/certificate-authority-data",
+        )?)?)?;
+        let chain = CertificateDer::pem_slice_iter(&pem("/users/0/user/client-certificate-data")?)
+            .collect::<Result<Vec<_>, _>>()?;
+        let key = PrivateKeyDer::from_pem_slice(&pem("/users/0/user/client-key-data")?)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, key)?;
+        let server = text("/clusters/0/cluster/server")?;
         Ok(Target {
-            port,
+            address: server
+                .trim_start_matches("https://")
+                .parse()
+                .with_context(|| format!("the address in {server}"))?,
             tls: Arc::new(tls),
         })
     }
 
     /// A new connection.
     pub async fn connect(&self) -> Result<Connection> {
-        let tcp = TcpStream::connect(("127.0.0.1", self.port)).await?;
+        let tcp = TcpStream::connect(self.address).await?;
         tcp.set_nodelay(true)?;
-        let name = ServerName::try_from("127.0.0.1")?;
+        let name = ServerName::from(self.address.ip());
         let tls = TlsConnector::from(self.tls.clone())
             .connect(name, tcp)
             .await?;

@@ -5,6 +5,7 @@
 //! temporary directory.
 
 mod apiserver;
+mod cluster;
 mod load;
 mod process;
 mod scheduler;
@@ -80,6 +81,9 @@ async fn main() -> Result<()> {
     }
     if wanted("scheduler") {
         rows.extend(scheduler::run().await?);
+    }
+    if wanted("cluster") {
+        rows.extend(cluster::run().await?);
     }
     if wanted("store") {
         rows.extend(store::run().await?);

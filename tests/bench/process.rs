@@ -6,6 +6,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+/// A process's resident memory in MB (10^6 bytes).
+pub fn resident(pid: u32) -> Result<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let kilobytes: f64 = text
+        .lines()
+        .find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"))
+        .context("no VmRSS in status")?
+        .parse()?;
+    Ok(kilobytes * 1024.0 / 1e6)
+}
+
 /// A running daemon; ended when dropped.
 pub struct Daemon(Child);
 
@@ -24,22 +35,9 @@ impl Daemon {
         Ok(Daemon(child))
     }
 
-    fn status(&self, key: &str) -> Result<u64> {
-        let text = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
-        let line = text
-            .lines()
-            .find_map(|l| l.strip_prefix(key))
-            .context("no such line in status")?;
-        Ok(line
-            .trim_start_matches(':')
-            .trim()
-            .trim_end_matches(" kB")
-            .parse()?)
-    }
-
     /// Resident memory in MB (10^6 bytes).
     pub fn rss(&self) -> Result<f64> {
-        Ok(self.status("VmRSS")? as f64 * 1024.0 / 1e6)
+        resident(self.0.id())
     }
 
     /// CPU time used so far, user and system.

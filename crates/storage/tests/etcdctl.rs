@@ -204,7 +204,7 @@ async fn a_snapshot_becomes_a_real_etcd() {
     })
     .await
     .unwrap();
-    let etcd = EtcdProcess::start_on(Some(&restored)).await;
+    let etcd = EtcdProcess::start_on(std::path::Path::new(&restored)).await;
     let copy = etcd.connect().await;
     let copied = copy.list(b"/", ListOptions::default()).await.unwrap();
     assert_eq!(copied.items.len(), 2000);
@@ -219,4 +219,69 @@ async fn a_snapshot_becomes_a_real_etcd() {
     )
     .await
     .unwrap();
+}
+
+/// Everything beneath `/registry/`, without what a copy cannot keep: revisions.
+async fn pairs(store: &dyn Store) -> Vec<(Bytes, Bytes)> {
+    let listed = store
+        .list(b"/registry/", ListOptions::default())
+        .await
+        .unwrap();
+    listed
+        .items
+        .into_iter()
+        .map(|kv| (kv.key, kv.value))
+        .collect()
+}
+
+/// `etcdctl make-mirror` between the two, until the copy is the same.
+async fn mirror(from: (&str, &dyn Store), to: (&str, &dyn Store)) {
+    let mut child = etcdctl(from.0)
+        .args(["make-mirror", "--prefix=/registry/", to.0])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let wanted = pairs(from.1).await;
+    while pairs(to.1).await != wanted {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "the copy did not become the same"
+        );
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn either_store_is_copied_into_the_other() {
+    let etcd = EtcdProcess::start().await;
+    let in_etcd = etcd.connect().await;
+    for number in 0..2500_usize {
+        let key = format!("/registry/things/{number:05}");
+        let value = format!("k8s\0{number}").repeat(1 + number % 40);
+        in_etcd
+            .put(key.as_bytes(), value.into(), Expect::Absent, 0)
+            .await
+            .unwrap();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (store, at) = open(&dir).await;
+    let etcd_at = etcd.address.replace("http://", "");
+    mirror((&etcd_at, &in_etcd), (&at, &store)).await;
+
+    let other = EtcdProcess::start().await;
+    let in_other = other.connect().await;
+    store
+        .put(
+            b"/registry/more",
+            Bytes::from_static(b"1"),
+            Expect::Absent,
+            0,
+        )
+        .await
+        .unwrap();
+    let other_at = other.address.replace("http://", "");
+    mirror((&at, &store), (&other_at, &in_other)).await;
 }
