@@ -16,6 +16,9 @@ use auth::authz::rbac::Kind;
 use component::{Flags, Shutdown};
 use storage::{Listen, StorageConfig};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> std::process::ExitCode {
     let flags = flags::command_line().parse_or_exit();
     component::logging::init(&flags.logging());

@@ -15,24 +15,33 @@ fn fields(map: &mut Map<String, Value>, msg: &'static Message, depth: u32) {
     if depth > 200 {
         return;
     }
+    own(map, msg);
+    for (key, value) in map.iter_mut() {
+        if (value.is_object() || value.is_array())
+            && let Some(field) = msg.field(key)
+        {
+            nested(value, &field.ty, depth);
+        }
+    }
+}
+
+/// The defaults of a struct's own fields and of those of inlined structs.
+fn own(map: &mut Map<String, Value>, msg: &'static Message) {
     for field in msg.fields {
         if field.is(flag::INLINE) {
             if let Type::Message(m) = field.ty {
-                fields(map, m, depth + 1);
+                own(map, m);
             }
+            continue;
+        }
+        if field.default.is_empty() {
             continue;
         }
         let absent = map
             .get(field.json)
             .is_none_or(|v| v.is_null() || unset(v, field));
-        if absent
-            && !field.default.is_empty()
-            && let Some(value) = parse(field.default)
-        {
+        if absent && let Some(value) = parse(field.default) {
             map.insert(field.json.to_owned(), value);
-        }
-        if let Some(value) = map.get_mut(field.json) {
-            nested(value, &field.ty, depth);
         }
     }
 }

@@ -30,7 +30,7 @@ impl Path {
         if self.0.is_empty() {
             Path(name.to_owned())
         } else {
-            Path(format!("{}.{name}", self.0))
+            Path([&self.0, ".", name].concat())
         }
     }
 
@@ -43,7 +43,7 @@ impl Path {
     /// `self[key]`.
     #[must_use]
     pub fn key(&self, key: &str) -> Path {
-        Path(format!("{}[{key}]", self.0))
+        Path([&self.0, "[", key, "]"].concat())
     }
 }
 

@@ -95,29 +95,30 @@ pub fn decode(def: &ResourceDef, bytes: &[u8], revision: Revision) -> Result<Val
     Ok(object)
 }
 
-/// The bytes to store for an object of the served version.
-pub fn encode(def: &ResourceDef, object: &Value) -> Result<Bytes, Status> {
+/// The bytes to store for an object of the served version. Takes resourceVersion and selfLink off the object: the former
+/// is known anew once it is stored.
+pub fn encode(def: &ResourceDef, object: &mut Value) -> Result<Bytes, Status> {
     let storage = storage(def)?;
-    let mut object = object.clone();
-    if let Some(m) = meta_mut(&mut object) {
+    if let Some(m) = meta_mut(object) {
         m.remove("resourceVersion");
         m.remove("selfLink");
     }
-    if let Some(c) = def.conversion {
-        (c.to_storage)(&mut object);
-    }
+    let mut converted;
+    let (object, schema) = match def.conversion {
+        Some(c) => {
+            converted = object.clone();
+            (c.to_storage)(&mut converted);
+            (&mut converted, storage.schema)
+        }
+        None => (object, def.schema),
+    };
     if storage.json {
-        set_kind(&mut object, &storage.api_version, &storage.kind);
+        set_kind(object, &storage.api_version, &storage.kind);
         let mut out = Vec::new();
-        wire::json::encode_any(&object, &mut out);
+        wire::json::encode_any(object, &mut out);
         return Ok(out.into());
     }
-    let schema = if def.conversion.is_some() {
-        storage.schema
-    } else {
-        def.schema
-    };
-    let raw = wire::proto::value_to_vec(&object, schema)
+    let raw = wire::proto::value_to_vec(object, schema)
         .map_err(|e| Status::internal(format!("unable to encode object: {e}")))?;
     Ok(envelope::wrap(&storage.api_version, &storage.kind, &raw).into())
 }

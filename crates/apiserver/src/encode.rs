@@ -3,6 +3,7 @@
 //! Stored protobuf of a version without conversion is transcoded without a tree. Lists are streamed: the whole is never
 //! held.
 
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -209,17 +210,17 @@ impl Encoder<'_> {
             .map_err(failed);
         }
         let mut value = match source {
-            Source::Tree(v) => v.clone(),
-            Source::Stored(e) => codec::decode(self.def, &e.value, e.revision)?,
+            Source::Tree(v) => Cow::Borrowed(v),
+            Source::Stored(e) => Cow::Owned(codec::decode(self.def, &e.value, e.revision)?),
         };
         if let Some(r) = revision {
-            codec::set_meta(&mut value, "resourceVersion", &r.to_string());
+            codec::set_meta(value.to_mut(), "resourceVersion", &r.to_string());
         }
         if self.kind().dynamic {
             wire::json::encode_any(&value, out);
             return Ok(());
         }
-        if bare && let Some(m) = value.as_object_mut() {
+        if bare && let Some(m) = value.to_mut().as_object_mut() {
             m.remove("kind");
             m.remove("apiVersion");
         }
@@ -251,9 +252,9 @@ impl Encoder<'_> {
             ));
         }
         self.with_tree(source, |v| {
-            let mut v = v.clone();
+            let mut v = Cow::Borrowed(v);
             if let Some(r) = revision {
-                codec::set_meta(&mut v, "resourceVersion", &r.to_string());
+                codec::set_meta(v.to_mut(), "resourceVersion", &r.to_string());
             }
             wire::proto::value_to_vec(&v, self.def.schema).map_err(failed)
         })

@@ -352,10 +352,13 @@ impl Engine {
         }
         let generated =
             meta_str(&object, "name").is_empty() && !meta_str(&object, "generateName").is_empty();
+        if !generated {
+            return self.create_once(r, object).await;
+        }
         let mut last = None;
         for _ in 0..8 {
             match self.create_once(r, object.clone()).await {
-                Err(s) if generated && s.is_already_exists() => last = Some(s),
+                Err(s) if s.is_already_exists() => last = Some(s),
                 other => return other,
             }
         }
@@ -390,13 +393,10 @@ impl Engine {
         {
             let name = meta_str(&object, "name").to_owned();
             let a = self.attributes(r, Operation::Create, &name);
-            let before = object.clone();
             self.admit(&a, Some(&mut object), None).await?;
-            if object != before {
-                dedup_owners(&mut object);
-                self.defaults(r.served, &mut object);
-            }
         }
+        dedup_owners(&mut object);
+        self.defaults(r.served, &mut object);
         set_meta(&mut object, "uid", &uuid::Uuid::new_v4().to_string());
         set_meta(&mut object, "creationTimestamp", r.now);
         if meta_str(&object, "name").is_empty() {
@@ -439,7 +439,7 @@ impl Engine {
             }
             return Ok(object);
         }
-        let bytes = codec::encode(&def, &object)?;
+        let bytes = codec::encode(&def, &mut object)?;
         let lease = self.core.lease(codec::storage(&def)?.ttl_seconds).await?;
         let written = self
             .core
@@ -641,13 +641,14 @@ impl Engine {
             };
         }
         let reservation = strategy.begin_write(&ctx, &mut object, Some(&old)).await?;
-        let bytes = codec::encode(&def, &object)?;
+        let bytes = codec::encode(&def, &mut object)?;
         if bytes == kv.value {
             reservation.keep();
             finish(&def, &mut object, kv.mod_revision);
             return Ok(Ok(object));
         }
         if r.dry_run {
+            finish(&def, &mut object, kv.mod_revision);
             return Ok(Ok(object));
         }
         let ttl = codec::storage(&def)?.ttl_seconds;
@@ -768,7 +769,7 @@ impl Engine {
                 Deletion::Pending => return Ok((deleted(r.served, old), false)),
                 Deletion::Update(object) => {
                     let mut object = *object;
-                    let bytes = codec::encode(&def, &object)?;
+                    let bytes = codec::encode(&def, &mut object)?;
                     if r.dry_run || bytes == kv.value {
                         finish(&def, &mut object, kv.mod_revision);
                         return Ok((object, false));

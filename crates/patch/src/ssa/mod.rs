@@ -306,16 +306,11 @@ fn track(
     msg: &'static Message,
     actor: &Actor<'_>,
 ) -> Managed {
-    let comparison = typed::compare(msg, live, new);
-    let mut filtered = typed::Comparison {
-        added: comparison.added,
-        removed: comparison.removed,
-        modified: comparison.modified,
-    };
+    let mut filtered = typed::compare(msg, live, new);
     for path in actor.reset {
         filtered.remove_below(path);
     }
-    let changed = filtered.modified.clone().union(&filtered.added);
+    let changed = filtered.modified.union(filtered.added);
     managed.retain(|_, e| {
         e.set = std::mem::take(&mut e.set)
             .difference(&changed)
@@ -327,7 +322,7 @@ fn track(
     if !own.is_empty() {
         let id = actor.id("Update");
         let set = match managed.remove(&id) {
-            Some(before) => own.union(&before.set),
+            Some(before) => own.union(before.set),
             None => own,
         };
         let entry = Entry {
@@ -380,7 +375,7 @@ fn cap(managed: &mut Managed) {
             continue;
         };
         let merged = Entry {
-            set: base.set.union(&entry.set),
+            set: base.set.union(entry.set),
             api_version: base.api_version,
             time: entry.time.or(base.time),
         };
@@ -519,7 +514,12 @@ fn merge_config(
     for path in actor.reset {
         comparison.remove_below(path);
     }
-    let changed = comparison.modified.clone().union(&comparison.added);
+    let typed::Comparison {
+        added,
+        removed,
+        modified,
+    } = comparison;
+    let changed = modified.union(added);
     let mut conflicts = Vec::new();
     for (other, entry) in managed.iter().filter(|(other, _)| **other != id) {
         for path in entry.set.intersection(&changed).paths() {
@@ -537,7 +537,7 @@ fn merge_config(
         if *other != id {
             entry.set = std::mem::take(&mut entry.set)
                 .difference(&changed)
-                .difference(&comparison.removed);
+                .difference(&removed);
         }
     }
     if let Some(own) = managed.get_mut(&id) {
@@ -564,10 +564,10 @@ fn prune(merged: &Value, managed: &Managed, last: &Set, msg: &'static Message) -
     let pruned = typed::remove(msg, merged, &last);
     let owned = managed
         .values()
-        .fold(Set::default(), |all, e| all.union(&e.set));
+        .fold(Set::default(), |all, e| all.union(e.set.clone()));
     let merged_set = named(&typed::field_set(msg, merged));
     // What others own comes back.
-    let keep = named(&typed::field_set(msg, &pruned)).union(&named(&owned));
+    let keep = named(&typed::field_set(msg, &pruned)).union(named(&owned));
     let pruned = typed::remove(msg, merged, &merged_set.clone().difference(&keep));
     // And what this manager did not own before.
     let pruned_set = named(&typed::field_set(msg, &pruned));

@@ -66,7 +66,7 @@ pub(crate) enum Element {
 impl Element {
     fn to_json(&self) -> String {
         match self {
-            Element::Field(name) => format!("f:{name}"),
+            Element::Field(name) => ["f:", name].concat(),
             Element::Key(fields) => {
                 let map: Map<String, Value> = fields
                     .iter()
@@ -128,16 +128,6 @@ impl Set {
         self.members.is_empty() && self.children.is_empty()
     }
 
-    pub fn insert(&mut self, path: &[Element]) {
-        match path {
-            [] => {}
-            [last] => {
-                self.members.insert(last.clone());
-            }
-            [first, rest @ ..] => self.children.entry(first.clone()).or_default().insert(rest),
-        }
-    }
-
     pub fn has(&self, path: &[Element]) -> bool {
         match path {
             [] => false,
@@ -146,11 +136,14 @@ impl Set {
         }
     }
 
-    pub fn union(mut self, other: &Set) -> Set {
-        self.members.extend(other.members.iter().cloned());
-        for (element, set) in &other.children {
-            let mine = self.children.remove(element).unwrap_or_default();
-            self.children.insert(element.clone(), mine.union(set));
+    pub fn union(mut self, other: Set) -> Set {
+        if self.is_empty() {
+            return other;
+        }
+        self.members.extend(other.members);
+        for (element, set) in other.children {
+            let mine = self.children.entry(element).or_default();
+            *mine = std::mem::take(mine).union(set);
         }
         self
     }
@@ -228,20 +221,23 @@ impl Set {
     }
 
     pub fn to_json(&self) -> Value {
-        let mut map = Map::new();
-        for m in &self.members {
-            map.insert(m.to_json(), Value::Object(Map::new()));
-        }
-        for (element, child) in &self.children {
+        let leaf = || Value::Object(Map::new());
+        let members = self
+            .members
+            .iter()
+            .filter(|m| !self.children.contains_key(m))
+            .map(|m| (m.to_json(), leaf()));
+        let children = self.children.iter().map(|(element, child)| {
             let mut below = child.to_json();
             if self.members.contains(element)
                 && let Value::Object(b) = &mut below
             {
-                b.insert(".".to_owned(), Value::Object(Map::new()));
+                b.insert(".".to_owned(), leaf());
             }
-            map.insert(element.to_json(), below);
-        }
-        Value::Object(map)
+            (element.to_json(), below)
+        });
+        // Collected at once: the map sorts them in one go.
+        Value::Object(members.chain(children).collect())
     }
 
     /// `None` for what is no `FieldsV1`. Nesting is bounded by the parser that made the tree.

@@ -213,28 +213,55 @@ impl Comparison {
     }
 }
 
+/// What differs at one place: the place itself, and what lies below it.
+#[derive(Default)]
+struct Difference {
+    added: bool,
+    removed: bool,
+    modified: bool,
+    below: Comparison,
+}
+
+impl Comparison {
+    /// Enters what was found at an element of this place.
+    fn enter(&mut self, element: Element, found: Difference) {
+        let Difference {
+            added,
+            removed,
+            modified,
+            below,
+        } = found;
+        for (set, own, below) in [
+            (&mut self.added, added, below.added),
+            (&mut self.removed, removed, below.removed),
+            (&mut self.modified, modified, below.modified),
+        ] {
+            if own {
+                set.members.insert(element.clone());
+            }
+            if !below.is_empty() {
+                set.children.insert(element.clone(), below);
+            }
+        }
+    }
+}
+
 /// Compares; `metadata.managedFields` is passed over.
 pub(crate) fn compare(msg: &'static Message, old: &Value, new: &Value) -> Comparison {
-    let mut out = Comparison::default();
     compare_at(
         Node::Struct(msg),
         Some(old),
         Some(new),
-        &mut Vec::new(),
-        &mut out,
-    );
-    out
+        &["metadata", "managedFields"],
+    )
+    .below
 }
 
-fn compare_at(
-    node: Node,
-    old: Option<&Value>,
-    new: Option<&Value>,
-    path: &mut Vec<Element>,
-    out: &mut Comparison,
-) {
+/// `pass` is the path of a field that is not compared.
+fn compare_at(node: Node, old: Option<&Value>, new: Option<&Value>, pass: &[&str]) -> Difference {
+    let mut out = Difference::default();
     if old == new {
-        return;
+        return out;
     }
     // A value that is a map on one side only counts as one value.
     let both_fit = |f: fn(&Value) -> bool| {
@@ -243,28 +270,34 @@ fn compare_at(
     let map = node.is_map(old.or(new)) && both_fit(Value::is_object);
     let lists = node.is_list() && both_fit(Value::is_array);
     let leaf = !(map || lists) || (empty(old) && empty(new));
+    match (old, new) {
+        (None, _) => out.added = true,
+        (_, None) => out.removed = true,
+        _ => out.modified = leaf,
+    }
     if leaf {
-        match (old, new) {
-            (None, _) => out.added.insert(path),
-            (_, None) => out.removed.insert(path),
-            _ => out.modified.insert(path),
-        }
-        return;
+        return out;
     }
     if map {
         let none = Map::new();
         let a = old.and_then(Value::as_object).unwrap_or(&none);
         let b = new.and_then(Value::as_object).unwrap_or(&none);
-        let managed =
-            path.len() == 1 && path.first() == Some(&Element::Field("metadata".to_owned()));
-        let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
-        for key in keys {
-            if managed && key == "managedFields" {
-                continue;
+        let mut both = |key: &String, left: Option<&Value>, right: Option<&Value>| {
+            let pass = match pass {
+                [first] if first == key => return,
+                [first, rest @ ..] if first == key => rest,
+                _ => &[],
+            };
+            let found = compare_at(node.child(key).0, left, right, pass);
+            out.below.enter(Element::Field(key.clone()), found);
+        };
+        for (key, left) in a {
+            both(key, Some(left), b.get(key));
+        }
+        for (key, right) in b {
+            if !a.contains_key(key) {
+                both(key, None, Some(right));
             }
-            path.push(Element::Field(key.clone()));
-            compare_at(node.child(key).0, a.get(key), b.get(key), path, out);
-            path.pop();
         }
     } else {
         let index = |items: &'_ [Value]| {
@@ -277,49 +310,45 @@ fn compare_at(
             by
         };
         let (a, b) = (list(old), list(new));
-        let (by_a, by_b) = (index(a), index(b));
-        let keys: BTreeSet<&Element> = by_a.keys().chain(by_b.keys()).collect();
-        for key in keys {
-            let at = |by: &BTreeMap<Element, Vec<usize>>| by.get(key).cloned().unwrap_or_default();
-            let (left, right) = (at(&by_a), at(&by_b));
-            path.push(key.clone());
-            let first = |items: &'_ [usize], all: &[Value]| {
-                items.first().and_then(|i| all.get(*i)).cloned()
-            };
-            match (left.len(), right.len()) {
-                (0 | 1, 0 | 1) => {
-                    let l = left.first().and_then(|i| a.get(*i));
-                    let r = right.first().and_then(|i| b.get(*i));
-                    compare_at(node.element(), l, r, path, out);
-                }
+        let (by_a, mut by_b) = (index(a), index(b));
+        let pairs = by_a
+            .into_iter()
+            .map(|(e, left)| {
+                let right = by_b.remove(&e).unwrap_or_default();
+                (e, left, right)
+            })
+            .collect::<Vec<_>>();
+        let more = by_b.into_iter().map(|(e, right)| (e, Vec::new(), right));
+        for (element, left, right) in pairs.into_iter().chain(more) {
+            let l = left.first().and_then(|i| a.get(*i));
+            let r = right.first().and_then(|i| b.get(*i));
+            let found = match (left.len(), right.len()) {
+                (0 | 1, 0 | 1) => compare_at(node.element(), l, r, &[]),
                 (2.., 2..) => {
                     let same = left.len() == right.len()
                         && left.iter().zip(&right).all(|(l, r)| a.get(*l) == b.get(*r));
-                    if !same {
-                        out.modified.insert(path);
+                    Difference {
+                        modified: !same,
+                        ..Difference::default()
                     }
                 }
-                (2.., _) => {
-                    if let Some(r) = first(&right, b) {
-                        compare_at(node.element(), None, Some(&r), path, out);
-                    }
-                    out.removed.insert(path);
-                }
-                _ => {
-                    if let Some(l) = first(&left, a) {
-                        compare_at(node.element(), Some(&l), None, path, out);
-                    }
-                    out.added.insert(path);
-                }
-            }
-            path.pop();
+                (2.., _) => Difference {
+                    removed: true,
+                    ..r.map_or_else(Difference::default, |r| {
+                        compare_at(node.element(), None, Some(r), &[])
+                    })
+                },
+                _ => Difference {
+                    added: true,
+                    ..l.map_or_else(Difference::default, |l| {
+                        compare_at(node.element(), Some(l), None, &[])
+                    })
+                },
+            };
+            out.below.enter(element, found);
         }
     }
-    match (old, new) {
-        (None, _) => out.added.insert(path),
-        (_, None) => out.removed.insert(path),
-        _ => {}
-    }
+    out
 }
 
 /// The live object with a configuration written over it.
