@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use apiserver::{Config, Core, Dependencies, TlsFiles};
-use auth::authz::node::{NodeGraph, PodView};
+use auth::authz::node::{NodeGraph, PodView, ScheduledView};
 use auth::authz::rbac::Kind;
 use component::{Flags, Shutdown};
 use storage::{Listen, StorageConfig};
@@ -255,7 +255,10 @@ fn observe(core: &Arc<Core>, auth: &auth::setup::Auth) -> Result<()> {
             resource,
             Arc::new(move |namespace, name, seen| match seen {
                 Some(s) if resource == "pods" => {
-                    if let Ok(view) = s.view::<PodView>() {
+                    // Most of what a pod refers to matters only once it has a node.
+                    if s.view::<ScheduledView>().is_ok_and(|v| v.is_scheduled())
+                        && let Ok(view) = s.view::<PodView>()
+                    {
                         graph.set_pod(&view);
                     }
                 }

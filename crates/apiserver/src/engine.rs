@@ -286,17 +286,19 @@ impl Engine {
         }
     }
 
-    /// Mutating admission.
+    /// Mutating admission. Whether a plugin looked at the object, and so may have changed it.
     pub async fn admit(
         &self,
         a: &Attributes<'_>,
         mut object: Option<&mut Value>,
         old: Option<&Value>,
-    ) -> Result<(), Status> {
+    ) -> Result<bool, Status> {
+        let mut touched = false;
         for p in self.admission.iter().filter(|p| p.handles(a)) {
             p.admit(a, object.as_deref_mut(), old).await?;
+            touched = true;
         }
-        Ok(())
+        Ok(touched)
     }
 
     /// Validating admission.
@@ -393,10 +395,11 @@ impl Engine {
         {
             let name = meta_str(&object, "name").to_owned();
             let a = self.attributes(r, Operation::Create, &name);
-            self.admit(&a, Some(&mut object), None).await?;
+            if self.admit(&a, Some(&mut object), None).await? {
+                dedup_owners(&mut object);
+                self.defaults(r.served, &mut object);
+            }
         }
-        dedup_owners(&mut object);
-        self.defaults(r.served, &mut object);
         set_meta(&mut object, "uid", &uuid::Uuid::new_v4().to_string());
         set_meta(&mut object, "creationTimestamp", r.now);
         if meta_str(&object, "name").is_empty() {
@@ -531,8 +534,9 @@ impl Engine {
             crate::meta::manage(r.served, None, &mut object, r.manager, r.subresource, r.now);
         }
         let a = self.attributes(r, Operation::Create, r.name);
-        self.admit(&a, Some(&mut object), None).await?;
-        self.defaults(r.served, &mut object);
+        if self.admit(&a, Some(&mut object), None).await? {
+            self.defaults(r.served, &mut object);
+        }
         set_meta(&mut object, "uid", &uuid::Uuid::new_v4().to_string());
         set_meta(&mut object, "creationTimestamp", r.now);
         match self.finish_create(r, object).await {
@@ -610,8 +614,9 @@ impl Engine {
             );
         }
         let a = self.attributes(r, Operation::Update, r.name);
-        self.admit(&a, Some(&mut object), Some(&old)).await?;
-        self.defaults(r.served, &mut object);
+        if self.admit(&a, Some(&mut object), Some(&old)).await? {
+            self.defaults(r.served, &mut object);
+        }
         let ctx = self.context(r, r.name);
         self.prepare_update(&**strategy, &ctx, &mut object, &old);
         crate::meta::keep_times(&mut object, &old);

@@ -4,7 +4,7 @@ use api::field::{ErrorList, Path};
 use api::meta::{validate_object_meta, validate_object_meta_update};
 use api::validate::{NameFn, name_is_dns_subdomain};
 use patch::ssa::Actor;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use wire::schema::Message;
 
 use crate::core::Served;
@@ -122,27 +122,27 @@ pub fn actor<'a>(
 
 /// Keeps the old managedFields where only their times differ, so that a write that changes nothing is seen as such.
 pub fn keep_times(object: &mut Value, old: &Value) {
-    let strip = |v: &Value| -> Option<Vec<Value>> {
-        let list = v.pointer("/metadata/managedFields")?.as_array()?;
-        Some(
-            list.iter()
-                .map(|e| {
-                    let mut e = e.clone();
-                    if let Some(m) = e.as_object_mut() {
-                        m.remove("time");
-                    }
-                    e
-                })
-                .collect(),
-        )
+    fn entries(v: &Value) -> Option<&Vec<Value>> {
+        v.pointer("/metadata/managedFields")?.as_array()
+    }
+    let same = |a: &Value, b: &Value| match (a.as_object(), b.as_object()) {
+        (Some(a), Some(b)) => {
+            let timeless =
+                |m: &'_ Map<String, Value>| m.len() - usize::from(m.contains_key("time"));
+            timeless(a) == timeless(b)
+                && a.iter()
+                    .filter(|(k, _)| *k != "time")
+                    .all(|(k, v)| b.get(k) == Some(v))
+        }
+        _ => a == b,
     };
-    if let (Some(new), Some(was)) = (strip(object), strip(old))
-        && new == was
-        && let (Some(m), Some(list)) = (
-            crate::codec::meta_mut(object),
-            old.pointer("/metadata/managedFields"),
-        )
-    {
-        m.insert("managedFields".into(), list.clone());
+    let (Some(new), Some(was)) = (entries(object), entries(old)) else {
+        return;
+    };
+    if new.len() == was.len() && new.iter().zip(was).all(|(a, b)| same(a, b)) {
+        let was = Value::Array(was.clone());
+        if let Some(m) = crate::codec::meta_mut(object) {
+            m.insert("managedFields".into(), was);
+        }
     }
 }

@@ -9,6 +9,7 @@
 use std::fmt::{self, Write};
 
 use tracing::field::{Field, Visit};
+use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
@@ -129,6 +130,17 @@ impl Visit for V {
 impl<S: Subscriber> Filter<S> for Verbosity {
     fn enabled(&self, meta: &Metadata<'_>, _: &Context<'_, S>) -> bool {
         self.allows(meta)
+    }
+
+    // Asked once per place in the code: what is never logged, such as the spans of libraries on every frame, costs nothing.
+    fn callsite_enabled(&self, meta: &'static Metadata<'static>) -> Interest {
+        if !self.allows(meta) {
+            Interest::never()
+        } else if meta.fields().field("v").is_some() {
+            Interest::sometimes()
+        } else {
+            Interest::always()
+        }
     }
 
     fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
