@@ -253,4 +253,9 @@ pub fn namespace(cluster: &Cluster) {
         "name",
     ]);
     assert_eq!(left, "");
+    // A new one of that name keeps what is put into it.
+    cluster.kubectl(&["create", "namespace", "doomed"]);
+    space.kubectl(&["create", "configmap", "kept", "--from-literal=a=b"]);
+    std::thread::sleep(seconds(2));
+    space.kubectl(&["get", "configmap", "kept"]);
 }

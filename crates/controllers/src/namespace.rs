@@ -188,14 +188,21 @@ pub fn start(ctx: Context) {
     });
 }
 
-async fn sync(client: &Client, ns: &Namespace) -> Result<Option<Duration>, client::Error> {
-    if !ns.spec.finalizers.iter().any(|f| f == FINALIZER) {
+async fn sync(client: &Client, seen: &Namespace) -> Result<Option<Duration>, client::Error> {
+    let name = &seen.metadata.name;
+    let api = client.api(&NAMESPACES);
+    // What was seen may be gone, and a new namespace of its name filled already. While the finalizer is there, that cannot
+    // happen: nothing else takes it away.
+    let ns = match api.get::<Namespace>(name).await {
+        Ok(ns) => ns,
+        Err(e) if e.is_not_found() => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    if !is_ours_to_empty(&ns, &seen.metadata.uid) {
         return Ok(None);
     }
-    let name = &ns.metadata.name;
     let found = discover(client).await?;
     let outcome = delete_all(client, name, found).await;
-    let api = client.api(&NAMESPACES);
     let now = Time::now();
     rewrite(&api, name, &ns.metadata.uid, "status", |object| {
         let old: Vec<Condition> = object
@@ -239,6 +246,13 @@ async fn sync(client: &Client, ns: &Namespace) -> Result<Option<Duration>, clien
     })
     .await?;
     Ok(None)
+}
+
+/// Whether a namespace, as it is now, is the one that was seen being deleted and still waits for this controller.
+fn is_ours_to_empty(now: &Namespace, uid: &str) -> bool {
+    now.metadata.uid == uid
+        && now.metadata.is_deleting()
+        && now.spec.finalizers.iter().any(|f| f == FINALIZER)
 }
 
 async fn delete_all(client: &Client, namespace: &str, found: Discovered) -> Outcome {
@@ -331,6 +345,32 @@ async fn empty(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_namespace_that_is_being_deleted_is_emptied() {
+        let ns = |uid: &str, deleting: bool, finalizers: &str| -> Namespace {
+            let time = if deleting {
+                r#","deletionTimestamp":"2026-01-01T00:00:00Z""#
+            } else {
+                ""
+            };
+            serde_json::from_str(&format!(
+                r#"{{"metadata":{{"name":"n","uid":"{uid}"{time}}},"spec":{{"finalizers":[{finalizers}]}}}}"#
+            ))
+            .unwrap()
+        };
+        assert!(is_ours_to_empty(&ns("a", true, r#""kubernetes""#), "a"));
+        for (what, ns) in [
+            (
+                "a new one of the same name",
+                ns("b", true, r#""kubernetes""#),
+            ),
+            ("not being deleted", ns("a", false, r#""kubernetes""#)),
+            ("finalized already", ns("a", true, r#""x/y""#)),
+        ] {
+            assert!(!is_ours_to_empty(&ns, "a"), "{what}");
+        }
+    }
 
     #[test]
     fn conditions_say_what_keeps_the_namespace() {
