@@ -722,7 +722,9 @@ impl Engine {
             }
             m.remove("selfLink");
         }
-        if strategy.has_generation() && strategy.generation_changed(object, old) {
+        // What the system writes about an object is not a new intent of its user.
+        let by_user = !matches!(ctx.subresource, "status" | "binding");
+        if by_user && strategy.has_generation() && strategy.generation_changed(object, old) {
             set_meta_int(object, "generation", generation.unwrap_or(0) + 1);
         }
     }

@@ -98,6 +98,11 @@ pub trait Strategy: Send + Sync + 'static {
         object.get("spec") != old.get("spec")
     }
 
+    /// The `Warning:` header of every answer about a kind that is going away.
+    fn deprecated(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Whether new objects start with generation 1.
     fn has_generation(&self) -> bool {
         false
@@ -321,8 +326,9 @@ pub struct Target {
     pub url: String,
     /// Whether to present the apiserver's kubelet client certificate.
     pub kubelet: bool,
-    /// Whether the response is a plain body (logs) rather than an upgrade.
-    pub stream_body: bool,
+    /// For bodies that are streamed to the client (logs): what is streamed, as `pods/log` and a name. A failure of the
+    /// backend then becomes a Status; otherwise it is passed on as it is.
+    pub streamed: Option<(&'static str, String)>,
 }
 
 /// What a connect subresource answers.

@@ -13,6 +13,7 @@ use api::Status;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http_body::Frame;
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
@@ -26,6 +27,9 @@ use crate::resource::Target;
 
 /// How long a connection to the other side may take to come up.
 const DIAL: Duration = Duration::from_secs(30);
+
+/// The most of a backend's failure that is read.
+const MAX_FAILURE: usize = 50_000;
 
 /// Headers of one hop, and those that carry the client's identity.
 const DROPPED: [&str; 11] = [
@@ -160,6 +164,37 @@ fn forwarded(headers: &HeaderMap, upgrade: bool) -> HeaderMap {
     out
 }
 
+/// The Status for a backend's failure to stream.
+fn told(code: u16, resource: &str, name: &str, text: String) -> Status {
+    match code {
+        500 => Status::internal(text),
+        400 => Status::bad_request(text),
+        404 => Status::failure(
+            404,
+            "NotFound",
+            format!("the server could not find the requested resource ( {resource} {name})"),
+        ),
+        401 => Status::failure(
+            401,
+            "Unauthorized",
+            format!(
+                "the server has asked for the client to provide credentials ( {resource} {name})"
+            ),
+        ),
+        403 => Status::failure(403, "Forbidden", format!("{text} ( {resource} {name})")),
+        503 => Status::unavailable(format!(
+            "the server is currently unable to handle the request ( {resource} {name})"
+        )),
+        code => Status::failure(
+            code,
+            if code > 500 { "InternalError" } else { "" },
+            format!(
+                "the server responded with the status code {code} but did not return more information ( {resource} {name})"
+            ),
+        ),
+    }
+}
+
 /// Proxies a request to its target.
 pub async fn proxy(
     server: &Arc<Server>,
@@ -258,6 +293,19 @@ pub async fn proxy(
         });
         return Ok(response);
     }
+    if let Some((resource, name)) = &target.streamed
+        && !(200..=206).contains(&code.as_u16())
+    {
+        let text = Limited::new(answer.into_body(), MAX_FAILURE)
+            .collect()
+            .await
+            .map(|b| String::from_utf8_lossy(&b.to_bytes()).into_owned());
+        driver.abort();
+        return Err(match text {
+            Ok(text) => told(code.as_u16(), resource, name, text),
+            Err(e) => Status::internal(e),
+        });
+    }
     // A plain answer, also to a request that asked for an upgrade: passed on, and the connection closed after it.
     let (mut head, body) = answer.into_parts();
     for name in DROPPED {
@@ -327,6 +375,20 @@ mod tests {
             (false, "10.0.0.1", 80, "/")
         );
         assert!(parts("file:///etc/passwd").is_none());
+    }
+
+    #[test]
+    fn failures_to_stream_become_statuses() {
+        let s = told(400, "pods/log", "p", "no previous container".into());
+        assert_eq!((s.code, s.reason.as_str()), (400, "BadRequest"));
+        assert_eq!(s.message, "no previous container");
+        let s = told(500, "pods/log", "p", "broken".into());
+        assert_eq!(s.message, "Internal error occurred: broken");
+        let s = told(404, "pods/log", "p", "gone".into());
+        assert_eq!(
+            s.message,
+            "the server could not find the requested resource ( pods/log p)"
+        );
     }
 
     #[test]

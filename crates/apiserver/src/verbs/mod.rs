@@ -57,6 +57,7 @@ impl Call {
     /// Serves the request.
     pub async fn serve(self, request: http::Request<Incoming>) -> Result<Response, Status> {
         let def = &self.served.def;
+        self.warn(def.strategy.deprecated().map(str::to_owned));
         if def.namespaced
             && self.info.namespace.is_empty()
             && !matches!(

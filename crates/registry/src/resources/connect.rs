@@ -191,11 +191,11 @@ fn container<'a>(pod: &'a Value, asked: &'a str) -> Result<&'a str, Status> {
     }
 }
 
-fn target(url: String, stream_body: bool) -> Connection {
+fn kubelet(url: String, streamed: Option<(&'static str, String)>) -> Connection {
     Connection::Proxy(Target {
         url,
         kubelet: true,
-        stream_body,
+        streamed,
     })
 }
 
@@ -286,13 +286,13 @@ impl ConnectSubresource for Log {
         }
         let (host, port) = self.kubelets.find(ctx, node, "pods").await?;
         let path = format!("/containerLogs/{}/{}/{name}", pod.namespace(), pod.name());
-        Ok(target(
+        Ok(kubelet(
             format!(
                 "https://{}{path}{}",
                 join(&host, port),
                 with_query(encode(options))
             ),
-            true,
+            Some(("pods/log", pod.name().to_owned())),
         ))
     }
 }
@@ -346,13 +346,13 @@ impl ConnectSubresource for Attachment {
         }
         let verb = if self.exec { "exec" } else { "attach" };
         let path = format!("/{verb}/{}/{}/{name}", pod.namespace(), pod.name());
-        Ok(target(
+        Ok(kubelet(
             format!(
                 "https://{}{path}{}",
                 join(&host, port),
                 with_query(encode(options))
             ),
-            false,
+            None,
         ))
     }
 }
@@ -386,13 +386,13 @@ impl ConnectSubresource for PortForward {
             vec![("port", ports.join(","))]
         };
         let path = format!("/portForward/{}/{}", pod.namespace(), pod.name());
-        Ok(target(
+        Ok(kubelet(
             format!(
                 "https://{}{path}{}",
                 join(&host, port),
                 with_query(encode(options))
             ),
-            false,
+            None,
         ))
     }
 }
@@ -477,7 +477,7 @@ impl ConnectSubresource for PodProxy {
         Ok(Connection::Proxy(Target {
             url: proxy_url(scheme, &host, path, query),
             kubelet: false,
-            stream_body: true,
+            streamed: None,
         }))
     }
 }
@@ -511,14 +511,14 @@ impl ConnectSubresource for NodeProxy {
             return Ok(Connection::Proxy(Target {
                 url,
                 kubelet: true,
-                stream_body: true,
+                streamed: None,
             }));
         }
         let url = proxy_url(scheme, &join(&host, port), path, query);
         Ok(Connection::Proxy(Target {
             url,
             kubelet: false,
-            stream_body: true,
+            streamed: None,
         }))
     }
 }
@@ -586,7 +586,7 @@ impl ConnectSubresource for ServiceProxy {
                 return Ok(Connection::Proxy(Target {
                     url,
                     kubelet: false,
-                    stream_body: true,
+                    streamed: None,
                 }));
             }
         }
