@@ -37,6 +37,9 @@ const HOUSEKEEPING: Duration = Duration::from_secs(10);
 /// How often images are looked at.
 const IMAGE_GC: Duration = Duration::from_secs(300);
 
+/// Said of a node whose control groups are of the first version.
+const CGROUP_V1: &str = "cgroup v1 detected. cgroup v1 support is deprecated and will be removed in a future release. Please migrate to cgroup v2. More information at https://git.k8s.io/enhancements/keps/sig-node/5573-remove-cgroup-v1";
+
 /// What a kubelet is given from outside.
 #[derive(Default)]
 pub struct Dependencies {
@@ -196,6 +199,9 @@ pub async fn run(
     let workers = Workers::new(shared.clone());
     let _ = workers_slot.set(Arc::downgrade(&workers));
     shared.node_event(false, "Starting", "Starting kubelet.");
+    if shared.machine.cgroup_v1 {
+        shared.node_event(true, "CgroupV1", CGROUP_V1);
+    }
 
     let statuses = shared.clone();
     let token = stop.clone();
@@ -283,6 +289,20 @@ fn running_metrics(shared: &Arc<Shared>, workers: &Arc<Workers>) {
     );
 }
 
+/// A version without what distributions add: all of a semantic version, the leading numbers of any other.
+fn plain_version(text: &str) -> &str {
+    let text = text.trim_start_matches('v');
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.');
+    let (numbers, rest) = text.split_at(end.unwrap_or(text.len()));
+    let numbers = numbers.trim_end_matches('.');
+    let semantic = numbers.split('.').count() == 3
+        && rest.starts_with(['-', '+'])
+        && rest
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '+' | '.'));
+    if semantic { text } else { numbers }
+}
+
 async fn wait_for_runtime(
     rt: &dyn Runtime,
     stop: &tokio_util::sync::CancellationToken,
@@ -294,7 +314,7 @@ async fn wait_for_runtime(
                 return Some(format!(
                     "{}://{}",
                     v.runtime_name,
-                    v.runtime_version.trim_start_matches('v')
+                    plain_version(&v.runtime_version)
                 ));
             }
             Err(e) => {
@@ -514,4 +534,22 @@ async fn serve(
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_told_without_additions() {
+        for (given, want) in [
+            ("v1.7.2", "1.7.2"),
+            ("1.6.20~ds1", "1.6.20"),
+            ("2.1.0-rc.0", "2.1.0-rc.0"),
+            ("1.7", "1.7"),
+            ("", ""),
+        ] {
+            assert_eq!(plain_version(given), want);
+        }
+    }
 }

@@ -23,14 +23,21 @@ fn predicate(name: &str, why: &str) -> Refusal {
     }
 }
 
-/// Decides on `pod`, given the active `others`, the node and what it can allocate.
-pub fn admit(
-    pod: &Pod,
-    others: &[std::sync::Arc<Pod>],
-    node: Option<&NodeView>,
-    node_name: &str,
-    allocatable: &Map,
-) -> Result<(), Refusal> {
+/// What this node has and allows.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "plain data")]
+pub struct Host<'a> {
+    pub node: Option<&'a NodeView>,
+    pub name: &'a str,
+    pub allocatable: &'a Map,
+    pub allowed_unsafe_sysctls: &'a [String],
+    pub app_armor: bool,
+}
+
+/// Decides on `pod`, given the active `others` and the node.
+pub fn admit(pod: &Pod, others: &[std::sync::Arc<Pod>], host: &Host<'_>) -> Result<(), Refusal> {
+    let (node, node_name) = (host.node, host.name);
+    sysctls(pod, host.allowed_unsafe_sysctls)?;
     if pod.spec.os.as_ref().is_some_and(|o| o.name != "linux") {
         return Err(Refusal {
             reason: "PodOSNotSupported".into(),
@@ -49,7 +56,7 @@ pub fn admit(
                 .into(),
         });
     }
-    fits(pod, others, allocatable)?;
+    fits(pod, others, host.allocatable)?;
     if let Some(node) = node
         && !matches_node(pod, &node.metadata.labels, node_name)
     {
@@ -81,7 +88,67 @@ pub fn admit(
             "node(s) had taints that the pod didn't tolerate",
         ));
     }
+    if !host.app_armor && wants_app_armor(pod) {
+        return Err(Refusal {
+            reason: "AppArmor".into(),
+            message: "Cannot enforce AppArmor: AppArmor is not enabled on the host".into(),
+        });
+    }
     Ok(())
+}
+
+/// Sysctls outside the safe set must be allowed by the node; safe ones need a namespace of the pod's own.
+fn sysctls(pod: &Pod, allowed: &[String]) -> Result<(), Refusal> {
+    const SAFE: [&str; 12] = [
+        "kernel.shm_rmid_forced",
+        "net.ipv4.ip_local_port_range",
+        "net.ipv4.tcp_syncookies",
+        "net.ipv4.ping_group_range",
+        "net.ipv4.ip_unprivileged_port_start",
+        "net.ipv4.ip_local_reserved_ports",
+        "net.ipv4.tcp_keepalive_time",
+        "net.ipv4.tcp_fin_timeout",
+        "net.ipv4.tcp_keepalive_intvl",
+        "net.ipv4.tcp_keepalive_probes",
+        "net.ipv4.tcp_rmem",
+        "net.ipv4.tcp_wmem",
+    ];
+    let forbidden = |why: String| Refusal {
+        reason: "SysctlForbidden".into(),
+        message: format!("forbidden sysctl: {why}"),
+    };
+    for s in pod.spec.security_context.iter().flat_map(|s| &s.sysctls) {
+        let name = s.name.replace('/', ".");
+        let known = SAFE.contains(&name.as_str())
+            || allowed.iter().any(|a| match a.strip_suffix('*') {
+                Some(prefix) => name.starts_with(prefix),
+                None => *a == name,
+            });
+        if !known {
+            return Err(forbidden(format!("{name:?} not allowlisted")));
+        }
+        let shared = if name.starts_with("net.") {
+            pod.spec.host_network.then_some("net")
+        } else {
+            pod.spec.host_ipc.then_some("ipc")
+        };
+        if let Some(ns) = shared {
+            return Err(forbidden(format!(
+                "{name:?} not allowed with host {ns} enabled"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn wants_app_armor(pod: &Pod) -> bool {
+    let confined = |p: Option<&crate::pod::Profile>| p.is_some_and(|p| p.kind != "Unconfined");
+    let of_pod = pod.spec.security_context.as_ref();
+    confined(of_pod.and_then(|s| s.app_armor_profile.as_ref()))
+        || pod.all_containers().any(|c| {
+            let own = c.security_context.as_ref();
+            confined(own.and_then(|s| s.app_armor_profile.as_ref()))
+        })
 }
 
 fn fits(pod: &Pod, others: &[std::sync::Arc<Pod>], allocatable: &Map) -> Result<(), Refusal> {
@@ -233,7 +300,14 @@ mod tests {
             ("memory".into(), "1Gi".into()),
             ("pods".into(), "3".into()),
         ]);
-        admit(&pod(spec), &others, Some(&node), "n", &allocatable)
+        let host = Host {
+            node: Some(&node),
+            name: "n",
+            allocatable: &allocatable,
+            allowed_unsafe_sysctls: &["kernel.msg*".to_string()],
+            app_armor: false,
+        };
+        admit(&pod(spec), &others, &host)
     }
 
     #[test]
@@ -257,6 +331,34 @@ mod tests {
         )
         .unwrap_err();
         assert_eq!(e.reason, "OutOfmemory");
+    }
+
+    #[test]
+    fn sysctls_and_profiles_the_node_cannot_give_are_refused() {
+        let with = |extra: &str, name: &str| {
+            format!(
+                r#"{{{extra}"securityContext":{{"sysctls":[{{"name":"{name}","value":"1"}}]}}}}"#
+            )
+        };
+        let why = |spec: &str| check(spec, &[], "{}").unwrap_err().message;
+        assert!(check(&with("", "net.ipv4.tcp_syncookies"), &[], "{}").is_ok());
+        assert!(check(&with("", "kernel.msgmax"), &[], "{}").is_ok());
+        assert_eq!(
+            why(&with("", "kernel/sem")),
+            "forbidden sysctl: \"kernel.sem\" not allowlisted"
+        );
+        assert_eq!(
+            why(&with("\"hostNetwork\":true,", "net.ipv4.tcp_syncookies")),
+            "forbidden sysctl: \"net.ipv4.tcp_syncookies\" not allowed with host net enabled"
+        );
+        let profile = |kind: &str| {
+            format!(r#"{{"securityContext":{{"appArmorProfile":{{"type":"{kind}"}}}}}}"#)
+        };
+        assert!(check(&profile("Unconfined"), &[], "{}").is_ok());
+        assert_eq!(
+            why(&profile("RuntimeDefault")),
+            "Cannot enforce AppArmor: AppArmor is not enabled on the host"
+        );
     }
 
     #[test]

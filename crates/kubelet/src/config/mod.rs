@@ -229,10 +229,11 @@ impl Threshold {
     /// `100Mi` or `10%`.
     pub fn parse(text: &str) -> Option<Threshold> {
         if let Some(p) = text.strip_suffix('%') {
-            let v: f64 = p.trim().parse().ok()?;
+            // In single precision, as upstream: the bytes it comes to show in the node's status.
+            let v: f32 = p.trim().parse().ok()?;
             return (0.0..=100.0)
                 .contains(&v)
-                .then_some(Threshold::Share(v / 100.0));
+                .then_some(Threshold::Share(f64::from(v / 100.0)));
         }
         crate::pod::quantity::Quantity::parse(text).map(|q| Threshold::Absolute(q.value()))
     }

@@ -17,6 +17,10 @@ use crate::cri::{CriError, Runtime};
 const BACKOFF_FIRST: Duration = Duration::from_secs(10);
 /// Longest wait.
 const BACKOFF_MAX: Duration = Duration::from_secs(300);
+/// When a failed pull is looked at first: from then on the container is in back-off, and its status says so.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
+/// How often an image in back-off is looked at, and the back-off told.
+const LOOK_AGAIN: Duration = Duration::from_secs(12);
 
 /// Why an image cannot be used: the reason of the waiting state, its message, and when to try again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,8 +57,33 @@ pub struct Images {
     backoff: Mutex<HashMap<String, Back>>,
 }
 
-/// Splits an image name into repository and the rest, applying `latest`; `None` when it is no image name.
-pub fn with_default_tag(image: &str) -> Option<String> {
+/// An image name with `latest` applied; the error says why it is none.
+pub fn with_default_tag(image: &str) -> Result<String, String> {
+    if image.len() == 64
+        && image
+            .bytes()
+            .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    {
+        return Err(format!(
+            "invalid repository name ({image}), cannot specify 64-byte hexadecimal strings"
+        ));
+    }
+    let (domain, path) = match image.split_once('/') {
+        Some((d, p)) if d.contains(['.', ':']) || d == "localhost" || d.to_lowercase() != d => {
+            (d, p)
+        }
+        _ => ("", image),
+    };
+    let remote = path.split(':').next().unwrap_or_default();
+    if remote.to_lowercase() != remote {
+        return Err(format!(
+            "invalid reference format: repository name ({remote}) must be lowercase"
+        ));
+    }
+    tagged(image, domain).ok_or_else(|| "invalid reference format".to_string())
+}
+
+fn tagged(image: &str, domain: &str) -> Option<String> {
     let (name, digest) = match image.split_once('@') {
         Some((n, d)) => (n, Some(d)),
         None => (image, None),
@@ -65,7 +94,7 @@ pub fn with_default_tag(image: &str) -> Option<String> {
         None => (name, None),
     };
     let (host, path) = match repo.split_once('/') {
-        Some((h, p)) if h.contains('.') || h.contains(':') || h == "localhost" => (Some(h), p),
+        Some((h, p)) if !domain.is_empty() => (Some(h), p),
         _ => (None, repo),
     };
     let part = |s: &str| {
@@ -137,17 +166,17 @@ impl Images {
                 message,
             })
         };
-        let Some(full) = with_default_tag(image) else {
+        let full = with_default_tag(image).map_err(|why| {
             let message = format!(
-                "Failed to apply default image tag \"{image}\": couldn't parse image name \"{image}\": invalid reference format"
+                "Failed to apply default image tag \"{image}\": couldn't parse image name \"{image}\": {why}"
             );
             event(true, "InspectFailed", message.clone());
-            return Err(ImageError {
+            ImageError {
                 reason: "InvalidImageName",
                 message,
                 retry_at: None,
-            });
-        };
+            }
+        })?;
         if policy != "Always" {
             match self.rt.image_status(&full).await {
                 Ok(Some(i)) => {
@@ -194,7 +223,7 @@ impl Images {
             return Err(ImageError {
                 reason: "ImagePullBackOff",
                 message: format!("{message}: {earlier}"),
-                retry_at: Some(until),
+                retry_at: Some(until.min(Instant::now() + LOOK_AGAIN)),
             });
         }
         event(false, "Pulling", format!("Pulling image \"{image}\""));
@@ -237,7 +266,11 @@ impl Images {
                 Ok(id)
             }
             Err(e) => {
-                let text = e.to_string();
+                // A code that says nothing is left out.
+                let text = match &e {
+                    CriError::Status { code, message } if code == "Unknown" => message.clone(),
+                    other => other.to_string(),
+                };
                 event(
                     true,
                     "Failed",
@@ -245,27 +278,25 @@ impl Images {
                 );
                 let (reason, message) = classify(image, &text);
                 let now = Instant::now();
-                let until = {
+                {
                     let mut b = self.backoff.lock().unwrap_or_else(PoisonError::into_inner);
                     b.retain(|_, v| v.until + 2 * BACKOFF_MAX > now);
                     let wait = b
                         .get(&key)
                         .map_or(BACKOFF_FIRST, |b| (b.wait * 2).min(BACKOFF_MAX));
-                    let until = now + wait;
                     b.insert(
                         key,
                         Back {
                             wait,
-                            until,
+                            until: now + wait,
                             message: format!("{reason}: {message}"),
                         },
                     );
-                    until
-                };
+                }
                 Err(ImageError {
                     reason,
                     message,
-                    retry_at: Some(until),
+                    retry_at: Some(now + FIRST_LOOK),
                 })
             }
         }
@@ -328,22 +359,26 @@ mod tests {
 
     #[test]
     fn names() {
+        let plain = "invalid reference format";
+        let upper =
+            |n: &str| format!("invalid reference format: repository name ({n}) must be lowercase");
         for (image, want) in [
-            ("busybox", Some("busybox:latest")),
-            ("a.b:5000/x/y", Some("a.b:5000/x/y:latest")),
-            ("x:1.2-r3", Some("x:1.2-r3")),
-            ("Busybox", None),
-            ("x:", None),
-            ("", None),
-            ("x y", None),
-            ("/x", None),
+            ("busybox", Ok("busybox:latest")),
+            ("a.b:5000/x/y", Ok("a.b:5000/x/y:latest")),
+            ("x:1.2-r3", Ok("x:1.2-r3")),
+            ("Busybox", Err(upper("Busybox"))),
+            ("a.b/Nope::1", Err(upper("Nope"))),
+            ("x:", Err(plain.into())),
+            ("", Err(plain.into())),
+            ("x y", Err(plain.into())),
+            ("/x", Err(plain.into())),
             (
                 "x@sha256:0123456789012345678901234567890123456789",
-                Some("x@sha256:0123456789012345678901234567890123456789"),
+                Ok("x@sha256:0123456789012345678901234567890123456789"),
             ),
-            ("x@sha256:12", None),
+            ("x@sha256:12", Err(plain.into())),
         ] {
-            assert_eq!(with_default_tag(image).as_deref(), want, "{image}");
+            assert_eq!(with_default_tag(image), want.map(str::to_string), "{image}");
         }
     }
 }

@@ -186,6 +186,7 @@ impl NodeManager {
         let mut last: Option<Value> = None;
         let mut sent = Instant::now();
         let mut cidr = String::new();
+        let mut unschedulable = false;
         loop {
             let current = self.shared.node.read().ok().and_then(|n| n.clone());
             match current {
@@ -195,6 +196,14 @@ impl NodeManager {
                 }
                 None => {}
                 Some(node) => {
+                    if node.spec.unschedulable != unschedulable {
+                        unschedulable = node.spec.unschedulable;
+                        self.now_is(if unschedulable {
+                            "NodeNotSchedulable"
+                        } else {
+                            "NodeSchedulable"
+                        });
+                    }
                     if !node.spec.pod_cidr.is_empty() && node.spec.pod_cidr != cidr {
                         let all = node.spec.pod_cidrs.clone().unwrap_or_default().join(",");
                         let all = if all.is_empty() {
@@ -253,6 +262,13 @@ impl NodeManager {
         }
     }
 
+    /// The event of a state the node has come into.
+    fn now_is(&self, reason: &str) {
+        let name = &self.shared.settings.node_name;
+        let message = format!("Node {name} status is now: {reason}");
+        self.shared.node_event(false, reason, message);
+    }
+
     /// Events for what changed about the node's conditions.
     fn tell(&self, before: Option<&Value>, now: &Value) {
         let get = |v: Option<&Value>, kind: &str| {
@@ -265,7 +281,6 @@ impl NodeManager {
             })
             .and_then(|c| c.get("status").and_then(Value::as_str).map(str::to_string))
         };
-        let name = &self.shared.settings.node_name;
         for (kind, yes, no) in [
             (
                 "MemoryPressure",
@@ -291,11 +306,7 @@ impl NodeManager {
                 } else {
                     no
                 };
-                self.shared.node_event(
-                    false,
-                    reason,
-                    format!("Node {name} status is now: {reason}"),
-                );
+                self.now_is(reason);
             }
         }
     }

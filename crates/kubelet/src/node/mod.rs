@@ -28,6 +28,10 @@ pub struct Machine {
     pub boot_id: String,
     pub kernel: String,
     pub os_image: String,
+    /// Whether the kernel confines processes by AppArmor profiles.
+    pub app_armor: bool,
+    /// Whether control groups are of the first version.
+    pub cgroup_v1: bool,
 }
 
 /// The node as the kubelet reads it back.
@@ -132,6 +136,8 @@ impl Machine {
             },
             machine_id,
             boot_id: read("/proc/sys/kernel/random/boot_id"),
+            app_armor: read("/sys/module/apparmor/parameters/enabled").starts_with('Y'),
+            cgroup_v1: !Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
             kernel: uname.release().to_string_lossy().into_owned(),
             os_image: os
                 .lines()

@@ -617,6 +617,10 @@ pub struct PodStatus {
     pub qos_class: String,
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub ephemeral_container_statuses: Vec<ContainerStatus>,
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Map::is_empty")]
+    pub allocated_resources: Map,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<StatusResources>,
 }
 
 /// An address.

@@ -10,6 +10,9 @@ use super::http;
 /// Longest output that becomes part of an event, in bytes.
 const MAX_OUTPUT: usize = 10 * 1024;
 
+/// Wait between tries to connect to a gRPC server.
+const GRPC_RETRY: Duration = Duration::from_millis(250);
+
 /// What an attempt found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -106,12 +109,11 @@ async fn http_get(h: &HttpGet, c: &Container, ip: &str, timeout: Duration) -> Ou
     let host = if h.host.is_empty() { ip } else { &h.host };
     match http::get(h, host, port, "kube-probe/1.37", timeout).await {
         Err(e) => Outcome::Failure(e),
-        Ok(r) if (200..400).contains(&r.status) => match r.foreign_redirect {
-            Some(to) => {
-                Outcome::Warning(format!("Probe terminated redirects, Response body: {to}"))
-            }
-            None => Outcome::Success,
-        },
+        Ok(r) if (200..300).contains(&r.status) => Outcome::Success,
+        Ok(r) if (300..400).contains(&r.status) => Outcome::Warning(format!(
+            "Probe terminated redirects, Response body: {}",
+            r.body
+        )),
         Ok(r) => Outcome::Failure(format!("HTTP probe failed with statuscode: {}", r.status)),
     }
 }
@@ -146,23 +148,40 @@ async fn grpc(ip: &str, port: u16, service: &str, timeout: Duration) -> Outcome 
         return Outcome::Error(format!("invalid address {addr}"));
     };
     let shown = component::duration::format(timeout);
+    let deadline = tokio::time::Instant::now() + timeout;
+    // A server that is not there yet is waited for.
+    let connect = async {
+        loop {
+            match endpoint.connect().await {
+                Ok(channel) => break channel,
+                Err(_) => tokio::time::sleep(GRPC_RETRY).await,
+            }
+        }
+    };
+    let Ok(channel) = tokio::time::timeout_at(deadline, connect).await else {
+        return Outcome::Failure(format!(
+            "timeout: failed to connect service \"{addr}\" within {shown}: context deadline exceeded"
+        ));
+    };
     let work = async {
-        let channel = endpoint
-            .connect()
-            .await
-            .map_err(|e| format!("error: health rpc probe failed: {e}"))?;
         let mut grpc = tonic::client::Grpc::new(channel);
         grpc.ready().await.map_err(|e| e.to_string())?;
         let codec = tonic_prost::ProstCodec::<HealthRequest, HealthResponse>::default();
         let path = ::http::uri::PathAndQuery::from_static("/grpc.health.v1.Health/Check");
         grpc.unary(tonic::Request::new(HealthRequest { service: service.to_string() }), path, codec).await.map_err(|s| match s.code() {
-            tonic::Code::Unimplemented => "error: this server does not implement the grpc health protocol (grpc.health.v1.Health)".to_string(),
-            _ => format!("error: health rpc probe failed: {s}"),
+            tonic::Code::Unimplemented => format!(
+                "error: this server does not implement the grpc health protocol (grpc.health.v1.Health): {}",
+                s.message()
+            ),
+            code => format!(
+                "error: health rpc probe failed: rpc error: code = {code:?} desc = {}",
+                s.message()
+            ),
         })
     };
-    match tokio::time::timeout(timeout, work).await {
+    match tokio::time::timeout_at(deadline, work).await {
         Err(_) => Outcome::Failure(format!(
-            "timeout: failed to connect service \"{addr}\" within {shown}: context deadline exceeded"
+            "timeout: health rpc did not complete within {shown}"
         )),
         Ok(Err(e)) => Outcome::Failure(e),
         Ok(Ok(r)) => match r.into_inner().status {
@@ -223,10 +242,27 @@ mod tests {
             try_http("HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n").await,
             Outcome::Failure("HTTP probe failed with statuscode: 503".into())
         );
+        assert_eq!(
+            try_http("HTTP/1.1 302 Found\r\nLocation: http://elsewhere.example/\r\nContent-Length: 2\r\n\r\nhi").await,
+            Outcome::Warning("Probe terminated redirects, Response body: hi".into())
+        );
         assert!(matches!(
-            try_http("HTTP/1.1 302 Found\r\nLocation: http://elsewhere.example/\r\nContent-Length: 0\r\n\r\n").await,
-            Outcome::Warning(_)
+            try_http("").await,
+            Outcome::Failure(e) if e.ends_with("/x\": EOF")
         ));
+    }
+
+    #[tokio::test]
+    async fn a_grpc_server_that_is_not_there_is_waited_for() {
+        let l = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = l.local_addr().unwrap().port();
+        drop(l);
+        assert_eq!(
+            grpc("127.0.0.1", port, "", Duration::from_secs(1)).await,
+            Outcome::Failure(format!(
+                "timeout: failed to connect service \"127.0.0.1:{port}\" within 1s: context deadline exceeded"
+            ))
+        );
     }
 
     #[tokio::test]

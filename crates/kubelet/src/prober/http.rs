@@ -20,8 +20,8 @@ const MAX_BODY: usize = 10 * 1024;
 pub struct Answer {
     /// Status code.
     pub status: u16,
-    /// Where a redirect to another host pointed; it was not followed.
-    pub foreign_redirect: Option<String>,
+    /// The beginning of the body.
+    pub body: String,
 }
 
 fn join(host: &str, port: u16) -> String {
@@ -107,12 +107,10 @@ pub async fn get(
         } else {
             timeout_at(deadline, send(stream, request)).await
         };
-        let (status, location) = answer.map_err(|_| late())?.map_err(&fail)?;
-        let Some(to) = location.filter(|_| (300..400).contains(&status)) else {
-            return Ok(Answer {
-                status,
-                foreign_redirect: None,
-            });
+        let (status, location, body) = answer.map_err(|_| late())?.map_err(&fail)?;
+        let follows = matches!(status, 301 | 302 | 303 | 307 | 308);
+        let Some(to) = location.filter(|_| follows) else {
+            return Ok(Answer { status, body });
         };
         if to.starts_with('/') {
             path = to;
@@ -125,12 +123,7 @@ pub async fn get(
                 port = u.port_u16().unwrap_or(if tls { 443 } else { 80 });
                 path = u.path_and_query().map_or("/".into(), ToString::to_string);
             }
-            _ => {
-                return Ok(Answer {
-                    status,
-                    foreign_redirect: Some(to),
-                });
-            }
+            _ => return Ok(Answer { status, body }),
         }
     }
     Err("stopped after 10 redirects".into())
@@ -168,35 +161,48 @@ fn request(
     r.body(Empty::new()).map_err(|e| e.to_string())
 }
 
+/// An error in Go's words where it has some for it.
+fn told(e: &hyper::Error) -> String {
+    let source = std::error::Error::source(e).and_then(|s| s.downcast_ref::<std::io::Error>());
+    if e.is_incomplete_message() || e.is_canceled() {
+        "EOF".into()
+    } else if source.is_some_and(|s| s.kind() == std::io::ErrorKind::ConnectionReset) {
+        "read: connection reset by peer".into()
+    } else if e.is_parse() {
+        format!("net/http: HTTP/1.x transport connection broken: malformed HTTP response: {e}")
+    } else {
+        e.to_string()
+    }
+}
+
 async fn send<S>(
     stream: S,
     request: hyper::Request<Empty<Bytes>>,
-) -> Result<(u16, Option<String>), String>
+) -> Result<(u16, Option<String>, String), String>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
     let (mut sender, conn) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
-        .map_err(|e| e.to_string())?;
+        .map_err(|e| told(&e))?;
     let conn = tokio::spawn(conn);
     let r = async {
-        let mut response = sender
-            .send_request(request)
-            .await
-            .map_err(|e| e.to_string())?;
-        let mut read = 0;
-        while read < MAX_BODY {
+        let mut response = sender.send_request(request).await.map_err(|e| told(&e))?;
+        let mut body = Vec::new();
+        while body.len() < MAX_BODY {
             match response.body_mut().frame().await {
-                Some(Ok(f)) => read += f.data_ref().map_or(0, Bytes::len),
+                Some(Ok(f)) => body.extend_from_slice(f.data_ref().map_or(&[], |d| d)),
                 _ => break,
             }
         }
+        body.truncate(MAX_BODY);
         let location = response
             .headers()
             .get("location")
             .and_then(|l| l.to_str().ok())
             .map(str::to_string);
-        Ok((response.status().as_u16(), location))
+        let body = String::from_utf8_lossy(&body).into_owned();
+        Ok((response.status().as_u16(), location, body))
     }
     .await;
     conn.abort();

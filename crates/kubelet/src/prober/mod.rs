@@ -222,6 +222,14 @@ impl Prober {
         });
     }
 
+    /// Ends the probes of a container that has been stopped.
+    pub fn stop_container(&self, uid: &str, id: &str) {
+        let tasks = self.tasks();
+        for (_, t) in tasks.iter().filter(|((u, ..), t)| u == uid && t.id == id) {
+            t.abort.abort();
+        }
+    }
+
     /// Ends all probes of a pod and forgets their results.
     pub fn forget(&self, uid: &str) {
         // The same order of locks as in `sync`.
@@ -272,7 +280,10 @@ impl Run {
                 next = Instant::now() + Duration::from_millis(200);
                 continue;
             }
-            let ok = self.once().await;
+            // A probe that could not be made says nothing about the container.
+            let Some(ok) = self.once().await else {
+                continue;
+            };
             streak = if streak.0 == ok {
                 (ok, streak.1 + 1)
             } else {
@@ -297,7 +308,8 @@ impl Run {
         }
     }
 
-    async fn once(&self) -> bool {
+    /// One round of attempts; `None` when the probe could not be made.
+    async fn once(&self) -> Option<bool> {
         let timeout = seconds(self.probe.timeout_seconds, 1);
         let mut outcome = Outcome::Error(String::new());
         for _ in 0..3 {
@@ -316,7 +328,7 @@ impl Run {
         }
         let kind = self.kind.as_str();
         match outcome {
-            Outcome::Success => true,
+            Outcome::Success => Some(true),
             Outcome::Warning(text) => {
                 (self.emit)(
                     &self.pod,
@@ -325,7 +337,7 @@ impl Run {
                     "ProbeWarning",
                     format!("{kind} probe warning: {text}"),
                 );
-                true
+                Some(true)
             }
             Outcome::Failure(text) => {
                 (self.emit)(
@@ -335,12 +347,12 @@ impl Run {
                     "Unhealthy",
                     format!("{kind} probe failed: {text}"),
                 );
-                false
+                Some(false)
             }
             Outcome::Error(text) => {
                 let message = format!("{kind} probe errored and resulted in unknown state: {text}");
                 (self.emit)(&self.pod, &self.container.name, true, "Unhealthy", message);
-                false
+                None
             }
         }
     }

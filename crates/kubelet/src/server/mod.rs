@@ -235,20 +235,20 @@ impl Server {
             .ok_or_else(|| Box::new(text(404, "pod does not exist\n")))
     }
 
-    /// The id of a running container.
-    async fn running(&self, pod: &Pod, container: &str) -> Result<String, Box<Response<Body>>> {
+    /// The id of a running container; `gone` is the answer when it does not run.
+    async fn running(
+        &self,
+        pod: &Pod,
+        container: &str,
+        gone: String,
+    ) -> Result<String, Box<Response<Body>>> {
         let rt = state::read(&*self.shared.rt, &pod.metadata.uid)
             .await
             .map_err(|e| Box::new(text(500, format!("{e}\n"))))?;
         rt.find(container)
             .filter(|c| c.phase == Phase::Running)
             .map(|c| c.id.clone())
-            .ok_or_else(|| {
-                Box::new(text(
-                    500,
-                    format!("container not found (\"{container}\")\n"),
-                ))
-            })
+            .ok_or_else(|| Box::new(text(500, gone)))
     }
 
     async fn container_logs(
@@ -270,7 +270,7 @@ impl Server {
         }
         let options = match log_options(q) {
             Ok(o) => o,
-            Err(e) => return text(400, format!("{e}\n")),
+            Err(e) => return text(400, e.to_string()),
         };
         let rt = match state::read(&*self.shared.rt, &pod.metadata.uid).await {
             Ok(r) => r,
@@ -299,7 +299,7 @@ impl Server {
                 .filter(|c| !options.previous && c.phase != Phase::Created)
             {
                 Some(c) => c.id.clone(),
-                None => return text(400, format!("{e}\n")),
+                None => return text(400, e.to_string()),
             },
         };
         let record = rt.containers.iter().find(|c| c.id == id);
@@ -314,7 +314,7 @@ impl Server {
             None => {
                 return text(
                     400,
-                    format!("unable to retrieve container logs for {ID_PREFIX}{id}\n"),
+                    format!("unable to retrieve container logs for {ID_PREFIX}{id}"),
                 );
             }
         };
@@ -381,7 +381,8 @@ impl Server {
         }
         let found = async {
             let pod = self.find(ns, name, uid)?;
-            self.running(&pod, container).await
+            let gone = format!("container not found (\"{container}\")\n");
+            self.running(&pod, container, gone).await
         };
         let id = match found.await {
             Ok(id) => id,
@@ -420,7 +421,8 @@ impl Server {
         let found = async {
             let pod = self.find(ns, name, uid)?;
             let tty = pod.container(container).is_some_and(|c| c.tty);
-            Ok::<_, Box<Response<Body>>>((self.running(&pod, container).await?, tty))
+            let gone = format!("container {container} not found in pod {name}_{ns}\n");
+            Ok::<_, Box<Response<Body>>>((self.running(&pod, container, gone).await?, tty))
         };
         let (id, tty) = match found.await {
             Ok(f) => f,
@@ -503,7 +505,8 @@ impl Server {
             .collect();
         let found = async {
             let pod = self.find(ns, name, uid)?;
-            self.running(&pod, container).await
+            let gone = format!("container not found (\"{container}\")\n");
+            self.running(&pod, container, gone).await
         };
         let id = match found.await {
             Ok(id) => id,

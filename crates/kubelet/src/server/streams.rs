@@ -294,17 +294,21 @@ where
             m = ws.next() => match m {
                 Some(Ok(Message::Binary(data))) => {
                     let Some((channel, payload)) = data.split_first() else { continue };
-                    match (*channel, stdin, resize) {
-                        (STDIN, Some(id), _) => out.data(id, payload, false).await?,
-                        (RESIZE, _, Some(id)) => out.data(id, payload, false).await?,
-                        (CLOSE, Some(id), _) if v5 && payload.first() == Some(&STDIN) => out.data(id, b"", true).await?,
-                        _ => {}
+                    let sent = match (*channel, stdin, resize) {
+                        (STDIN, Some(id), _) => out.data(id, payload, false).await,
+                        (RESIZE, _, Some(id)) => out.data(id, payload, false).await,
+                        (CLOSE, Some(id), _) if v5 && payload.first() == Some(&STDIN) => out.data(id, b"", true).await,
+                        _ => Ok(()),
+                    };
+                    // A command that has ended takes no input; what it said is still to be read.
+                    if let Err(e) = sent {
+                        tracing::debug!(error = %e, "input of a stream is lost");
                     }
                 }
                 Some(Ok(Message::Text(t))) => {
                     let Some((channel, payload)) = t.as_bytes().split_first() else { continue };
                     if let (STDIN, Some(id)) = (*channel, stdin) {
-                        out.data(id, payload, false).await?;
+                        let _ = out.data(id, payload, false).await;
                     }
                 }
                 Some(Ok(Message::Ping(p))) => ws.send(Message::Pong(p)).await?,
@@ -316,12 +320,23 @@ where
                 }
                 Some(Ok(_)) => {}
             },
-            e = inn.next() => match e? {
-                Some(Event::Data { id, data, fin }) => {
+            e = inn.next() => match e {
+                Err(e) => {
+                    if !status_sent {
+                        send(&mut ws, ERROR, &internal(&e.to_string())).await?;
+                    }
+                    close(&mut ws).await?;
+                    return Ok(());
+                }
+                Ok(Some(Event::Data { id, data, fin })) => {
                     let channel = if Some(id) == stdout { STDOUT } else if Some(id) == stderr { STDERR } else if id == error { ERROR } else { continue };
                     if !data.is_empty() {
-                        status_sent |= channel == ERROR;
-                        send(&mut ws, channel, &data).await?;
+                        if channel == ERROR {
+                            status_sent = true;
+                            send(&mut ws, ERROR, &retold(&data)).await?;
+                        } else {
+                            send(&mut ws, channel, &data).await?;
+                        }
                     }
                     if fin {
                         open.retain(|o| *o != id);
@@ -330,15 +345,18 @@ where
                         }
                     }
                 }
-                Some(Event::Reset(id)) => {
+                Ok(Some(Event::Reset(id))) => {
                     open.retain(|o| *o != id);
                     if open.is_empty() {
                         break;
                     }
                 }
-                Some(Event::Ping(id)) => out.pong(id).await?,
-                Some(Event::GoAway | Event::Other) => {}
-                None => break,
+                // The answer to the ping of a runtime that is gone is missed by nobody.
+                Ok(Some(Event::Ping(id))) => {
+                    let _ = out.pong(id).await;
+                }
+                Ok(Some(Event::GoAway | Event::Other)) => {}
+                Ok(None) => break,
             },
         }
     }
@@ -348,6 +366,33 @@ where
     }
     close(&mut ws).await?;
     Ok(())
+}
+
+/// A Status that something failed inside.
+fn internal(why: &str) -> Vec<u8> {
+    let status = serde_json::json!({
+        "metadata": {},
+        "status": "Failure",
+        "message": format!("Internal error occurred: {why}"),
+        "reason": "InternalError",
+        "details": {"causes": [{"message": why}]},
+        "code": 500,
+    });
+    status.to_string().into_bytes()
+}
+
+/// The runtime's Status as WebSocket clients get it: an exit code as it is, any other failure as one of the server.
+fn retold(data: &[u8]) -> Vec<u8> {
+    let status: serde_json::Value = serde_json::from_slice(data).unwrap_or_default();
+    let text = |key: &str| status.get(key).and_then(serde_json::Value::as_str);
+    match text("message") {
+        Some(message)
+            if text("status") == Some("Failure") && text("reason") == Some("InternalError") =>
+        {
+            internal(message)
+        }
+        _ => data.to_vec(),
+    }
 }
 
 async fn send<S>(
@@ -537,6 +582,19 @@ mod tests {
             let e = dial(&url, &["v4.channel.k8s.io"]).await.unwrap_err();
             assert!(e.starts_with("the runtime refused the stream"), "{e}");
         }
+    }
+
+    #[test]
+    fn failures_of_the_runtime_are_the_servers() {
+        let exit = br#"{"status":"Failure","reason":"NonZeroExitCode","message":"command terminated with exit code 7"}"#;
+        assert_eq!(retold(exit), exit);
+        assert_eq!(retold(b"not json"), b"not json");
+        let broken = br#"{"status":"Failure","reason":"InternalError","message":"Internal error occurred: x"}"#;
+        let told: serde_json::Value = serde_json::from_slice(&retold(broken)).unwrap();
+        assert_eq!(
+            told["message"],
+            "Internal error occurred: Internal error occurred: x"
+        );
     }
 
     /// Ending stdin alone reaches the command, and its exit status reaches the client before a normal close.

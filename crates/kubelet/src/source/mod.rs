@@ -207,14 +207,15 @@ impl Sources {
             })
             .collect();
         let node = self.shared.node.read().ok().and_then(|n| n.clone());
-        admission::admit(
-            pod,
-            &others,
-            node.as_deref(),
-            &self.shared.settings.node_name,
-            &self.shared.allocatable(),
-        )
-        .err()
+        let settings = &self.shared.settings;
+        let host = admission::Host {
+            node: node.as_deref(),
+            name: &settings.node_name,
+            allocatable: &self.shared.allocatable(),
+            allowed_unsafe_sysctls: &settings.allowed_unsafe_sysctls,
+            app_armor: self.shared.machine.app_armor,
+        };
+        admission::admit(pod, &others, &host).err()
     }
 }
 

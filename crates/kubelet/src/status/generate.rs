@@ -2,12 +2,14 @@
 //!
 //! Reasons, messages and the order of conditions are upstream's.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
+use crate::pod::quantity::Quantity;
 use crate::pod::{
     Condition, Container, ContainerStatus, ContainerUser, Ip, LinuxUser, Pod, PodStatus, Running,
     State, StatusResources, Terminated, VolumeMountStatus, Waiting,
 };
+use crate::pod::{Map, resources};
 use crate::runtime::ID_PREFIX;
 use crate::runtime::actions::{sandbox_changed, should_restart};
 use crate::runtime::state::{ContainerRecord, Phase, RuntimePod};
@@ -60,6 +62,48 @@ pub fn time_text(nanos: i64) -> Option<String> {
     jiff::Timestamp::from_second(nanos / 1_000_000_000)
         .ok()
         .map(client::view::print_time)
+}
+
+fn epoch() -> Option<String> {
+    Some(client::view::print_time(jiff::Timestamp::UNIX_EPOCH))
+}
+
+/// What the pod as a whole was given, and what that comes to while it runs.
+fn pod_resources(pod: &Pod, phase: &str) -> (Map, StatusResources) {
+    let text = |name: &str, q: Quantity| match name {
+        "cpu" => q.cpu_text(),
+        "memory" | "ephemeral-storage" => q.bytes_text(),
+        n if n.starts_with("hugepages-") => q.bytes_text(),
+        _ => q.value().to_string(),
+    };
+    let own = pod.spec.resources.iter();
+    let all = || {
+        let containers = pod.spec.init_containers.iter().chain(&pod.spec.containers);
+        containers.map(|c| (&c.resources.requests, &c.resources.limits))
+    };
+    let own = || own.clone().map(|r| (&r.requests, &r.limits));
+    let names = |of: fn((&'_ Map, &'_ Map)) -> Vec<String>| -> BTreeSet<String> {
+        all().chain(own()).flat_map(of).collect()
+    };
+    let requested = names(|(r, _)| r.keys().cloned().collect());
+    let limited = names(|(_, l)| l.keys().cloned().collect());
+    let allocated: Map = requested
+        .iter()
+        .map(|n| (n.clone(), text(n, resources::pod_request(pod, n))))
+        .collect();
+    let running = phase == "Running";
+    // A running pod's are those of its cgroup, which knows cpu and memory only.
+    let shown = |n: &String| !running || matches!(n.as_str(), "cpu" | "memory");
+    let limits = limited.iter().filter(|n| shown(n)).filter_map(|n| {
+        let q = resources::pod_limit(pod, n);
+        q.map(|q| (n.clone(), text(n, q)))
+    });
+    let requests = allocated.iter().filter(|(n, _)| shown(n));
+    let effective = StatusResources {
+        limits: limits.collect(),
+        requests: requests.map(|(n, q)| (n.clone(), q.clone())).collect(),
+    };
+    (allocated, effective)
 }
 
 const CREATING: &str = "ContainerCreating";
@@ -154,6 +198,9 @@ pub fn generate(i: &Inputs<'_>) -> PodStatus {
             s.pod_ips = s.host_ips.clone();
         }
     }
+    let (allocated, effective) = pod_resources(pod, &s.phase);
+    s.allocated_resources = allocated;
+    s.resources = Some(effective);
     s.pod_ip = s.pod_ips.first().map(|i| i.ip.clone()).unwrap_or_default();
     s
 }
@@ -202,8 +249,9 @@ fn record_status(c: &ContainerRecord, old: Option<&ContainerStatus>) -> Containe
                 exit_code: c.exit_code,
                 reason: c.reason.clone(),
                 message: c.message.clone(),
-                started_at: time_text(c.started_at),
-                finished_at: time_text(c.finished_at),
+                // One that never ran ended all the same: then this is the beginning of time, as upstream's.
+                started_at: time_text(c.started_at).or_else(epoch),
+                finished_at: time_text(c.finished_at).or_else(epoch),
                 container_id: id,
                 ..Default::default()
             });
@@ -285,6 +333,7 @@ fn statuses(
                 status.restart_count += 1;
             }
         }
+        let made = i.rt.find(&c.name).is_some();
         failed_start(i, c, is_init, &mut status);
         status.volume_mounts = c
             .volume_mounts
@@ -296,11 +345,13 @@ fn statuses(
                 recursive_read_only: m.read_only.then(|| "Disabled".to_string()),
             })
             .collect();
-        status.allocated_resources = c.resources.requests.clone();
-        status.resources = Some(StatusResources {
-            limits: c.resources.limits.clone(),
-            requests: c.resources.requests.clone(),
-        });
+        if made {
+            status.allocated_resources = c.resources.requests.clone();
+            status.resources = Some(StatusResources {
+                limits: c.resources.limits.clone(),
+                requests: c.resources.requests.clone(),
+            });
+        }
         out.push(status);
     }
     if !is_init {

@@ -18,6 +18,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use futures::future::join_all;
+
 use crate::pod::quantity::Quantity;
 use crate::pod::{DownwardApi, EmptyDir, HostPath, KeyToPath, Pod, Volume};
 use crate::runtime::env::{Context, Data, meta_field, resource_field};
@@ -69,6 +71,45 @@ pub trait Sources: Send + Sync {
         audience: &str,
         seconds: i64,
     ) -> Result<(String, Instant), String>;
+    /// Mounts memory at `dir`, at most so many bytes, unless it is mounted there already.
+    fn mount_memory(&self, dir: &Path, size: i64) -> io::Result<()> {
+        mount_memory(dir, size)
+    }
+}
+
+fn mount_memory(dir: &Path, size: i64) -> io::Result<()> {
+    if is_mount_point(dir) {
+        return Ok(());
+    }
+    let mount = |options: String| {
+        let options = std::ffi::CString::new(options)?;
+        rustix::mount::mount(
+            "tmpfs",
+            dir,
+            "tmpfs",
+            rustix::mount::MountFlags::empty(),
+            options.as_c_str(),
+        )
+        .map_err(io::Error::from)
+    };
+    let size = if size > 0 {
+        format!("size={size}")
+    } else {
+        String::new()
+    };
+    // Older kernels do not know `noswap`.
+    mount(format!("noswap,{size}").trim_end_matches(',').to_string()).or_else(|_| mount(size))
+}
+
+/// The most memory a volume of a pod may take: its own limit, the pod's, or what the node has for pods.
+fn memory_limit(pod: &Pod, own: Option<&str>, ctx: &Context) -> i64 {
+    let value = |q: Option<&str>| q.and_then(Quantity::parse).map_or(0, Quantity::value);
+    let node = value(ctx.allocatable.get("memory").map(String::as_str));
+    let of_pod = crate::pod::resources::pod_limit(pod, "memory").map_or(0, Quantity::value);
+    [of_pod, value(own)]
+        .into_iter()
+        .filter(|v| *v > 0)
+        .fold(node, |least, v| if least > 0 { least.min(v) } else { v })
 }
 
 fn io_err(what: &Path, e: io::Error) -> VolumeError {
@@ -85,21 +126,34 @@ pub fn directory(pod_dir: &Path, kind: &str, name: &str) -> PathBuf {
 
 /// Sets up every volume of the pod; called again it brings contents up to date.
 ///
-/// The error carries the name of the volume that failed.
+/// One volume that fails does not keep the others from being set up. The errors carry the names of those that failed.
 pub async fn set_up(
     pod: &Pod,
     pod_dir: &Path,
     ctx: &Context,
     sources: &dyn Sources,
-) -> Result<MountedVolumes, (String, VolumeError)> {
+) -> Result<MountedVolumes, Vec<(String, VolumeError)>> {
+    let all = pod.spec.volumes.iter().map(|v| async move {
+        let mut refresh = None;
+        let m = one(pod, v, pod_dir, ctx, sources, &mut refresh).await;
+        (v.name.clone(), m, refresh)
+    });
     let mut out = MountedVolumes::default();
-    for v in &pod.spec.volumes {
-        let m = one(pod, v, pod_dir, ctx, sources, &mut out.refresh_at)
-            .await
-            .map_err(|e| (v.name.clone(), e))?;
-        out.volumes.insert(v.name.clone(), m);
+    let mut failed = Vec::new();
+    for (name, m, refresh) in join_all(all).await {
+        out.refresh_at = out.refresh_at.into_iter().chain(refresh).min();
+        match m {
+            Ok(m) => {
+                out.volumes.insert(name, m);
+            }
+            Err(e) => failed.push((name, e)),
+        }
     }
-    Ok(out)
+    if failed.is_empty() {
+        Ok(out)
+    } else {
+        Err(failed)
+    }
 }
 
 async fn one(
@@ -113,12 +167,14 @@ async fn one(
     let ns = &pod.metadata.namespace;
     let group = pod.spec.security_context.as_ref().and_then(|s| s.fs_group);
     if let Some(e) = &v.empty_dir {
-        return empty_dir(&directory(pod_dir, "empty-dir", &v.name), e, group);
+        let size = memory_limit(pod, e.size_limit.as_deref(), ctx);
+        let dir = directory(pod_dir, "empty-dir", &v.name);
+        return empty_dir(&dir, e, group, size, sources);
     }
     if let Some(h) = &v.host_path {
         return host_path(h);
     }
-    let (kind, mode, payload) = if let Some(c) = &v.config_map {
+    let (kind, payload) = if let Some(c) = &v.config_map {
         let mode = c.default_mode.unwrap_or(0o644);
         let data = sources
             .config_map(ns, &c.name)
@@ -126,10 +182,8 @@ async fn one(
             .map_err(VolumeError::Object)?;
         (
             "configmap",
-            mode,
             object_payload(
                 "ConfigMap",
-                ns,
                 &c.name,
                 data,
                 &c.items,
@@ -145,10 +199,8 @@ async fn one(
             .map_err(VolumeError::Object)?;
         (
             "secret",
-            mode,
             object_payload(
                 "Secret",
-                ns,
                 &s.secret_name,
                 data,
                 &s.items,
@@ -158,7 +210,7 @@ async fn one(
         )
     } else if let Some(d) = &v.downward_api {
         let mode = d.default_mode.unwrap_or(0o644);
-        ("downward-api", mode, downward(pod, d, ctx, mode)?)
+        ("downward-api", downward(pod, d, ctx, mode)?)
     } else if let Some(p) = &v.projected {
         let mode = p.default_mode.unwrap_or(0o644);
         let mut payload = Payload::new();
@@ -170,7 +222,6 @@ async fn one(
                     .map_err(VolumeError::Object)?;
                 payload.extend(object_payload(
                     "ConfigMap",
-                    ns,
                     &c.name,
                     data,
                     &c.items,
@@ -184,7 +235,6 @@ async fn one(
                     .map_err(VolumeError::Object)?;
                 payload.extend(object_payload(
                     "Secret",
-                    ns,
                     &c.name,
                     data,
                     &c.items,
@@ -220,7 +270,7 @@ async fn one(
                 )));
             }
         }
-        ("projected", mode, payload)
+        ("projected", payload)
     } else if v.git_repo.is_some() {
         return Err(VolumeError::Invalid(
             "gitRepo volumes are not supported".into(),
@@ -243,11 +293,17 @@ async fn one(
             "{kind} volumes are not supported by this kubelet"
         )));
     };
-    let _ = mode;
     let dir = directory(pod_dir, kind, &v.name);
     if !dir.exists() {
         fs::create_dir_all(&dir).map_err(|e| io_err(&dir, e))?;
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o777))
+            .map_err(|e| io_err(&dir, e))?;
+    }
+    // Secrets and tokens never reach a disk.
+    if kind != "configmap" {
+        let size = memory_limit(pod, None, ctx);
+        sources
+            .mount_memory(&dir, size)
             .map_err(|e| io_err(&dir, e))?;
     }
     writer::write(&dir, &payload, group).map_err(|e| io_err(&dir, e))?;
@@ -276,7 +332,6 @@ fn run_as_user(pod: &Pod) -> Option<i64> {
 
 fn object_payload(
     kind: &str,
-    ns: &str,
     name: &str,
     data: Option<Data>,
     items: &[KeyToPath],
@@ -320,16 +375,12 @@ fn object_payload(
             }
             None if optional => {}
             None => {
-                let kind = if kind == "Secret" {
-                    "secret"
+                let what = if kind == "Secret" {
+                    "references non-existent secret key"
                 } else {
-                    "configmap"
+                    "configmap references non-existent config key"
                 };
-                let _ = ns;
-                return Err(VolumeError::Object(format!(
-                    "{kind} references non-existent {kind} key: {}",
-                    i.key
-                )));
+                return Err(VolumeError::Object(format!("{what}: {}", i.key)));
             }
         }
     }
@@ -366,7 +417,13 @@ fn downward(
     Ok(out)
 }
 
-fn empty_dir(dir: &Path, e: &EmptyDir, group: Option<i64>) -> Result<Mounted, VolumeError> {
+fn empty_dir(
+    dir: &Path,
+    e: &EmptyDir,
+    group: Option<i64>,
+    size: i64,
+    sources: &dyn Sources,
+) -> Result<Mounted, VolumeError> {
     let ready = dir
         .join("../../../plugins/kubernetes.io~empty-dir")
         .join(dir.file_name().unwrap_or_default())
@@ -383,34 +440,19 @@ fn empty_dir(dir: &Path, e: &EmptyDir, group: Option<i64>) -> Result<Mounted, Vo
     if fresh {
         fs::create_dir_all(dir).map_err(|err| io_err(dir, err))?;
     }
-    if e.medium == "Memory" && !is_mount_point(dir) {
-        let mut options = String::from("mode=0777");
-        if let Some(limit) = e
-            .size_limit
-            .as_deref()
-            .and_then(Quantity::parse)
-            .map(Quantity::value)
-            .filter(|v| *v > 0)
-        {
-            options.push_str(&format!(",size={limit}"));
-        }
-        let options =
-            std::ffi::CString::new(options).map_err(|e| VolumeError::Invalid(e.to_string()))?;
-        rustix::mount::mount(
-            "tmpfs",
-            dir,
-            "tmpfs",
-            rustix::mount::MountFlags::empty(),
-            options.as_c_str(),
-        )
-        .map_err(|e| io_err(dir, e.into()))?;
+    if e.medium == "Memory" {
+        sources
+            .mount_memory(dir, size)
+            .map_err(|err| io_err(dir, err))?;
     }
     if fresh || !ready.exists() {
-        let mut mode = 0o777;
+        // As the kernel makes it: anyone may write to memory, but remove only what is theirs.
+        let sticky = if e.medium == "Memory" { 0o1000 } else { 0 };
+        let mut mode = 0o777 | sticky;
         if let Some(g) = group {
             let gid = u32::try_from(g).map_err(|_| VolumeError::Invalid(format!("fsGroup {g}")))?;
             std::os::unix::fs::chown(dir, None, Some(gid)).map_err(|err| io_err(dir, err))?;
-            mode = 0o2777;
+            mode |= 0o2000;
         }
         fs::set_permissions(dir, fs::Permissions::from_mode(mode))
             .map_err(|err| io_err(dir, err))?;
@@ -493,9 +535,12 @@ fn host_path(h: &HostPath) -> Result<Mounted, VolumeError> {
     })
 }
 
-/// Whether something is mounted at exactly this path.
+/// Whether another file system is mounted at exactly this path.
 pub fn is_mount_point(path: &Path) -> bool {
-    mounts_below(path).iter().any(|m| m == path)
+    use std::os::unix::fs::MetadataExt as _;
+    let device = |p: &Path| fs::metadata(p).map(|m| m.dev()).ok();
+    let parent = path.parent().and_then(device);
+    device(path).is_some_and(|d| parent.is_some_and(|p| p != d))
 }
 
 /// Mount points at or below a path, deepest first.
@@ -572,6 +617,9 @@ mod tests {
         ) -> Result<(String, Instant), String> {
             Ok((format!("tok-{audience}"), Instant::now()))
         }
+        fn mount_memory(&self, dir: &Path, _: i64) -> io::Result<()> {
+            fs::write(dir.join("..mounted"), b"")
+        }
     }
 
     fn pod(volumes: &str) -> Pod {
@@ -581,7 +629,7 @@ mod tests {
         .unwrap()
     }
 
-    async fn up(dir: &Path, volumes: &str) -> Result<MountedVolumes, (String, VolumeError)> {
+    async fn up(dir: &Path, volumes: &str) -> Result<MountedVolumes, Vec<(String, VolumeError)>> {
         set_up(&pod(volumes), dir, &Context::default(), &Fixed).await
     }
 
@@ -612,6 +660,8 @@ mod tests {
             ("1".into(), "tok-A".into(), "k=\"v\"".into())
         );
         assert!(m.refresh_at.is_some());
+        assert!(m.volumes["p"].path.join("..mounted").exists());
+        assert!(!m.volumes["cm"].path.join("..mounted").exists());
         assert!(
             m.volumes["e"]
                 .path
@@ -630,7 +680,7 @@ mod tests {
         let err = |v: &str| {
             let v = v.to_string();
             let dir = d.path().to_path_buf();
-            async move { up(&dir, &v).await.unwrap_err() }
+            async move { up(&dir, &v).await.unwrap_err().swap_remove(0) }
         };
         let (name, e) = err(r#"{"name":"s","secret":{"secretName":"none"}}"#).await;
         assert_eq!(
@@ -642,7 +692,7 @@ mod tests {
                 .await;
         assert_eq!(
             e.to_string(),
-            "configmap references non-existent configmap key: zz"
+            "configmap references non-existent config key: zz"
         );
         // CVE-2024-10220, CVE-2025-1767
         let (_, e) = err(r#"{"name":"g","gitRepo":{"repository":"x"}}"#).await;
@@ -657,6 +707,36 @@ mod tests {
             .await
             .is_ok()
         );
+    }
+
+    #[tokio::test]
+    async fn every_volume_that_fails_is_named() {
+        let d = tempfile::tempdir().unwrap();
+        let e = up(
+            d.path(),
+            r#"{"name":"a","configMap":{"name":"none"}},{"name":"b","secret":{"secretName":"none"}},{"name":"c","emptyDir":{}}"#,
+        )
+        .await
+        .unwrap_err();
+        let names: Vec<&str> = e.iter().map(|(n, _)| n.as_str()).collect();
+        assert_eq!(names, ["a", "b"]);
+    }
+
+    #[test]
+    fn memory_of_volumes_is_bounded() {
+        let ctx = Context {
+            allocatable: BTreeMap::from([("memory".into(), "1Gi".into())]),
+            ..Context::default()
+        };
+        let p = pod("");
+        assert_eq!(memory_limit(&p, None, &ctx), 1 << 30);
+        assert_eq!(memory_limit(&p, Some("1Mi"), &ctx), 1 << 20);
+        assert_eq!(memory_limit(&p, Some("2Gi"), &ctx), 1 << 30);
+        let p: Pod = serde_json::from_str(
+            r#"{"spec":{"containers":[{"name":"c","resources":{"limits":{"memory":"64Mi"}}}]}}"#,
+        )
+        .unwrap();
+        assert_eq!(memory_limit(&p, None, &ctx), 64 << 20);
     }
 
     #[tokio::test]

@@ -60,19 +60,24 @@ pub fn write(dir: &Path, payload: &Payload, group: Option<i64>) -> io::Result<bo
     let stamp = jiff::Timestamp::now().strftime("%Y_%m_%d_%H_%M_%S");
     let name = format!("..{stamp}.{}", rand::random::<u32>());
     let fresh = dir.join(&name);
+    let id = |v: Option<i64>| v.and_then(|v| u32::try_from(v).ok());
+    own(dir, id(group))?;
     fs::create_dir(&fresh)?;
     fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755))?;
+    own(&fresh, id(group))?;
     for (path, file) in payload {
         let to = fresh.join(path);
         if let Some(parent) = to.parent() {
             fs::create_dir_all(parent)?;
+            for above in parent.ancestors().take_while(|a| *a != fresh) {
+                own(above, id(group))?;
+            }
         }
         fs::write(&to, &file.data)?;
         let mut mode = u32::try_from(file.mode).unwrap_or(0o644) & 0o777;
         if group.is_some() {
-            mode |= 0o040 | ((mode & 0o100) >> 3);
+            mode |= 0o440;
         }
-        let id = |v: Option<i64>| v.and_then(|v| u32::try_from(v).ok());
         if file.owner.is_some() || group.is_some() {
             std::os::unix::fs::chown(&to, id(file.owner), id(group))?;
         }
@@ -87,6 +92,16 @@ pub fn write(dir: &Path, payload: &Payload, group: Option<i64>) -> io::Result<bo
         let _ = fs::remove_dir_all(old);
     }
     Ok(true)
+}
+
+/// Gives a directory of the volume to the group; what is made in it then is the group's too.
+fn own(dir: &Path, group: Option<u32>) -> io::Result<()> {
+    if group.is_none() {
+        return Ok(());
+    }
+    std::os::unix::fs::chown(dir, None, group)?;
+    let mode = fs::metadata(dir)?.permissions().mode() | 0o2550;
+    fs::set_permissions(dir, fs::Permissions::from_mode(mode))
 }
 
 fn top(path: &str) -> String {

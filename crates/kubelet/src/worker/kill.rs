@@ -137,30 +137,47 @@ async fn stop(
             grace = grace.max(MIN_GRACE);
         }
     }
-    shared.rt.stop_container(&c.id, grace).await
+    shared.rt.stop_container(&c.id, grace).await?;
+    shared.prober.stop_container(&pod.metadata.uid, &c.id);
+    Ok(())
 }
 
-/// Runs a hook in or against a container.
+/// Runs a hook in or against a container; the error is what a failed postStart hook shows in the status.
 pub async fn run_hook(
     shared: &Shared,
     pod: &Pod,
     c: &ContainerRecord,
     h: &Handler,
 ) -> Result<(), String> {
+    let whose = format!(
+        "for Container {:?} in Pod \"{}_{}({})\" failed - error:",
+        c.name, pod.metadata.name, pod.metadata.namespace, pod.metadata.uid
+    );
     if let Some(e) = &h.exec {
-        let r = shared
-            .rt
-            .exec_sync(&c.id, &e.command, Duration::ZERO)
-            .await
-            .map_err(|e| e.to_string())?;
-        if r.exit_code != 0 {
-            return Err(format!("command exited with {}", r.exit_code));
+        let shown = e.command.join(" ");
+        let failed = |error: String, output: &[u8]| {
+            let output = String::from_utf8_lossy(output);
+            Err(format!(
+                "Exec lifecycle hook ([{shown}]) {whose} {error}, message: {output:?}"
+            ))
+        };
+        let run = shared.rt.exec_sync(&c.id, &e.command, Duration::ZERO).await;
+        match run {
+            Err(e) => return failed(e.to_string(), b""),
+            Ok(r) if r.exit_code != 0 => {
+                let errors = String::from_utf8_lossy(&r.stderr);
+                let error = format!("command '{shown}' exited with {}: {errors}", r.exit_code);
+                return failed(error, &[r.stdout.as_slice(), r.stderr.as_slice()].concat());
+            }
+            Ok(_) => {}
         }
     } else if let Some(s) = &h.sleep {
         tokio::time::sleep(Duration::from_secs(s.seconds.max(0).unsigned_abs())).await;
     } else if let Some(g) = &h.http_get {
         let spec = pod.container(&c.name).cloned().unwrap_or_default();
-        let port = g.port.resolve(&spec).ok_or("the hook's port is unknown")?;
+        let failed = |e: String| format!("HTTP lifecycle hook ({}) {whose} {e}", g.path);
+        let port = g.port.resolve(&spec);
+        let port = port.ok_or_else(|| failed("failed to find port".into()))?;
         let status = shared.status.get(&pod.metadata.uid);
         let ip = status
             .map(|s| s.pod_ip)
@@ -171,17 +188,16 @@ pub async fn run_hook(
         } else {
             g.host.clone()
         };
-        let r = crate::prober::http::get(
+        // An answer is enough, whatever its code.
+        crate::prober::http::get(
             g,
             &host,
             port,
             "kube-lifecycle/1.37",
             Duration::from_secs(30),
         )
-        .await?;
-        if r.status >= 400 {
-            return Err(format!("HTTP status {}", r.status));
-        }
+        .await
+        .map_err(failed)?;
     }
     Ok(())
 }

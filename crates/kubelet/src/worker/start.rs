@@ -31,6 +31,24 @@ fn failure(reason: &'static str, message: impl Into<String>) -> Failure {
     }
 }
 
+/// Expands the variables of a subPathExpr; all of them must have a value.
+fn expand_sub_path(expr: &str, env: &[(String, String)]) -> Result<String, String> {
+    let missing = std::cell::RefCell::new(std::collections::BTreeSet::new());
+    let expanded = env::expand(expr, &|name| {
+        let value = env.iter().rfind(|(n, _)| n == name).map(|(_, v)| v.clone());
+        if value.as_deref().unwrap_or_default().is_empty() {
+            missing.borrow_mut().insert(name.to_string());
+        }
+        value
+    });
+    let missing: Vec<String> = missing.into_inner().into_iter().collect();
+    if missing.is_empty() {
+        Ok(expanded)
+    } else {
+        Err(format!("missing value for {}", missing.join(", ")))
+    }
+}
+
 /// Starts containers of one pod in one sandbox.
 pub struct Starter<'a> {
     /// Shared parts.
@@ -128,12 +146,18 @@ impl Starter<'_> {
                     "FailedPostStartHook",
                     "PostStartHook failed",
                 );
-                shared.container_event(pod, &c.name, false, "Killing", "FailedPostStartHook");
-                let _ = shared
-                    .rt
-                    .stop_container(&id, pod.spec.termination_grace_period_seconds.max(0))
-                    .await;
-                return Err(failure("PostStartHookError", "PostStartHook failed"));
+                let grace = pod.spec.termination_grace_period_seconds;
+                let mut memory = super::Memory::default();
+                let _ = super::kill::container(
+                    shared,
+                    pod,
+                    &record,
+                    grace,
+                    "FailedPostStartHook",
+                    &mut memory,
+                )
+                .await;
+                return Err(failure("PostStartHookError", e));
             }
         }
         Ok(())
@@ -303,13 +327,7 @@ impl Starter<'_> {
             let sub = if m.sub_path_expr.is_empty() {
                 m.sub_path.clone()
             } else {
-                let expanded = env::expand_all(std::slice::from_ref(&m.sub_path_expr), env)
-                    .pop()
-                    .unwrap_or_default();
-                if expanded.contains("$(") {
-                    return Err(format!("missing value for {}", m.sub_path_expr));
-                }
-                expanded
+                expand_sub_path(&m.sub_path_expr, env)?
             };
             let host = if sub.is_empty() {
                 v.path.clone()

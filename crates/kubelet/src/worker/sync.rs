@@ -14,6 +14,8 @@ use crate::volumes::{self, MountedVolumes};
 
 use super::{Eviction, Memory, kill, start};
 
+/// Longest time between two looks at a pod that waits for something.
+const RESYNC: Duration = Duration::from_secs(60);
 /// First wait of the crash back-off.
 const CRASH_FIRST: Duration = Duration::from_secs(10);
 
@@ -51,9 +53,9 @@ pub enum SyncError {
     /// A cgroup or directory.
     #[error("{0}")]
     Io(#[from] std::io::Error),
-    /// A volume.
-    #[error("MountVolume.SetUp failed for volume \"{0}\" : {1}")]
-    Volume(String, volumes::VolumeError),
+    /// Volumes, by name.
+    #[error("unmounted volumes: {0:?}")]
+    Volumes(Vec<String>),
     /// The sandbox.
     #[error("failed to create the sandbox: {0}")]
     Sandbox(String),
@@ -236,10 +238,14 @@ async fn set_up_volumes(
             memory.last_mount_error = None;
             Ok(v)
         }
-        Err((name, e)) => {
-            let message = format!("MountVolume.SetUp failed for volume \"{name}\" : {e}");
-            shared.event(pod, true, "FailedMount", message);
-            Err(SyncError::Volume(name, e))
+        Err(failed) => {
+            for (name, e) in &failed {
+                let message = format!("MountVolume.SetUp failed for volume \"{name}\" : {e}");
+                shared.event(pod, true, "FailedMount", message);
+            }
+            Err(SyncError::Volumes(
+                failed.into_iter().map(|(name, _)| name).collect(),
+            ))
         }
     }
 }
@@ -294,7 +300,7 @@ async fn act(
         &shared.host(),
     );
     if plan.create_sandbox {
-        if let Err(e) = check_supported(pod).and_then(|()| check_sysctls(shared, pod)) {
+        if let Err(e) = check_supported(pod) {
             shared.event(
                 pod,
                 true,
@@ -339,6 +345,7 @@ async fn act(
     if pod.spec.host_network {
         ips.clone_from(&shared.host_ips);
     }
+    let before = rt;
     let rt = state::read(&*shared.rt, &pod.metadata.uid).await?;
     if plan.create_sandbox {
         publish(shared, pod, &rt, memory, Stage::Running, None);
@@ -356,12 +363,12 @@ async fn act(
     let mut next = None;
     for i in plan.ephemeral {
         if let Some(c) = pod.spec.ephemeral_containers.get(i) {
-            next = sooner(next, one(&starter, c, memory).await);
+            next = sooner(next, one(&starter, c, before, memory).await);
         }
     }
     for i in plan.init {
         if let Some(c) = pod.spec.init_containers.get(i) {
-            let at = one(&starter, c, memory).await;
+            let at = one(&starter, c, before, memory).await;
             next = sooner(next, at);
             if memory.failures.contains_key(&c.name) && !c.is_sidecar() {
                 return Ok(next);
@@ -370,7 +377,7 @@ async fn act(
     }
     for i in plan.containers {
         if let Some(c) = pod.spec.containers.get(i) {
-            next = sooner(next, one(&starter, c, memory).await);
+            next = sooner(next, one(&starter, c, before, memory).await);
         }
     }
     Ok(next)
@@ -419,39 +426,6 @@ fn check_supported(pod: &Pod) -> Result<(), String> {
     Ok(())
 }
 
-/// Sysctls outside the safe set must be allowed by the node.
-fn check_sysctls(shared: &Shared, pod: &Pod) -> Result<(), String> {
-    const SAFE: [&str; 12] = [
-        "kernel.shm_rmid_forced",
-        "net.ipv4.ip_local_port_range",
-        "net.ipv4.tcp_syncookies",
-        "net.ipv4.ping_group_range",
-        "net.ipv4.ip_unprivileged_port_start",
-        "net.ipv4.ip_local_reserved_ports",
-        "net.ipv4.tcp_keepalive_time",
-        "net.ipv4.tcp_fin_timeout",
-        "net.ipv4.tcp_keepalive_intvl",
-        "net.ipv4.tcp_keepalive_probes",
-        "net.ipv4.tcp_rmem",
-        "net.ipv4.tcp_wmem",
-    ];
-    for s in pod.spec.security_context.iter().flat_map(|s| &s.sysctls) {
-        let name = s.name.replace('/', ".");
-        let allowed =
-            SAFE.contains(&name.as_str())
-                || shared.settings.allowed_unsafe_sysctls.iter().any(|a| {
-                    match a.strip_suffix('*') {
-                        Some(prefix) => name.starts_with(prefix),
-                        None => *a == name,
-                    }
-                });
-        if !allowed {
-            return Err(format!("forbidden sysctl: \"{}\" not allowlisted", s.name));
-        }
-    }
-    Ok(())
-}
-
 #[derive(Default, serde::Deserialize)]
 #[serde(default)]
 struct RuntimeClassView {
@@ -483,9 +457,18 @@ async fn runtime_handler(shared: &Shared, pod: &Pod) -> Result<String, String> {
 }
 
 /// Starts one container, minding its back-off; gives when to try again.
-async fn one(s: &start::Starter<'_>, c: &Container, memory: &mut Memory) -> Option<Instant> {
+///
+/// What counts is what had ended `before` this sync: a container that the sync itself stopped, as after a failed probe, is
+/// replaced at once.
+async fn one(
+    s: &start::Starter<'_>,
+    c: &Container,
+    before: &RuntimePod,
+    memory: &mut Memory,
+) -> Option<Instant> {
     let (shared, pod) = (s.shared, s.pod);
-    let latest = s.rt.find(&c.name).filter(|r| r.phase == Phase::Exited);
+    let mut ended = before.containers.iter();
+    let latest = ended.find(|r| r.name == c.name && r.phase == Phase::Exited);
     if let Some(r) = latest {
         let max = shared.settings.crash_backoff_max;
         let at = crash(memory.backoff.get(&c.name), r.finished_at, now_nanos(), max);
@@ -513,7 +496,8 @@ async fn one(s: &start::Starter<'_>, c: &Container, memory: &mut Memory) -> Opti
                         message,
                     },
                 );
-                return Some(Instant::now() + left);
+                // The event is told again now and then while the wait lasts.
+                return Some(Instant::now() + left.min(RESYNC));
             }
             Crash::Go(b) => {
                 memory.backoff.insert(c.name.clone(), b);
