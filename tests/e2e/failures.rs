@@ -12,6 +12,27 @@ fn running(pods: &[serde_json::Value]) -> BTreeMap<String, Vec<(String, i64)>> {
 }
 
 pub fn kill_each_daemon(cluster: &Cluster) {
+    let mut victims = vec![
+        ("node-1", "kube-apiserver"),
+        ("node-1", "kube-controller-manager"),
+        ("node-1", "kube-scheduler"),
+        ("node-2", "kubelet"),
+        ("node-2", "kube-proxy"),
+        ("node-2", "containerd"),
+    ];
+    if cluster.options.store == "etcd" {
+        victims.push(("node-1", "etcd"));
+    }
+    kill_under_writes(cluster, &victims);
+}
+
+/// More than once: the second time it comes up with what it wrote after the first.
+pub fn kill_the_store(cluster: &Cluster) {
+    kill_under_writes(cluster, &[("node-1", "etcd"), ("node-1", "etcd")]);
+}
+
+/// Kills one after the other while objects are created: nothing that was acknowledged is lost, no container is touched.
+fn kill_under_writes(cluster: &Cluster, victims: &[(&str, &str)]) {
     let space = cluster.namespace("killed");
     let address = space.hello(4);
     let before = running(&space.pods());
@@ -37,17 +58,6 @@ pub fn kill_each_daemon(cluster: &Cluster) {
             }
         });
         let kills = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let mut victims = vec![
-                ("node-1", "kube-apiserver"),
-                ("node-1", "kube-controller-manager"),
-                ("node-1", "kube-scheduler"),
-                ("node-2", "kubelet"),
-                ("node-2", "kube-proxy"),
-                ("node-2", "containerd"),
-            ];
-            if cluster.options.store == "etcd" {
-                victims.push(("node-1", "etcd"));
-            }
             for (node, daemon) in victims {
                 kill(cluster, node, daemon);
                 let so_far = acknowledged.lock().unwrap().len();

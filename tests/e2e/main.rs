@@ -14,6 +14,7 @@
     reason = "a test's failure is a panic"
 )]
 
+mod bad_input;
 mod cluster;
 mod control_plane;
 mod failures;
@@ -86,6 +87,10 @@ fn groups() -> Vec<Group> {
                     workloads::namespace,
                 ),
                 (
+                    "bad_input_gets_a_status_and_the_cluster_goes_on",
+                    bad_input::gets_a_status,
+                ),
+                (
                     "a_service_reaches_every_replica_by_iptables",
                     services::by_iptables,
                 ),
@@ -98,6 +103,22 @@ fn groups() -> Vec<Group> {
                     failures::cut_and_heal,
                 ),
                 ("a_node_is_stopped_started_added_and_removed", nodes::life),
+            ],
+        },
+        Group {
+            name: "etcd",
+            options: Options {
+                nodes: 2,
+                store: "etcd",
+                proxy_mode: "nftables",
+                control_plane: "processes",
+            },
+            cases: vec![
+                ("the_keys_in_etcd_are_upstreams", control_plane::etcd_keys),
+                (
+                    "a_killed_etcd_loses_nothing_and_restarts_no_container",
+                    failures::kill_the_store,
+                ),
             ],
         },
         Group {

@@ -68,8 +68,8 @@ fn epoch() -> Option<String> {
     Some(client::view::print_time(jiff::Timestamp::UNIX_EPOCH))
 }
 
-/// What the pod as a whole was given, and what that comes to while it runs.
-fn pod_resources(pod: &Pod, phase: &str) -> (Map, StatusResources) {
+/// What the pod as a whole was given, and what that comes to.
+fn pod_resources(pod: &Pod) -> (Map, StatusResources) {
     let text = |name: &str, q: Quantity| match name {
         "cpu" => q.cpu_text(),
         "memory" | "ephemeral-storage" => q.bytes_text(),
@@ -91,17 +91,13 @@ fn pod_resources(pod: &Pod, phase: &str) -> (Map, StatusResources) {
         .iter()
         .map(|n| (n.clone(), text(n, resources::pod_request(pod, n))))
         .collect();
-    let running = phase == "Running";
-    // A running pod's are those of its cgroup, which knows cpu and memory only.
-    let shown = |n: &String| !running || matches!(n.as_str(), "cpu" | "memory");
-    let limits = limited.iter().filter(|n| shown(n)).filter_map(|n| {
+    let limits = limited.iter().filter_map(|n| {
         let q = resources::pod_limit(pod, n);
         q.map(|q| (n.clone(), text(n, q)))
     });
-    let requests = allocated.iter().filter(|(n, _)| shown(n));
     let effective = StatusResources {
         limits: limits.collect(),
-        requests: requests.map(|(n, q)| (n.clone(), q.clone())).collect(),
+        requests: allocated.clone(),
     };
     (allocated, effective)
 }
@@ -198,7 +194,7 @@ pub fn generate(i: &Inputs<'_>) -> PodStatus {
             s.pod_ips = s.host_ips.clone();
         }
     }
-    let (allocated, effective) = pod_resources(pod, &s.phase);
+    let (allocated, effective) = pod_resources(pod);
     s.allocated_resources = allocated;
     s.resources = Some(effective);
     s.pod_ip = s.pod_ips.first().map(|i| i.ip.clone()).unwrap_or_default();

@@ -58,22 +58,7 @@ impl StatusManager {
     /// Takes a new status; sends it when it differs from what the apiserver has.
     pub fn set(&self, pod: &Arc<Pod>, status: PodStatus) {
         let mut pods = self.pods();
-        let e = pods
-            .entry(pod.metadata.uid.clone())
-            .or_insert_with(|| Entry {
-                pod: pod.clone(),
-                status: PodStatus::default(),
-                version: 0,
-                sent: 0,
-                finished: false,
-                remote: if pod.is_static() {
-                    Value::Null
-                } else {
-                    to_json(&pod.status)
-                },
-                mirror: None,
-            });
-        e.pod = pod.clone();
+        let e = entry(&mut pods, pod);
         if e.status == status && e.version > 0 {
             return;
         }
@@ -100,11 +85,11 @@ impl StatusManager {
     }
 
     /// The worker has ended: nothing of the pod is left on the node but its record.
-    pub fn finish(&self, uid: &str) {
-        if let Some(e) = self.pods().get_mut(uid) {
-            e.finished = true;
-            self.queue.add(uid.to_string());
-        }
+    ///
+    /// After a restart this may be the first word about the pod: then the apiserver has its last status already.
+    pub fn finish(&self, pod: &Arc<Pod>) {
+        entry(&mut self.pods(), pod).finished = true;
+        self.queue.add(pod.metadata.uid.clone());
     }
 
     /// Forgets a pod that is gone from its source.
@@ -200,6 +185,26 @@ impl StatusManager {
     }
 }
 
+fn entry<'a>(pods: &'a mut HashMap<String, Entry>, pod: &Arc<Pod>) -> &'a mut Entry {
+    let e = pods
+        .entry(pod.metadata.uid.clone())
+        .or_insert_with(|| Entry {
+            pod: pod.clone(),
+            status: PodStatus::default(),
+            version: 0,
+            sent: 0,
+            finished: false,
+            remote: if pod.is_static() {
+                Value::Null
+            } else {
+                to_json(&pod.status)
+            },
+            mirror: None,
+        });
+    e.pod = pod.clone();
+    e
+}
+
 fn to_json(s: &PodStatus) -> Value {
     serde_json::to_value(s).unwrap_or_default()
 }
@@ -278,6 +283,19 @@ fn diff(old: &Value, new: &Value) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pod_first_seen_after_its_end_is_still_let_go() {
+        let pod: Pod = serde_json::from_value(
+            json!({"metadata": {"name": "p", "uid": "u"}, "status": {"phase": "Failed"}}),
+        )
+        .unwrap();
+        let m = StatusManager::new(None);
+        m.finish(&Arc::new(pod));
+        let pods = m.pods();
+        let e = pods.get("u").unwrap();
+        assert!(e.finished && e.version == 0, "deleted, with no status sent");
+    }
 
     #[test]
     fn only_changes_are_sent() {

@@ -25,6 +25,9 @@ use crate::pod::{DownwardApi, EmptyDir, HostPath, KeyToPath, Pod, Volume};
 use crate::runtime::env::{Context, Data, meta_field, resource_field};
 use writer::{FileData, Payload};
 
+/// How many mounts may lie on top of each other where a pod's data is.
+const MOUNTS_DEEP: usize = 3;
+
 /// A volume ready to be mounted into containers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mounted {
@@ -78,7 +81,7 @@ pub trait Sources: Send + Sync {
 }
 
 fn mount_memory(dir: &Path, size: i64) -> io::Result<()> {
-    if is_mount_point(dir) {
+    if is_own_file_system(dir) {
         return Ok(());
     }
     let mount = |options: String| {
@@ -299,8 +302,8 @@ async fn one(
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o777))
             .map_err(|e| io_err(&dir, e))?;
     }
-    // Secrets and tokens never reach a disk.
-    if kind != "configmap" {
+    // Secrets and tokens never reach a disk. A volume that has content is left where it is: containers hold it.
+    if kind != "configmap" && !dir.join("..data").exists() {
         let size = memory_limit(pod, None, ctx);
         sources
             .mount_memory(&dir, size)
@@ -535,8 +538,13 @@ fn host_path(h: &HostPath) -> Result<Mounted, VolumeError> {
     })
 }
 
-/// Whether another file system is mounted at exactly this path.
+/// Whether something is mounted at exactly this path.
 pub fn is_mount_point(path: &Path) -> bool {
+    mounts_below(path).iter().any(|m| m == path)
+}
+
+/// Whether this is the root of a file system of its own, which is told without reading all mounts.
+fn is_own_file_system(path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     let device = |p: &Path| fs::metadata(p).map(|m| m.dev()).ok();
     let parent = path.parent().and_then(device);
@@ -574,10 +582,17 @@ pub fn tear_down(pod_dir: &Path) -> io::Result<()> {
     if !pod_dir.exists() {
         return Ok(());
     }
-    for m in mounts_below(pod_dir) {
-        rustix::mount::unmount(&m, rustix::mount::UnmountFlags::empty())
-            .or_else(|_| rustix::mount::unmount(&m, rustix::mount::UnmountFlags::DETACH))
-            .map_err(|e| io::Error::other(format!("unmounting {}: {e}", m.display())))?;
+    // A mount can hide another: that one is reached once the first is gone.
+    for _ in 0..MOUNTS_DEEP {
+        for m in mounts_below(pod_dir) {
+            rustix::mount::unmount(&m, rustix::mount::UnmountFlags::empty())
+                .or_else(|_| rustix::mount::unmount(&m, rustix::mount::UnmountFlags::DETACH))
+                .or_else(|e| match e {
+                    rustix::io::Errno::NOENT => Ok(()),
+                    other => Err(other),
+                })
+                .map_err(|e| io::Error::other(format!("unmounting {}: {e}", m.display())))?;
+        }
     }
     if !mounts_below(pod_dir).is_empty() {
         return Err(io::Error::other(format!(

@@ -328,7 +328,7 @@ async fn run(workers: &Arc<Workers>, mut rx: watch::Receiver<Target>, wake: Arc<
     workers.set_terminated(&uid);
     let last = rx.borrow().pod.clone();
     clean_up(&shared, &last).await;
-    shared.status.finish(&uid);
+    shared.status.finish(&last);
 
     // The record stays until the source drops the pod, so that its containers' logs can be read.
     loop {
@@ -338,7 +338,7 @@ async fn run(workers: &Arc<Workers>, mut rx: watch::Receiver<Target>, wake: Arc<
         }
         if target.pod.metadata.deletion_timestamp.is_some() {
             shared.status.observe(&target.pod);
-            shared.status.finish(&uid);
+            shared.status.finish(&target.pod);
         }
         if rx.changed().await.is_err() {
             return;

@@ -53,9 +53,9 @@ pub enum SyncError {
     /// A cgroup or directory.
     #[error("{0}")]
     Io(#[from] std::io::Error),
-    /// Volumes, by name.
-    #[error("unmounted volumes: {0:?}")]
-    Volumes(Vec<String>),
+    /// Volumes, each with what is wrong.
+    #[error("{0}")]
+    Volumes(String),
     /// The sandbox.
     #[error("failed to create the sandbox: {0}")]
     Sandbox(String),
@@ -239,13 +239,14 @@ async fn set_up_volumes(
             Ok(v)
         }
         Err(failed) => {
-            for (name, e) in &failed {
-                let message = format!("MountVolume.SetUp failed for volume \"{name}\" : {e}");
-                shared.event(pod, true, "FailedMount", message);
+            let texts: Vec<String> = failed
+                .iter()
+                .map(|(name, e)| format!("MountVolume.SetUp failed for volume \"{name}\" : {e}"))
+                .collect();
+            for text in &texts {
+                shared.event(pod, true, "FailedMount", text.clone());
             }
-            Err(SyncError::Volumes(
-                failed.into_iter().map(|(name, _)| name).collect(),
-            ))
+            Err(SyncError::Volumes(texts.join("; ")))
         }
     }
 }
