@@ -19,12 +19,16 @@ use storage::{Listen, StorageConfig};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Trees as deep as `wire::json::MAX_DEPTH` are dropped and printed recursively. Only what is touched takes memory.
+const STACK: usize = 128 * 1024 * 1024;
+
 fn main() -> std::process::ExitCode {
     let flags = flags::command_line().parse_or_exit();
     component::logging::init(&flags.logging());
     let run = || -> Result<()> {
         tokio::runtime::Builder::new_multi_thread()
             .enable_all()
+            .thread_stack_size(STACK)
             .build()
             .context("cannot start the runtime")?
             .block_on(serve(&flags))

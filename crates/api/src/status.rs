@@ -8,6 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::field::ErrorList;
+use crate::text::go_quote;
 
 /// A `metav1.Status` of status `Failure` (or `Success` for a completed delete).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,7 +142,11 @@ impl Status {
         Status::failure(
             404,
             "NotFound",
-            format!("{} {name:?} not found", qualified(group, resource)),
+            format!(
+                "{} {} not found",
+                qualified(group, resource),
+                go_quote(name)
+            ),
         )
         .about(group, resource, name)
     }
@@ -162,7 +167,11 @@ impl Status {
         Status::failure(
             409,
             "AlreadyExists",
-            format!("{} {name:?} already exists", qualified(group, resource)),
+            format!(
+                "{} {} already exists",
+                qualified(group, resource),
+                go_quote(name)
+            ),
         )
         .about(group, resource, name)
     }
@@ -170,8 +179,9 @@ impl Status {
     /// 409 `Operation cannot be fulfilled on pods "x": …`.
     pub fn conflict(group: &str, resource: &str, name: &str, why: &str) -> Status {
         let m = format!(
-            "Operation cannot be fulfilled on {} {name:?}: {why}",
-            qualified(group, resource)
+            "Operation cannot be fulfilled on {} {}: {why}",
+            qualified(group, resource),
+            go_quote(name)
         );
         Status::failure(409, "Conflict", m).about(group, resource, name)
     }
@@ -194,7 +204,7 @@ impl Status {
         } else if name.is_empty() {
             format!("{what} is forbidden: {why}")
         } else {
-            format!("{what} {name:?} is forbidden: {why}")
+            format!("{what} {} is forbidden: {why}", go_quote(name))
         };
         Status::failure(403, "Forbidden", m).about(group, resource, name)
     }
@@ -263,7 +273,11 @@ impl Status {
         let mut s = Status::failure(
             422,
             "Invalid",
-            format!("{what} {name:?} is invalid: {}", errors.aggregate()),
+            format!(
+                "{what} {} is invalid: {}",
+                go_quote(name),
+                errors.aggregate()
+            ),
         )
         .about(group, kind, name);
         if let Some(d) = s.details.as_mut() {

@@ -291,7 +291,7 @@ impl Server {
                 now: timestamp(),
                 warnings: std::sync::Mutex::default(),
             };
-            return call.serve(request).await;
+            return Ok(call.serve(request).await);
         }
         let method = request.method();
         if let Some((_, f)) = self.extra_paths.iter().find(|(p, _)| *p == info.path) {
@@ -328,8 +328,10 @@ impl Server {
             }
             "metrics" if path == "/metrics" => Ok(self.metrics.serve(&self).await),
             "version" if path == "/version" => Ok(self.documents.version(&self.config)),
-            "openapi" => Ok(crate::openapi::serve(&self, &path, request.headers())
-                .unwrap_or_else(page_not_found)),
+            "openapi" => Ok(
+                crate::openapi::serve(&self, &path, request.headers(), &query)
+                    .unwrap_or_else(page_not_found),
+            ),
             "" | "api" | "apis" => crate::discovery::serve(&self, &path, request.headers(), &query)
                 .map(|r| r.unwrap_or_else(page_not_found)),
             _ => Ok(page_not_found()),

@@ -370,7 +370,8 @@ impl Engine {
     async fn create_once(&self, r: &Request<'_>, mut object: Value) -> Result<Value, Status> {
         let def = r.served.def.clone();
         match_namespace(&mut object, def.namespaced, r.namespace)?;
-        if !meta_str(&object, "resourceVersion").is_empty() {
+        // Upstream's store refuses it, and what is not stored keeps it.
+        if !r.dry_run && !meta_str(&object, "resourceVersion").is_empty() {
             return Err(Status::failure(
                 500,
                 "",

@@ -286,6 +286,15 @@ pub fn stream(headers: &HeaderMap, query: &Query) -> Result<Output, Status> {
     Ok(out)
 }
 
+/// Whether JSON is among what the client takes.
+pub fn takes_json(headers: &HeaderMap) -> bool {
+    let header = accept(headers);
+    header.is_empty()
+        || clauses(&header)
+            .iter()
+            .any(|c| covers(c, "application", "json"))
+}
+
 /// The encoding of a plain error: the best that is accepted, JSON otherwise.
 pub fn for_errors(headers: &HeaderMap, query: &Query) -> Output {
     let pretty = want_pretty(headers, query);

@@ -9,7 +9,10 @@ pub enum Error {
     /// A value has the wrong type for its field; the message has the form of Go's `encoding/json`.
     #[error("{0}")]
     Type(String),
-    /// The protobuf bytes are truncated or malformed.
+    /// The protobuf bytes end early.
+    #[error("unexpected EOF")]
+    Truncated,
+    /// The protobuf bytes are malformed.
     #[error("proto: {0}")]
     Protobuf(&'static str),
     /// Nesting beyond the limit (10,000 levels of JSON, 100 of protobuf).

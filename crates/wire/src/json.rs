@@ -3,7 +3,8 @@
 //! The decoder reads text and schema together, once. Its messages are those of Go's `encoding/json` as upstream uses it:
 //! a syntax error anywhere wins; values of the wrong type are skipped and the first of them is reported at the end, an
 //! error of a value with a syntax of its own (quantity, time) at once; unknown and duplicate fields are collected last.
-//! Deviation: nesting is limited to [`MAX_DEPTH`] levels (upstream: 10,000), which bounds the stack.
+//! Text is walked without recursion, except along the schema; but trees are dropped, copied and printed recursively, so
+//! threads that hold what others sent need a stack for [`MAX_DEPTH`] levels.
 
 use std::collections::BTreeSet;
 
@@ -17,8 +18,8 @@ use crate::quantity::Quantity;
 use crate::schema::{Field, Message, Type, flag};
 use crate::time;
 
-/// Deepest nesting of arrays and objects.
-pub const MAX_DEPTH: u32 = 500;
+/// Deepest nesting of arrays and objects. Source: upstream's `sigs.k8s.io/json`.
+pub const MAX_DEPTH: u32 = 10_000;
 
 /// How many strict errors are kept.
 const MAX_STRICT: usize = 100;
@@ -205,22 +206,20 @@ impl Check {
     }
 
     fn save(&mut self, found: &str, kind: &Kind<'_>) {
-        if self.saved.is_some() {
-            return;
+        if self.saved.is_none() {
+            self.saved = Some(Error::Type(self.cannot(found, &kind.name())));
         }
-        let text = match self.structure {
+    }
+
+    fn cannot(&self, found: &str, into: &str) -> String {
+        match self.structure {
             Some(s) if !self.stack.is_empty() => format!(
-                "json: cannot unmarshal {found} into Go struct field {}.{} of type {}",
+                "json: cannot unmarshal {found} into Go struct field {}.{} of type {into}",
                 s.name,
                 self.stack.join("."),
-                kind.name()
             ),
-            _ => format!(
-                "json: cannot unmarshal {found} into Go value of type {}",
-                kind.name()
-            ),
-        };
-        self.saved = Some(Error::Type(text));
+            _ => format!("json: cannot unmarshal {found} into Go value of type {into}"),
+        }
     }
 
     fn strict(&mut self, what: &str, key: &str) {
@@ -439,17 +438,13 @@ fn scalar(
         (Type::IntOrString, v @ Value::String(_)) => Some(v),
         (Type::IntOrString, Value::Number(n)) => {
             if !int_fits(&Type::I32, &n) {
-                return Err(Error::Mismatch(format!(
-                    "json: cannot unmarshal number {} into Go value of type int32",
-                    number_text(literal, &n)
-                )));
+                let found = format!("number {}", number_text(literal, &n));
+                return Err(Error::Mismatch(check.cannot(&found, "int32")));
             }
             Some(Value::Number(n))
         }
         (Type::IntOrString, _) => {
-            return Err(Error::Mismatch(format!(
-                "json: cannot unmarshal {found} into Go value of type int32"
-            )));
+            return Err(Error::Mismatch(check.cannot(found, "int32")));
         }
         (Type::Time, Value::String(s)) => {
             let m = time::parse_rfc3339(&s).map_err(Error::Mismatch)?;
@@ -472,9 +467,7 @@ fn scalar(
             Some(Value::String(time::format_duration(nanos)))
         }
         (Type::Time | Type::MicroTime | Type::Duration, _) => {
-            return Err(Error::Mismatch(format!(
-                "json: cannot unmarshal {found} into Go value of type string"
-            )));
+            return Err(Error::Mismatch(check.cannot(found, "string")));
         }
         (Type::I32 | Type::I64 | Type::U32 | Type::U64, Value::Number(n)) => {
             let plain = literal.is_empty() || !literal.contains(['.', 'e', 'E']);
@@ -756,10 +749,6 @@ fn quote_char(c: u8) -> String {
     }
 }
 
-fn depth_error() -> Error {
-    Error::Syntax("exceeded max depth".to_owned())
-}
-
 impl<'a> Parser<'a> {
     fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
@@ -774,6 +763,12 @@ impl<'a> Parser<'a> {
     fn fail<T>(&self, context: &str) -> Result<T, Error> {
         Err(Error::Syntax(match self.peek() {
             Some(c) => format!("invalid character {} {context}", quote_char(c)),
+            // Go's scanner ends every text with a space, which fits in no number, word or escape.
+            None if context != "in string literal"
+                && (context.starts_with("in ") || context.starts_with("after decimal")) =>
+            {
+                format!("invalid character ' ' {context}")
+            }
             None => "unexpected end of JSON input".to_owned(),
         }))
     }
@@ -788,10 +783,8 @@ impl<'a> Parser<'a> {
     }
 
     fn literal(&mut self, word: &'static str) -> Result<(), Error> {
-        for (i, want) in word.bytes().enumerate() {
+        for want in word.bytes() {
             if self.peek() != Some(want) {
-                // The first letter was seen already.
-                let _ = i;
                 return self.fail(&format!(
                     "in literal {word} (expecting '{}')",
                     char::from(want)
@@ -926,10 +919,10 @@ impl<'a> Parser<'a> {
     /// The elements of an array; `each` reads one.
     fn array(
         &mut self,
+        depth: u32,
         mut each: impl FnMut(&mut Self, usize) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        self.at += 1;
-        self.space();
+        self.open(depth as usize)?;
         if self.peek() == Some(b']') {
             self.at += 1;
             return Ok(());
@@ -938,14 +931,8 @@ impl<'a> Parser<'a> {
         loop {
             each(self, i)?;
             i += 1;
-            self.space();
-            match self.peek() {
-                Some(b',') => self.at += 1,
-                Some(b']') => {
-                    self.at += 1;
-                    return Ok(());
-                }
-                _ => return self.fail("after array element"),
+            if !self.more(b']')? {
+                return Ok(());
             }
         }
     }
@@ -953,34 +940,19 @@ impl<'a> Parser<'a> {
     /// The members of an object; `each` reads the value of a key.
     fn object(
         &mut self,
+        depth: u32,
         mut each: impl FnMut(&mut Self, std::borrow::Cow<'a, str>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        self.at += 1;
-        self.space();
+        self.open(depth as usize)?;
         if self.peek() == Some(b'}') {
             self.at += 1;
             return Ok(());
         }
         loop {
-            self.space();
-            if self.peek() != Some(b'"') {
-                return self.fail("looking for beginning of object key string");
-            }
-            let key = self.string()?;
-            self.space();
-            if self.peek() != Some(b':') {
-                return self.fail("after object key");
-            }
-            self.at += 1;
+            let key = self.key()?;
             each(self, key)?;
-            self.space();
-            match self.peek() {
-                Some(b',') => self.at += 1,
-                Some(b'}') => {
-                    self.at += 1;
-                    return Ok(());
-                }
-                _ => return self.fail("after object key:value pair"),
+            if !self.more(b'}')? {
+                return Ok(());
             }
         }
     }
@@ -1009,51 +981,159 @@ impl<'a> Parser<'a> {
         })
     }
 
-    fn skip(&mut self, depth: u32) -> Result<(), Error> {
-        if depth > MAX_DEPTH {
-            return Err(depth_error());
+    /// Steps into an array or object whose opening sign is next, `depth` levels below the top.
+    fn open(&mut self, depth: usize) -> Result<(), Error> {
+        if depth >= MAX_DEPTH as usize {
+            return self.fail("exceeded max depth");
         }
+        self.at += 1;
+        self.space();
+        Ok(())
+    }
+
+    /// The key of an object's member, up to its colon.
+    fn key(&mut self) -> Result<std::borrow::Cow<'a, str>, Error> {
+        self.space();
+        if self.peek() != Some(b'"') {
+            return self.fail("looking for beginning of object key string");
+        }
+        let key = self.string()?;
+        self.space();
+        if self.peek() != Some(b':') {
+            return self.fail("after object key");
+        }
+        self.at += 1;
+        Ok(key)
+    }
+
+    /// Whether another element follows; otherwise the closing sign was read.
+    fn more(&mut self, close: u8) -> Result<bool, Error> {
         self.space();
         match self.peek() {
-            Some(b'{') => self.object(|p, _| p.skip(depth + 1)),
-            Some(b'[') => self.array(|p, _| p.skip(depth + 1)),
-            Some(b'"') => self.string().map(drop),
-            _ => self.simple().map(drop),
+            Some(b',') => {
+                self.at += 1;
+                Ok(true)
+            }
+            Some(c) if c == close => {
+                self.at += 1;
+                Ok(false)
+            }
+            _ if close == b'}' => self.fail("after object key:value pair"),
+            _ => self.fail("after array element"),
+        }
+    }
+
+    fn skip(&mut self, depth: u32) -> Result<(), Error> {
+        // The closing signs of what is open.
+        let mut open: Vec<u8> = Vec::new();
+        loop {
+            self.space();
+            let close = match self.peek() {
+                Some(b'{') => b'}',
+                Some(b'[') => b']',
+                Some(b'"') => {
+                    self.string()?;
+                    0
+                }
+                _ => {
+                    self.simple()?;
+                    0
+                }
+            };
+            if close != 0 {
+                self.open(depth as usize + open.len())?;
+                if self.peek() == Some(close) {
+                    self.at += 1;
+                } else {
+                    open.push(close);
+                    if close == b'}' {
+                        self.key()?;
+                    }
+                    continue;
+                }
+            }
+            loop {
+                let Some(close) = open.last().copied() else {
+                    return Ok(());
+                };
+                if self.more(close)? {
+                    if close == b'}' {
+                        self.key()?;
+                    }
+                    break;
+                }
+                open.pop();
+            }
         }
     }
 
     /// Any value; duplicate keys are noted.
     fn untyped(&mut self, check: &mut Check, depth: u32) -> Result<Value, Error> {
-        if depth > MAX_DEPTH {
-            return Err(depth_error());
+        /// What is open, with the path's length outside of its current element.
+        enum Open<'a> {
+            Array(Vec<Value>, usize),
+            Object(Map<String, Value>, std::borrow::Cow<'a, str>, usize),
         }
-        self.space();
-        match self.peek() {
-            Some(b'{') => {
-                let mut map = Map::new();
-                self.object(|p, key| {
-                    if check.collect && map.contains_key(&*key) {
-                        check.strict("duplicate", &key);
+        fn member<'a>(
+            parser: &mut Parser<'a>,
+            check: &mut Check,
+            map: Map<String, Value>,
+        ) -> Result<Open<'a>, Error> {
+            let key = parser.key()?;
+            if check.collect && map.contains_key(&*key) {
+                check.strict("duplicate", &key);
+            }
+            let at = check.enter(&key);
+            Ok(Open::Object(map, key, at))
+        }
+        let mut open: Vec<Open<'a>> = Vec::new();
+        loop {
+            self.space();
+            let mut value = match self.peek() {
+                Some(b'{') => {
+                    self.open(depth as usize + open.len())?;
+                    if self.peek() != Some(b'}') {
+                        open.push(member(self, check, Map::new())?);
+                        continue;
                     }
-                    let at = check.enter(&key);
-                    let value = p.untyped(check, depth + 1)?;
-                    check.leave(at);
-                    map.insert(key.into_owned(), value);
-                    Ok(())
-                })?;
-                Ok(Value::Object(map))
+                    self.at += 1;
+                    Value::Object(Map::new())
+                }
+                Some(b'[') => {
+                    self.open(depth as usize + open.len())?;
+                    if self.peek() != Some(b']') {
+                        open.push(Open::Array(Vec::new(), check.enter_index(0)));
+                        continue;
+                    }
+                    self.at += 1;
+                    Value::Array(Vec::new())
+                }
+                _ => self.simple()?.0,
+            };
+            loop {
+                match open.pop() {
+                    None => return Ok(value),
+                    Some(Open::Array(mut items, at)) => {
+                        check.leave(at);
+                        items.push(value);
+                        if self.more(b']')? {
+                            let at = check.enter_index(items.len());
+                            open.push(Open::Array(items, at));
+                            break;
+                        }
+                        value = Value::Array(items);
+                    }
+                    Some(Open::Object(mut map, key, at)) => {
+                        check.leave(at);
+                        map.insert(key.into_owned(), value);
+                        if self.more(b'}')? {
+                            open.push(member(self, check, map)?);
+                            break;
+                        }
+                        value = Value::Object(map);
+                    }
+                }
             }
-            Some(b'[') => {
-                let mut items = Vec::new();
-                self.array(|p, i| {
-                    let at = check.enter_index(i);
-                    items.push(p.untyped(check, depth + 1)?);
-                    check.leave(at);
-                    Ok(())
-                })?;
-                Ok(Value::Array(items))
-            }
-            _ => self.simple().map(|(v, _)| v),
         }
     }
 
@@ -1063,9 +1143,6 @@ impl<'a> Parser<'a> {
         check: &mut Check,
         depth: u32,
     ) -> Result<Option<Value>, Error> {
-        if depth > MAX_DEPTH {
-            return Err(depth_error());
-        }
         self.space();
         if is_open(&kind.ty) {
             // Upstream keeps such values as text and does not look for duplicates in them.
@@ -1123,7 +1200,7 @@ impl<'a> Parser<'a> {
 
     fn list(&mut self, element: &Kind<'_>, check: &mut Check, depth: u32) -> Result<Value, Error> {
         let mut items = Vec::new();
-        self.array(|p, i| {
+        self.array(depth, |p, i| {
             let at = check.enter_index(i);
             let item = p.typed(element, check, depth + 1)?;
             check.leave(at);
@@ -1135,7 +1212,7 @@ impl<'a> Parser<'a> {
 
     fn map(&mut self, element: &Kind<'_>, check: &mut Check, depth: u32) -> Result<Value, Error> {
         let mut map = Map::new();
-        self.object(|p, key| {
+        self.object(depth, |p, key| {
             if check.collect && map.contains_key(&*key) {
                 check.strict("duplicate", &key);
             }
@@ -1157,7 +1234,7 @@ impl<'a> Parser<'a> {
         let mut out = Map::new();
         let mut seen: Vec<&'static Field> = Vec::new();
         let mut seen_meta = (false, false);
-        self.object(|p, key| {
+        self.object(depth, |p, key| {
             if msg.type_meta && (key == "kind" || key == "apiVersion") {
                 let slot = if key == "kind" {
                     &mut seen_meta.0

@@ -66,7 +66,7 @@ impl<'b> Cursor<'b> {
 
     #[inline]
     fn varint(&mut self) -> Result<u64, Error> {
-        const SHORT: Error = Error::Protobuf("unexpected EOF");
+        const SHORT: Error = Error::Truncated;
         let (&first, rest) = self.rest.split_first().ok_or(SHORT)?;
         if first < 0x80 {
             self.rest = rest;
@@ -105,10 +105,7 @@ impl<'b> Cursor<'b> {
     }
 
     fn take(&mut self, n: usize) -> Result<&'b [u8], Error> {
-        let (head, tail) = self
-            .rest
-            .split_at_checked(n)
-            .ok_or(Error::Protobuf("unexpected EOF"))?;
+        let (head, tail) = self.rest.split_at_checked(n).ok_or(Error::Truncated)?;
         self.rest = tail;
         Ok(head)
     }

@@ -1,15 +1,18 @@
 //! YAML, as `sigs.k8s.io/yaml` reads and writes it: through JSON.
 //!
-//! Reading: aliases are bounded by the parser, merge keys (`<<`) apply, keys become strings. Writing: keys sorted, lists
-//! not indented, strings quoted only where another type or syntax would be read.
+//! Reading: the events of libyaml's parser become nodes, and these a tree by go-yaml's rules: YAML 1.1, aliases within
+//! bounds, merge keys (`<<`), keys turned into strings. Writing: keys sorted, lists not indented, strings quoted only
+//! where another type or syntax would be read.
 
 use std::cmp::Ordering;
+use std::collections::{BTreeSet, HashMap};
 
-use serde::de::{self, DeserializeSeed, Visitor};
+use base64::Engine as _;
+use libyaml_safer::{EventData, Parser};
 use serde_json::{Map, Number, Value};
 
 use crate::Error;
-use crate::json::{Decoded, Strictness};
+use crate::json::{Decoded, MAX_DEPTH, Strictness};
 use crate::schema::Message;
 
 /// Decodes YAML text of type `msg`, with the checks of [`crate::json::decode`].
@@ -18,88 +21,443 @@ pub fn decode(
     msg: &'static Message,
     strictness: Strictness,
 ) -> Result<Decoded, Error> {
-    crate::json::normalize(to_value(bytes)?, msg, strictness)
+    let (value, duplicates) = to_value_strict(bytes)?;
+    normalize(value, &duplicates, msg, strictness)
+}
+
+/// Checks and normalises what [`to_value_strict`] gave, as [`decode`] does text.
+pub fn normalize(
+    value: Value,
+    duplicates: &[String],
+    msg: &'static Message,
+    strictness: Strictness,
+) -> Result<Decoded, Error> {
+    let mut decoded = crate::json::normalize(value, msg, strictness)?;
+    if strictness == Strictness::Collect && !duplicates.is_empty() {
+        decoded.strict_errors.insert(0, list_errors(duplicates));
+    }
+    Ok(decoded)
+}
+
+/// Several errors as go-yaml's one.
+pub fn list_errors(errors: &[String]) -> String {
+    format!("yaml: unmarshal errors:\n  {}", errors.join("\n  "))
 }
 
 /// The JSON tree of the first document of YAML text, without a schema; of no text, null. Errors are `yaml: line 1: …`;
 /// callers add the prefix that the upstream function of their place has (`error converting YAML to JSON: `).
 pub fn to_value(bytes: &[u8]) -> Result<Value, Error> {
-    let text = std::str::from_utf8(bytes)
-        .map_err(|_| Error::Syntax("yaml: invalid leading UTF-8 octet".to_owned()))?;
-    let Some(document) = serde_yaml::Deserializer::from_str(text).next() else {
-        return Ok(Value::Null);
-    };
-    let seed = Tree {
-        text,
-        depth: 0,
-        key: false,
-    };
-    match seed.deserialize(document) {
-        Ok(value) => Ok(value),
-        Err(e) if e.to_string().starts_with("EOF while parsing") => Ok(Value::Null),
-        Err(e) => Err(Error::Syntax(go_message(&e))),
-    }
+    to_value_strict(bytes).map(|(value, _)| value)
 }
 
-/// The message as go-yaml words it.
-fn go_message(e: &serde_yaml::Error) -> String {
-    let text = e.to_string();
-    let message = text.split(" at line ").next().unwrap_or(&text);
-    match e.location() {
-        // go-yaml counts from the token before the one the parser stopped at, when that begins a line.
-        Some(at) => {
-            let line = if at.column() <= 1 {
-                at.line().saturating_sub(1).max(1)
-            } else {
-                at.line()
+/// [`to_value`] with the keys that stand twice in a mapping, as `line 7: key "a" already set in map`.
+pub fn to_value_strict(bytes: &[u8]) -> Result<(Value, Vec<String>), Error> {
+    check_utf8(bytes)?;
+    let Some(document) = Document::read(bytes)? else {
+        return Ok((Value::Null, Vec::new()));
+    };
+    let mut builder = Builder {
+        document: &document,
+        open: BTreeSet::new(),
+        decoded: 0,
+        aliased: 0,
+        duplicates: Vec::new(),
+    };
+    let value = builder.value(document.root, 0)?;
+    Ok((value, builder.duplicates))
+}
+
+fn yaml_error(message: impl std::fmt::Display) -> Error {
+    Error::Syntax(format!("yaml: {message}"))
+}
+
+/// Refuses what is not UTF-8, as libyaml's reader words it.
+fn check_utf8(bytes: &[u8]) -> Result<(), Error> {
+    let Err(e) = std::str::from_utf8(bytes) else {
+        return Ok(());
+    };
+    let at = bytes.get(e.valid_up_to()).copied().unwrap_or_default();
+    Err(yaml_error(match e.error_len() {
+        None => "incomplete UTF-8 octet sequence",
+        Some(_) if at & 0xc0 == 0x80 || at >= 0xf8 => "invalid leading UTF-8 octet",
+        Some(_) => "invalid trailing UTF-8 octet",
+    }))
+}
+
+/// The message as go-yaml words it: lines of errors of the scanner count from one, of the parser from zero, and the first
+/// line is not named.
+fn go_message(e: &libyaml_safer::Error) -> Error {
+    let scanner = u64::from(e.kind() == libyaml_safer::ErrorKind::Scanner);
+    let line = |mark: Option<libyaml_safer::Mark>| mark.map_or(0, |m| m.line);
+    let at = match line(e.problem_mark()) {
+        0 => line(e.context_mark()),
+        n => n + scanner,
+    };
+    yaml_error(match at {
+        0 => e.problem().to_owned(),
+        n => format!("line {n}: {}", e.problem()),
+    })
+}
+
+enum Content {
+    Scalar {
+        value: String,
+        tag: Option<String>,
+        /// Plain, so that its type is guessed.
+        plain: bool,
+    },
+    Alias {
+        name: String,
+        of: usize,
+    },
+    Sequence(Vec<usize>),
+    /// Keys and values in turn.
+    Mapping(Vec<usize>),
+}
+
+struct Node {
+    content: Content,
+    /// From zero.
+    line: u64,
+}
+
+/// The nodes of a document.
+struct Document {
+    nodes: Vec<Node>,
+    root: usize,
+}
+
+impl Document {
+    /// Reads the first document, if there is one.
+    fn read(bytes: &[u8]) -> Result<Option<Document>, Error> {
+        let mut parser = Parser::new();
+        parser.set_input(bytes);
+        let mut nodes: Vec<Node> = Vec::new();
+        let mut anchors: HashMap<String, usize> = HashMap::new();
+        // The collections that are open.
+        let mut open: Vec<usize> = Vec::new();
+        loop {
+            let event = parser.parse().map_err(|e| go_message(&e))?;
+            let line = event.start_mark.line;
+            let (content, anchor) = match event.data {
+                EventData::StreamStart { .. } | EventData::DocumentStart { .. } => continue,
+                EventData::StreamEnd | EventData::DocumentEnd { .. } => {
+                    return Ok((!nodes.is_empty()).then_some(Document { nodes, root: 0 }));
+                }
+                EventData::SequenceEnd | EventData::MappingEnd => {
+                    open.pop();
+                    continue;
+                }
+                EventData::Alias { anchor } => {
+                    let Some(of) = anchors.get(&anchor).copied() else {
+                        return Err(yaml_error(format!("unknown anchor '{anchor}' referenced")));
+                    };
+                    (Content::Alias { name: anchor, of }, None)
+                }
+                EventData::Scalar {
+                    anchor,
+                    tag,
+                    value,
+                    plain_implicit,
+                    ..
+                } => {
+                    let content = Content::Scalar {
+                        value,
+                        tag: tag.filter(|t| !t.is_empty()),
+                        plain: plain_implicit,
+                    };
+                    (content, anchor)
+                }
+                EventData::SequenceStart { anchor, .. } => (Content::Sequence(Vec::new()), anchor),
+                EventData::MappingStart { anchor, .. } => (Content::Mapping(Vec::new()), anchor),
             };
-            format!("yaml: line {line}: {message}")
+            let id = nodes.len();
+            if let Some(parent) = open.last().and_then(|p| nodes.get_mut(*p))
+                && let Content::Sequence(children) | Content::Mapping(children) =
+                    &mut parent.content
+            {
+                children.push(id);
+            }
+            if matches!(content, Content::Sequence(_) | Content::Mapping(_)) {
+                if open.len() >= MAX_DEPTH as usize {
+                    let at = match line {
+                        0 => String::new(),
+                        n => format!("line {}: ", n + 1),
+                    };
+                    return Err(yaml_error(format!("{at}exceeded max depth of {MAX_DEPTH}")));
+                }
+                open.push(id);
+            }
+            if let Some(a) = anchor {
+                anchors.insert(a, id);
+            }
+            nodes.push(Node { content, line });
         }
-        None => format!("yaml: {message}"),
     }
 }
 
-/// Builds a tree from the parser's events. Plain scalars are read by YAML 1.1 as go-yaml does (`yes`, `0644`), which the
-/// parser does not: whether a string was quoted shows in the text before it.
-#[derive(Clone, Copy)]
-struct Tree<'t> {
-    text: &'t str,
-    depth: u32,
-    /// The value is a key: a plain `<<` is then shown as an empty list.
-    key: bool,
+/// How much of a document may come from aliases, by its size. Source: go-yaml's `allowedAliasRatio`.
+fn allowed_ratio(decoded: u32) -> f64 {
+    const LOW: u32 = 400_000;
+    const HIGH: u32 = 4_000_000;
+    match decoded {
+        n if n <= LOW => 0.99,
+        n if n >= HIGH => 0.10,
+        n => 0.99 - 0.89 * (f64::from(n - LOW) / f64::from(HIGH - LOW)),
+    }
 }
 
-impl Tree<'_> {
-    fn deeper<E: de::Error>(self) -> Result<Self, E> {
-        if self.depth >= crate::json::MAX_DEPTH {
-            return Err(E::custom("exceeded max depth"));
-        }
-        Ok(Tree {
-            depth: self.depth + 1,
-            key: false,
-            ..self
-        })
+/// Makes a tree of nodes.
+struct Builder<'d> {
+    document: &'d Document,
+    /// Aliases that are being followed.
+    open: BTreeSet<usize>,
+    decoded: u32,
+    aliased: u32,
+    duplicates: Vec<String>,
+}
+
+impl<'d> Builder<'d> {
+    fn node(&self, id: usize) -> Option<&'d Node> {
+        self.document.nodes.get(id)
     }
 
-    fn is_plain(self, s: &str) -> bool {
-        let Some(at) = (s.as_ptr() as usize).checked_sub(self.text.as_ptr() as usize) else {
-            return false;
+    fn value(&mut self, id: usize, depth: u32) -> Result<Value, Error> {
+        self.count()?;
+        let Some(node) = self.node(id) else {
+            return Ok(Value::Null);
         };
-        if at > self.text.len() {
-            return false;
+        match &node.content {
+            Content::Scalar { value, tag, plain } => scalar(value, tag.as_deref(), *plain),
+            Content::Alias { name, of } => self.follow(id, name, |b| b.value(*of, deeper(depth)?)),
+            Content::Sequence(items) => {
+                let depth = deeper(depth)?;
+                let mut out = Vec::with_capacity(items.len());
+                for item in items {
+                    out.push(self.value(*item, depth)?);
+                }
+                Ok(Value::Array(out))
+            }
+            Content::Mapping(items) => {
+                let mut out = Map::new();
+                self.fill(items, &mut out, deeper(depth)?)?;
+                Ok(Value::Object(out))
+            }
         }
-        match at.checked_sub(1) {
-            Some(before) => !matches!(self.text.as_bytes().get(before), Some(b'"' | b'\'')),
-            None => true,
+    }
+
+    fn count(&mut self) -> Result<(), Error> {
+        self.decoded = self.decoded.saturating_add(1);
+        if !self.open.is_empty() {
+            self.aliased += 1;
+        }
+        if self.aliased > 100
+            && self.decoded > 1000
+            && f64::from(self.aliased) / f64::from(self.decoded) > allowed_ratio(self.decoded)
+        {
+            return Err(yaml_error("document contains excessive aliasing"));
+        }
+        Ok(())
+    }
+
+    fn follow<T>(
+        &mut self,
+        alias: usize,
+        name: &str,
+        f: impl FnOnce(&mut Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        if !self.open.insert(alias) {
+            return Err(yaml_error(format!("anchor '{name}' value contains itself")));
+        }
+        let done = f(self);
+        self.open.remove(&alias);
+        done
+    }
+
+    fn fill(
+        &mut self,
+        items: &[usize],
+        out: &mut Map<String, Value>,
+        depth: u32,
+    ) -> Result<(), Error> {
+        for pair in items.chunks(2) {
+            let &[key, value] = pair else { continue };
+            if self.is_merge(key) {
+                self.merge(value, out, depth)?;
+                continue;
+            }
+            let shown = self.value(key, depth)?;
+            let (text, quoted) = match shown {
+                Value::String(s) => {
+                    let q = crate::time::quote(&s);
+                    (s, q)
+                }
+                Value::Bool(b) => (b.to_string(), b.to_string()),
+                Value::Number(n) => {
+                    let text = match n.as_f64() {
+                        Some(f) if n.is_f64() => short_float(f),
+                        _ => n.to_string(),
+                    };
+                    (text.clone(), text)
+                }
+                Value::Null => {
+                    return Err(Error::Syntax(format!(
+                        "unsupported map key of type: %!s(<nil>), key: <nil>, value: {}",
+                        self.value(value, depth)?
+                    )));
+                }
+                Value::Array(_) | Value::Object(_) => {
+                    return Err(yaml_error(format!("invalid map key: {}", go_value(&shown))));
+                }
+            };
+            let line = self.node(value).map_or(0, |n| n.line);
+            let value = self.value(value, depth)?;
+            if out.contains_key(&text) {
+                self.duplicates.push(format!(
+                    "line {}: key {quoted} already set in map",
+                    line + 1
+                ));
+            }
+            out.insert(text, value);
+        }
+        Ok(())
+    }
+
+    fn is_merge(&self, key: usize) -> bool {
+        matches!(self.node(key).map(|n| &n.content), Some(Content::Scalar { value, tag, plain })
+            if value == "<<" && (*plain || tag.as_deref() == Some("tag:yaml.org,2002:merge")))
+    }
+
+    /// What `<<` stands for replaces what stands before it, as in go-yaml.
+    fn merge(
+        &mut self,
+        value: usize,
+        out: &mut Map<String, Value>,
+        depth: u32,
+    ) -> Result<(), Error> {
+        let wrong = || yaml_error("map merge requires map or sequence of maps as the value");
+        match self.node(value).map(|n| &n.content) {
+            Some(Content::Mapping(items)) => {
+                self.count()?;
+                self.fill(items, out, depth)
+            }
+            Some(Content::Alias { name, of }) => match self.node(*of).map(|n| &n.content) {
+                Some(Content::Mapping(items)) => {
+                    self.count()?;
+                    self.follow(value, name, |b| {
+                        b.count()?;
+                        b.fill(items, out, deeper(depth)?)
+                    })
+                }
+                _ => Err(wrong()),
+            },
+            Some(Content::Sequence(items)) => {
+                for item in items.iter().rev() {
+                    match self.node(*item).map(|n| &n.content) {
+                        Some(Content::Sequence(_) | Content::Scalar { .. }) | None => {
+                            return Err(wrong());
+                        }
+                        _ => self.merge(*item, out, depth)?,
+                    }
+                }
+                Ok(())
+            }
+            _ => Err(wrong()),
         }
     }
 }
 
-/// A plain scalar that the parser took for a string, by YAML 1.1.
-fn resolve(s: &str) -> Value {
+/// Aliases nest what the parser did not see nested.
+fn deeper(depth: u32) -> Result<u32, Error> {
+    if depth > MAX_DEPTH {
+        return Err(yaml_error(format!("exceeded max depth of {MAX_DEPTH}")));
+    }
+    Ok(depth + 1)
+}
+
+/// A float as go prints it with 32 bits of precision.
+fn short_float(f: f64) -> String {
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "upstream prints with this precision"
+    )]
+    let f = f as f32;
+    let text = f.to_string();
+    text.strip_suffix(".0").unwrap_or(&text).to_owned()
+}
+
+/// A value as `%#v` prints what go-yaml makes of it.
+fn go_value(value: &Value) -> String {
+    match value {
+        Value::Null => "interface {}(nil)".into(),
+        Value::String(s) => crate::time::quote(s),
+        Value::Array(items) => {
+            let all: Vec<String> = items.iter().map(go_value).collect();
+            format!("[]interface {{}}{{{}}}", all.join(", "))
+        }
+        Value::Object(map) => {
+            let all: Vec<String> = map
+                .iter()
+                .map(|(k, v)| format!("{}:{}", crate::time::quote(k), go_value(v)))
+                .collect();
+            format!("map[interface {{}}]interface {{}}{{{}}}", all.join(", "))
+        }
+        other => other.to_string(),
+    }
+}
+
+const TAGS: &str = "tag:yaml.org,2002:";
+
+fn scalar(text: &str, tag: Option<&str>, plain: bool) -> Result<Value, Error> {
+    let Some(tag) = tag else {
+        return if plain {
+            resolve(text).map(|(v, _)| v)
+        } else {
+            Ok(Value::String(text.to_owned()))
+        };
+    };
+    match tag.strip_prefix(TAGS) {
+        Some("binary") => {
+            let joined: String = text.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
+            let data = base64::engine::general_purpose::STANDARD
+                .decode(joined)
+                .map_err(|_| yaml_error("!!binary value contains invalid base64 data"))?;
+            Ok(Value::String(String::from_utf8_lossy(&data).into_owned()))
+        }
+        Some("str") => Ok(Value::String(text.to_owned())),
+        Some(wanted @ ("bool" | "int" | "float" | "null" | "timestamp")) => {
+            let (value, found) = resolve(text)?;
+            if found == wanted || (wanted == "float" && found == "int") {
+                return Ok(value);
+            }
+            Err(yaml_error(format!(
+                "cannot decode !!{found} `{text}` as a !!{wanted}"
+            )))
+        }
+        _ => Ok(Value::String(text.to_owned())),
+    }
+}
+
+/// A plain scalar by YAML 1.1, and the name of its type.
+fn resolve(s: &str) -> Result<(Value, &'static str), Error> {
     match s {
-        "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => return Value::Bool(true),
-        "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => return Value::Bool(false),
+        "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => {
+            return Ok((Value::Bool(true), "bool"));
+        }
+        "n" | "N" | "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => {
+            return Ok((Value::Bool(false), "bool"));
+        }
+        "" | "~" | "null" | "Null" | "NULL" => return Ok((Value::Null, "null")),
+        // JSON has no such numbers.
+        ".nan" | ".NaN" | ".NAN" => {
+            return Err(Error::Syntax("json: unsupported value: NaN".into()));
+        }
+        ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" => {
+            return Err(Error::Syntax("json: unsupported value: +Inf".into()));
+        }
+        "-.inf" | "-.Inf" | "-.INF" => {
+            return Err(Error::Syntax("json: unsupported value: -Inf".into()));
+        }
         _ => {}
     }
     if s.as_bytes()
@@ -131,134 +489,18 @@ fn resolve(s: &str) -> Value {
             .or_else(|| body.parse().ok());
         if let Some(n) = int.map(|n| n * sign) {
             if let Ok(n) = i64::try_from(n) {
-                return Value::Number(n.into());
+                return Ok((Value::Number(n.into()), "int"));
             }
             if let Ok(n) = u64::try_from(n) {
-                return Value::Number(n.into());
+                return Ok((Value::Number(n.into()), "int"));
             }
         }
         if let Some(n) = plain.parse().ok().and_then(Number::from_f64) {
-            return Value::Number(n);
+            return Ok((Value::Number(n), "float"));
         }
     }
-    Value::String(s.to_owned())
-}
-
-impl<'de> DeserializeSeed<'de> for Tree<'_> {
-    type Value = Value;
-
-    fn deserialize<D: de::Deserializer<'de>>(self, d: D) -> Result<Value, D::Error> {
-        d.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Tree<'_> {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a value")
-    }
-
-    fn visit_bool<E: de::Error>(self, v: bool) -> Result<Value, E> {
-        Ok(Value::Bool(v))
-    }
-
-    fn visit_i64<E: de::Error>(self, v: i64) -> Result<Value, E> {
-        Ok(Value::Number(v.into()))
-    }
-
-    fn visit_u64<E: de::Error>(self, v: u64) -> Result<Value, E> {
-        Ok(Value::Number(v.into()))
-    }
-
-    fn visit_f64<E: de::Error>(self, v: f64) -> Result<Value, E> {
-        Number::from_f64(v)
-            .map(Value::Number)
-            .ok_or_else(|| E::custom("unsupported value: NaN or infinity"))
-    }
-
-    fn visit_unit<E: de::Error>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_none<E: de::Error>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_some<D: de::Deserializer<'de>>(self, d: D) -> Result<Value, D::Error> {
-        self.deserialize(d)
-    }
-
-    fn visit_borrowed_str<E: de::Error>(self, s: &'de str) -> Result<Value, E> {
-        if !self.is_plain(s) {
-            return Ok(Value::String(s.to_owned()));
-        }
-        Ok(if self.key && s == "<<" {
-            Value::Array(Vec::new())
-        } else {
-            resolve(s)
-        })
-    }
-
-    fn visit_str<E: de::Error>(self, s: &str) -> Result<Value, E> {
-        Ok(Value::String(s.to_owned()))
-    }
-
-    fn visit_enum<A: de::EnumAccess<'de>>(self, data: A) -> Result<Value, A::Error> {
-        // A tag of the document's own: only the value matters.
-        use de::VariantAccess as _;
-        let (_, value) = data.variant::<String>()?;
-        value.newtype_variant_seed(self.deeper()?)
-    }
-
-    fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-        let inner = self.deeper()?;
-        let mut out = Vec::new();
-        while let Some(v) = seq.next_element_seed(inner)? {
-            out.push(v);
-        }
-        Ok(Value::Array(out))
-    }
-
-    fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let inner = self.deeper()?;
-        let mut out = Map::new();
-        let mut merged = Vec::new();
-        while let Some(key) = map.next_key_seed(Tree { key: true, ..inner })? {
-            let value = map.next_value_seed(inner)?;
-            let key = match key {
-                Value::String(s) => s,
-                Value::Bool(b) => b.to_string(),
-                Value::Number(n) => n.to_string(),
-                Value::Null => "null".to_owned(),
-                Value::Array(items) if items.is_empty() => {
-                    match value {
-                        Value::Object(m) => merged.push(m),
-                        Value::Array(list) if list.iter().all(Value::is_object) => {
-                            merged.extend(list.into_iter().filter_map(|v| match v {
-                                Value::Object(m) => Some(m),
-                                _ => None,
-                            }));
-                        }
-                        _ => {
-                            return Err(de::Error::custom(
-                                "map merge requires map or sequence of maps as the value",
-                            ));
-                        }
-                    }
-                    continue;
-                }
-                _ => return Err(de::Error::custom("invalid map key")),
-            };
-            out.insert(key, value);
-        }
-        for m in merged {
-            for (k, v) in m {
-                out.entry(k).or_insert(v);
-            }
-        }
-        Ok(Value::Object(out))
-    }
+    let kind = if timestamp(s) { "timestamp" } else { "str" };
+    Ok((Value::String(s.to_owned()), kind))
 }
 
 /// Appends the object as upstream prints YAML.
@@ -809,8 +1051,48 @@ mod tests {
             let before = format!("*a{}", i - 1);
             bomb.push_str(&format!("a{i}: &a{i} [{}]\n", vec![before; 10].join(",")));
         }
-        assert!(to_value(bomb.as_bytes()).is_err());
-        assert!(to_value("[".repeat(2000).as_bytes()).is_err());
+        for (text, error) in [
+            (bomb.as_str(), "yaml: document contains excessive aliasing"),
+            (
+                "a: b: c",
+                "yaml: mapping values are not allowed in this context",
+            ),
+            (
+                "a:\n\tb: 1\n",
+                "yaml: line 2: found character that cannot start any token",
+            ),
+            (
+                "a:\n  b: 1\n c: 2\n",
+                "yaml: line 2: did not find expected key",
+            ),
+            ("a: *b", "yaml: unknown anchor 'b' referenced"),
+            ("a: &a [*a]", "yaml: anchor 'a' value contains itself"),
+            ("a: .inf", "json: unsupported value: +Inf"),
+            ("a: !!int x", "yaml: cannot decode !!str `x` as a !!int"),
+            (
+                "<<: 1",
+                "yaml: map merge requires map or sequence of maps as the value",
+            ),
+            (
+                "? [a]\n: b\n",
+                "yaml: invalid map key: []interface {}{\"a\"}",
+            ),
+        ] {
+            assert_eq!(
+                to_value(text.as_bytes()).unwrap_err().to_string(),
+                error,
+                "{text}"
+            );
+        }
+        for n in [10_001, 100_000] {
+            assert_eq!(
+                to_value("[".repeat(n).as_bytes()).unwrap_err().to_string(),
+                "yaml: exceeded max depth of 10000"
+            );
+        }
+        let (value, twice) = to_value_strict(b"a: 1\nb:\n  c: 1\n  c: 2\n").unwrap();
+        assert_eq!(value, json!({"a": 1, "b": {"c": 2}}));
+        assert_eq!(twice, ["line 4: key \"c\" already set in map"]);
     }
 
     #[test]

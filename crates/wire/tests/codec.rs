@@ -494,7 +494,13 @@ fn invalid_utf8_and_depth_are_refused() {
             .unwrap_err(),
         Error::Depth
     );
-    assert!(wire::json::parse("[".repeat(100_000).as_bytes()).is_err());
+    let nested = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
+    assert!(wire::json::valid(nested(10_000).as_bytes()).is_ok());
+    for n in [10_001, 100_000] {
+        let error = Error::Syntax("invalid character '[' exceeded max depth".into());
+        assert_eq!(wire::json::valid(nested(n).as_bytes()), Err(error.clone()));
+        assert_eq!(wire::json::parse(nested(n).as_bytes()), Err(error));
+    }
     assert!(
         wire::json::decode(
             format!("{{\"raw\":{}", "[".repeat(100_000)).as_bytes(),
@@ -515,6 +521,12 @@ fn json_errors_as_go() {
             "invalid character 'h' looking for beginning of value",
         ),
         ("{\"name\":", "unexpected end of JSON input"),
+        (
+            "{\"on\":tru",
+            "invalid character ' ' in literal true (expecting 'e')",
+        ),
+        ("{\"count\":-", "invalid character ' ' in numeric literal"),
+        ("{\"name\":\"a", "unexpected end of JSON input"),
         ("{\"name\" 1}", "invalid character '1' after object key"),
         (
             "{\"name\":1 2}",

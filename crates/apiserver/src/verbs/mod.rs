@@ -54,8 +54,20 @@ pub struct Call {
 }
 
 impl Call {
-    /// Serves the request.
-    pub async fn serve(self, request: http::Request<Incoming>) -> Result<Response, Status> {
+    /// Serves the request. Warnings go with errors too.
+    pub async fn serve(&self, request: http::Request<Incoming>) -> Response {
+        match self.dispatch(request).await {
+            Ok(response) => response,
+            Err(status) => {
+                let errors = negotiate::for_errors(&self.headers, &self.query);
+                let mut response = encode::status_response(&errors, &status);
+                self.add_warnings(&mut response);
+                response
+            }
+        }
+    }
+
+    async fn dispatch(&self, request: http::Request<Incoming>) -> Result<Response, Status> {
         let def = &self.served.def;
         self.warn(def.strategy.deprecated().map(str::to_owned));
         if def.namespaced
@@ -158,8 +170,19 @@ impl Call {
     fn warn(&self, texts: impl IntoIterator<Item = String>) {
         let mut all = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
         for t in texts {
-            if !all.contains(&t) {
-                all.push(t);
+            // Several errors of a YAML text are one error, and a warning each.
+            let lines =
+                t.strip_prefix("yaml: unmarshal errors:")
+                    .map_or(vec![t.as_str()], |rest| {
+                        rest.lines()
+                            .map(str::trim)
+                            .filter(|l| !l.is_empty())
+                            .collect()
+                    });
+            for line in lines {
+                if !all.iter().any(|w| w == line) {
+                    all.push(line.to_owned());
+                }
             }
         }
     }
@@ -297,26 +320,20 @@ impl Call {
     }
 }
 
-/// The first bytes of a body for an error message, as upstream shows them: text if printable JSON, else hex.
+/// The first bytes of a body for an error message: as they are where it begins like an object, else as hex.
 fn excerpt(bytes: &[u8]) -> String {
+    const SHOWN: usize = 30;
     if bytes.is_empty() {
         return "<empty>".into();
     }
-    let head = bytes.get(..1024).unwrap_or(bytes);
-    let text = std::str::from_utf8(head).ok();
-    if let Some(t) = text
-        && t.trim_start().starts_with('{')
-    {
-        let cut: String = t.chars().take(30).collect();
-        return if t.len() > cut.len() {
-            format!("{cut} ...")
-        } else {
-            cut
-        };
-    }
+    let head = bytes.get(..SHOWN).unwrap_or(bytes);
     let mut out = String::new();
-    for b in head {
-        let _ = std::fmt::Write::write_fmt(&mut out, format_args!("{b:02x}"));
+    if head.starts_with(b"{") {
+        out.push_str(&String::from_utf8_lossy(head));
+    } else {
+        for b in head {
+            let _ = std::fmt::Write::write_fmt(&mut out, format_args!("{b:02x}"));
+        }
     }
     if bytes.len() > head.len() {
         out.push_str(" ...");
@@ -331,32 +348,78 @@ fn unrecognized(kind: &str, why: &str, bytes: &[u8]) -> Status {
     ))
 }
 
-/// Refuses JSON that is no object, with the words of Go's decoder.
-fn not_an_object(kind: &str, bytes: &Bytes) -> Result<(), Status> {
-    let first = bytes.iter().find(|b| !b.is_ascii_whitespace());
-    let what = match first {
-        Some(b'[') => "array",
-        Some(b'"') => "string",
-        Some(b't' | b'f') => "bool",
-        Some(b'0'..=b'9' | b'-') => "number",
-        _ => return Ok(()),
-    };
-    if wire::json::valid(bytes).is_err() {
-        return Ok(());
+/// What Go calls the kind of a value.
+fn go_kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
     }
-    let go = "struct { APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }";
-    let why = format!(
-        "couldn't get version/kind; json parse error: json: cannot unmarshal {what} into Go value of type {go}"
-    );
-    Err(unrecognized(kind, &why, bytes))
 }
 
-#[derive(serde::Deserialize)]
-struct TypeView<'a> {
-    #[serde(rename = "apiVersion", borrow, default)]
-    api_version: Option<std::borrow::Cow<'a, str>>,
-    #[serde(borrow, default)]
-    kind: Option<std::borrow::Cow<'a, str>>,
+/// `apiVersion` and `kind` as they stand in a body, read before anything else of it. Keys of other letters count too.
+#[derive(Default)]
+struct TypeMeta {
+    api_version: String,
+    kind: String,
+    /// What Go's decoder says of the first that is no string.
+    wrong: Option<String>,
+}
+
+impl TypeMeta {
+    fn set(&mut self, key: &str, value: &Value) {
+        let api_version = key.eq_ignore_ascii_case("apiVersion");
+        if !api_version && !key.eq_ignore_ascii_case("kind") {
+            return;
+        }
+        match value {
+            Value::String(s) if api_version => self.api_version.clone_from(s),
+            Value::String(s) => self.kind.clone_from(s),
+            Value::Null => {}
+            other => {
+                let field = if api_version { "apiVersion" } else { "kind" };
+                let what = go_kind(other);
+                self.wrong.get_or_insert_with(|| {
+                    format!(
+                        "json: cannot unmarshal {what} into Go struct field .{field} of type string"
+                    )
+                });
+            }
+        }
+    }
+}
+
+/// Reads the members of an object as they come, and keeps none but the two of [`TypeMeta`].
+impl<'de> serde::Deserialize<'de> for TypeMeta {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<TypeMeta, D::Error> {
+        struct Members;
+        impl<'de> serde::de::Visitor<'de> for Members {
+            type Value = TypeMeta;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> Result<TypeMeta, A::Error> {
+                let mut out = TypeMeta::default();
+                while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+                    if key.eq_ignore_ascii_case("apiVersion") || key.eq_ignore_ascii_case("kind") {
+                        out.set(&key, &map.next_value()?);
+                    } else {
+                        map.next_value::<serde::de::IgnoredAny>()?;
+                    }
+                }
+                Ok(out)
+            }
+        }
+        d.deserialize_map(Members)
+    }
 }
 
 /// Decodes a body as a kind.
@@ -378,58 +441,47 @@ pub fn decode(
             "{kind} in version \"{version}\" cannot be handled as a {kind}: {why}"
         ))
     };
-    let (mut decoded, api_version, found) = match media {
+    let mut decoded = match media {
         Media::Protobuf => {
+            if bytes.is_empty() {
+                return Err(unrecognized(kind, "empty data", bytes));
+            }
             let unknown = wire::envelope::unwrap(bytes)
                 .map_err(|e| unrecognized(kind, &e.to_string(), bytes))?;
+            if bytes.len() == wire::envelope::MAGIC.len() {
+                return Err(unrecognized(kind, "empty body", bytes));
+            }
+            check_type(unknown.api_version, unknown.kind, gvk, bytes)?;
             let value: Value =
                 wire::proto::from_slice(unknown.raw, schema).map_err(|e| wrong(&e.to_string()))?;
-            let d = Decoded {
+            Decoded {
                 value,
                 strict_errors: Vec::new(),
-            };
-            (d, unknown.api_version.to_owned(), unknown.kind.to_owned())
-        }
-        Media::Json | Media::Yaml => {
-            let text = |v: &Value, k: &str| {
-                v.get(k)
-                    .and_then(Value::as_str)
-                    .unwrap_or_default()
-                    .to_owned()
-            };
-            if media == Media::Json {
-                not_an_object(kind, bytes)?;
             }
-            let result = if media == Media::Json {
-                wire::json::decode(bytes, schema, strictness)
+        }
+        Media::Json => {
+            let not_json = |m: &str| unparsed(kind, m, bytes);
+            let found = interpret(bytes).map_err(|m| not_json(&m))?;
+            check_type(&found.api_version, &found.kind, gvk, bytes)?;
+            wire::json::decode(bytes, schema, strictness).map_err(|e| match e {
+                wire::Error::Syntax(m) => not_json(&m),
+                e => wrong(&e.to_string()),
+            })?
+        }
+        Media::Yaml => {
+            let (value, duplicates) = wire::yaml::to_value_strict(bytes)
+                .map_err(|e| unrecognized(kind, &e.to_string(), bytes))?;
+            let found = interpret_tree(&value).map_err(|m| unparsed(kind, &m, bytes))?;
+            check_type(&found.api_version, &found.kind, gvk, bytes)?;
+            let value = if value.is_null() {
+                Value::Object(serde_json::Map::new())
             } else {
-                wire::yaml::decode(bytes, schema, strictness)
+                value
             };
-            let d = match result {
-                Ok(d) => d,
-                Err(wire::Error::Syntax(m)) => {
-                    let m = if media == Media::Json {
-                        format!("couldn't get version/kind; json parse error: {m}")
-                    } else {
-                        m
-                    };
-                    return Err(unrecognized(kind, &m, bytes));
-                }
-                Err(e) => {
-                    // A type that is not even the right one is named first.
-                    if let Ok(t) = serde_json::from_slice::<TypeView<'_>>(bytes) {
-                        let v = t.api_version.as_deref().unwrap_or_default();
-                        let k = t.kind.as_deref().unwrap_or_default();
-                        check_type(v, k, gvk)?;
-                    }
-                    return Err(wrong(&e.to_string()));
-                }
-            };
-            let (v, k) = (text(&d.value, "apiVersion"), text(&d.value, "kind"));
-            (d, v, k)
+            wire::yaml::normalize(value, &duplicates, schema, strictness)
+                .map_err(|e| wrong(&e.to_string()))?
         }
     };
-    check_type(&api_version, &found, gvk)?;
     crate::codec::set_kind(
         &mut decoded.value,
         &crate::codec::group_version(group, version),
@@ -438,27 +490,111 @@ pub fn decode(
     Ok(decoded)
 }
 
+fn unparsed(kind: &str, why: &str, bytes: &[u8]) -> Status {
+    let why = format!("couldn't get version/kind; json parse error: {why}");
+    unrecognized(kind, &why, bytes)
+}
+
+/// The words of Go's decoder for what is no object.
+fn no_object(what: &str) -> String {
+    format!(
+        "json: cannot unmarshal {what} into Go value of type struct {{ APIVersion string \
+         \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}"
+    )
+}
+
+/// The type of JSON text, which must be an object; the error is Go's.
+fn interpret(bytes: &[u8]) -> Result<TypeMeta, String> {
+    let first = bytes.iter().find(|b| !b.is_ascii_whitespace());
+    let what = match first {
+        Some(b'[') => "array",
+        Some(b'"') => "string",
+        Some(b't' | b'f') => "bool",
+        Some(b'0'..=b'9' | b'-') => "number",
+        Some(b'{') => {
+            // Most bodies are well-formed and shallow; the rest is looked at by the decoder that words its errors.
+            let found = match serde_json::from_slice::<TypeMeta>(bytes) {
+                Ok(found) => found,
+                Err(_) => {
+                    let value = wire::json::parse(bytes).map_err(|e| e.to_string())?;
+                    return interpret_tree(&value);
+                }
+            };
+            return match found.wrong {
+                Some(w) => Err(w),
+                None => Ok(found),
+            };
+        }
+        _ => {
+            wire::json::valid(bytes).map_err(|e| e.to_string())?;
+            return Ok(TypeMeta::default());
+        }
+    };
+    wire::json::valid(bytes).map_err(|e| e.to_string())?;
+    Err(no_object(what))
+}
+
+/// [`interpret`] for a tree.
+fn interpret_tree(value: &Value) -> Result<TypeMeta, String> {
+    let mut out = TypeMeta::default();
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                out.set(key, value);
+            }
+        }
+        Value::Null => {}
+        other => return Err(no_object(go_kind(other))),
+    }
+    match out.wrong {
+        Some(w) => Err(w),
+        None => Ok(out),
+    }
+}
+
 /// Whether a body's type is the one expected; absent parts are filled in.
-fn check_type(api_version: &str, found: &str, gvk: (&str, &str, &str)) -> Result<(), Status> {
+fn check_type(
+    api_version: &str,
+    found: &str,
+    gvk: (&str, &str, &str),
+    bytes: &[u8],
+) -> Result<(), Status> {
     let (group, version, kind) = gvk;
     let expected = crate::codec::group_version(group, version);
-    let named = if api_version.is_empty() {
-        expected.as_str()
-    } else {
-        api_version
-    };
+    if api_version.matches('/').count() > 1 {
+        let why = format!("unexpected GroupVersion string: {api_version}");
+        return Err(unrecognized(kind, &why, bytes));
+    }
+    let (mut from_group, mut from_version) =
+        api_version.split_once('/').unwrap_or(("", api_version));
+    if from_version.is_empty() && (from_group.is_empty() || from_group == group) {
+        (from_group, from_version) = (group, version);
+    }
     let found = if found.is_empty() { kind } else { found };
+    let named = crate::codec::group_version(from_group, from_version);
     if named == expected && found == kind {
         return Ok(());
     }
-    let (from_group, from_version) = named.split_once('/').unwrap_or(("", named));
     let wrong = |why: String| {
         Status::bad_request(format!(
             "{found} in version \"{from_version}\" cannot be handled as a {kind}: {why}"
         ))
     };
+    if from_version.is_empty() {
+        return Err(wrong(format!(
+            "Object 'apiVersion' is missing in '{}'",
+            String::from_utf8_lossy(bytes)
+        )));
+    }
     let known = api::resources::find_kind(from_group, from_version, found).is_some()
-        || api::schema::all().any(|(v, k, _)| v == named && k == found);
+        || api::schema::all().any(|(v, k, _)| {
+            // The types of meta/v1 are registered in every version that is served.
+            k == found
+                && (v == named
+                    || (v == "meta.k8s.io/v1"
+                        && api::schema::all().any(|(served, ..)| served == named)))
+        })
+        || (named == "v1" && found == "List");
     if !known {
         return Err(wrong(format!(
             "no kind \"{found}\" is registered for version \"{named}\" in scheme \"pkg/api/legacyscheme/scheme.go:30\""

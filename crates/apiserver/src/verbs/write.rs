@@ -254,8 +254,18 @@ impl Change for Patch<'_> {
 
 impl Patch<'_> {
     fn server_side(&self, existing: Option<&Value>) -> Result<Value, Status> {
-        let config = wire::yaml::to_value(&self.bytes)
-            .map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
+        let (config, duplicates) = wire::yaml::to_value_strict(&self.bytes).map_err(|e| {
+            Status::bad_request(format!(
+                "error decoding YAML: error converting YAML to JSON: {e}"
+            ))
+        })?;
+        if !config.is_object() && !config.is_null() {
+            return Err(Status::bad_request(format!(
+                "error decoding YAML: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {} into Go \
+                 value of type map[string]interface {{}}",
+                super::go_kind(&config)
+            )));
+        }
         let def = &self.served.def;
         let call = self.call;
         let actor = crate::meta::actor(
@@ -264,25 +274,21 @@ impl Patch<'_> {
             &call.info.subresource,
             &call.now,
         );
-        let strict = self.options.validation;
-        if strict != FieldValidation::Ignore {
-            // Unknown and duplicate fields of what was sent.
-            let sent = wire::yaml::decode(&self.bytes, def.schema, Strictness::Collect);
-            if let Ok(d) = sent
-                && !d.strict_errors.is_empty()
-            {
-                if strict == FieldValidation::Strict {
-                    return Err(Status::bad_request(format!(
-                        "error strict decoding YAML: {}",
-                        d.strict_errors.join(", ")
-                    )));
-                }
-                call.warn(d.strict_errors);
-            }
-        }
         let force = self.options.force == Some(true);
         let merged = patch::ssa::apply(existing, &config, def.schema, &actor, force)
             .map_err(Status::from)?;
+        if !duplicates.is_empty() {
+            let text = wire::yaml::list_errors(&duplicates);
+            match self.options.validation {
+                FieldValidation::Strict => {
+                    return Err(Status::bad_request(format!(
+                        "error strict decoding YAML: error converting YAML to JSON: {text}"
+                    )));
+                }
+                FieldValidation::Warn => call.warn([text]),
+                FieldValidation::Ignore => {}
+            }
+        }
         checked(call, merged, def.schema, FieldValidation::Ignore)
     }
 }

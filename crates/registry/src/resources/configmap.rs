@@ -52,7 +52,7 @@ fn validate(e: &mut Errors, o: &Value) {
         size += value.as_str().map_or(0, decoded_len);
     }
     if size > MAX_SIZE {
-        e.too_long(&Path::new(""), MAX_SIZE);
+        e.too_long(&Path::new("[]"), MAX_SIZE);
     }
 }
 
