@@ -23,7 +23,7 @@ use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::negotiate;
 use crate::query::Query;
-use crate::request_info::RequestInfo;
+use crate::request_info::{BadPath, RequestInfo};
 use crate::verbs::Call;
 
 /// What an operator may set.
@@ -156,14 +156,21 @@ impl Server {
         let started = Instant::now();
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let errors = negotiate::for_errors(request.headers(), &query);
-        let Ok(info) = RequestInfo::parse(request.method(), request.uri().path(), &query) else {
-            return status_response(
-                &errors,
-                &Status::bad_request("the request's path is not valid"),
-            );
-        };
         let version = request.version();
         let audit_id = audit_id(request.headers());
+        let info = match RequestInfo::parse(request.method(), request.uri().path(), &query) {
+            Ok(info) => info,
+            Err(BadPath::Escapes) => return malformed(),
+            Err(BadPath::Segments) => {
+                let mut r = if request.uri().path().starts_with("/api") {
+                    status_response(&errors, &Status::no_such_path())
+                } else {
+                    page_not_found()
+                };
+                finish(&mut r, &audit_id);
+                return r;
+            }
+        };
         let long = info.long_running();
         let label = self.metrics.begin(&info, &self.engine.core);
 
@@ -191,17 +198,13 @@ impl Server {
             .end(label, response.status().as_u16(), started.elapsed());
         let unauthorized = response.status() == http::StatusCode::UNAUTHORIZED
             && version <= http::Version::HTTP_11;
-        let headers = response.headers_mut();
-        if let Ok(v) = HeaderValue::from_str(&audit_id) {
-            headers.insert(HeaderName::from_static("audit-id"), v);
-        }
         if unauthorized {
             // Who is nobody does not keep a connection.
-            headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+            response
+                .headers_mut()
+                .insert(http::header::CONNECTION, HeaderValue::from_static("close"));
         }
-        headers
-            .entry(CACHE_CONTROL)
-            .or_insert(HeaderValue::from_static("no-cache, private"));
+        finish(&mut response, &audit_id);
         response
     }
 
@@ -273,7 +276,10 @@ impl Server {
                 .find(&info.group, &info.version, &info.resource)
                 .cloned()
             else {
-                return if table.has(&info.group, &info.version) {
+                // The core group and those that are served have a router of their own.
+                let routed =
+                    info.group.is_empty() || table.all.iter().any(|s| s.def.group == info.group);
+                return if routed {
                     Err(Status::no_such_path())
                 } else {
                     Ok(page_not_found())
@@ -293,48 +299,57 @@ impl Server {
             };
             return Ok(call.serve(request).await);
         }
-        let method = request.method();
+        let get = request.method() == http::Method::GET;
+        let headers = request.headers();
         if let Some((_, f)) = self.extra_paths.iter().find(|(p, _)| *p == info.path) {
-            let (code, media, bytes) = f(request.headers(), &query);
+            if !get {
+                return Err(Status::method_not_allowed());
+            }
+            let (code, media, bytes) = f(headers, &query);
             let mut r = Response::new(Body::from(bytes));
             *r.status_mut() = http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::OK);
             r.headers_mut()
                 .insert(CONTENT_TYPE, HeaderValue::from_static(media));
+            r.headers_mut().insert(
+                CACHE_CONTROL,
+                HeaderValue::from_static("public, max-age=3600"),
+            );
             return Ok(r);
         }
-        if method != http::Method::GET && method != http::Method::HEAD {
-            let known = matches!(
-                info.path.as_str(),
-                "/api"
-                    | "/apis"
-                    | "/version"
-                    | "/healthz"
-                    | "/livez"
-                    | "/readyz"
-                    | "/metrics"
-                    | "/openapi/v3"
-            );
-            return if known {
-                Err(Status::method_not_allowed())
-            } else {
-                Ok(page_not_found())
-            };
+        if info.path.starts_with("//") {
+            return Ok(page_not_found());
         }
         let path = info.path.trim_end_matches('/').to_owned();
-        let first = path.split('/').nth(1).unwrap_or_default();
-        match first {
+        let mut parts = path.split('/').skip(1);
+        let first = parts.next().unwrap_or_default();
+        // What is served by the router takes its methods only, what is not takes all.
+        let routed = match first {
+            "version" | "api" => true,
+            "apis" => parts.count() > 1,
+            _ => false,
+        };
+        let found = match first {
             "healthz" | "livez" | "readyz" => {
-                Ok(self.health.serve(&path, &query, &self.engine.core).await)
+                Some(self.health.serve(&path, &query, &self.engine.core).await)
             }
-            "metrics" if path == "/metrics" => Ok(self.metrics.serve(&self).await),
-            "version" if path == "/version" => Ok(self.documents.version(&self.config)),
-            "openapi" => Ok(
-                crate::openapi::serve(&self, &path, request.headers(), &query)
-                    .unwrap_or_else(page_not_found),
-            ),
-            "" | "api" | "apis" => crate::discovery::serve(&self, &path, request.headers(), &query)
-                .map(|r| r.unwrap_or_else(page_not_found)),
-            _ => Ok(page_not_found()),
+            "metrics" if path == "/metrics" => Some(if request.method() == http::Method::DELETE {
+                plain_text("metrics reset\n")
+            } else {
+                self.metrics.serve(&self).await
+            }),
+            "version" if path == "/version" && get => {
+                negotiate::routed(headers, &["application/json"])?;
+                Some(self.documents.version(&self.config))
+            }
+            "version" if path == "/version" => Some(page_not_found()),
+            "openapi" => crate::openapi::serve(&self, &path, headers, &query),
+            "" | "api" | "apis" => crate::discovery::serve(&self, &path, headers, &query)?,
+            _ => None,
+        };
+        match found {
+            Some(_) if routed && !get => Err(Status::method_not_allowed()),
+            Some(r) => Ok(r),
+            None => Ok(page_not_found()),
         }
     }
 
@@ -496,6 +511,39 @@ fn timed_out() -> Status {
     );
     s.details = Some(Box::default());
     s
+}
+
+/// Sets the headers that every answer has.
+fn finish(response: &mut Response, audit_id: &str) {
+    let headers = response.headers_mut();
+    if let Ok(v) = HeaderValue::from_str(audit_id) {
+        headers.insert(HeaderName::from_static("audit-id"), v);
+    }
+    headers
+        .entry(CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-cache, private"));
+}
+
+/// What Go's HTTP server says of a request that it cannot read.
+fn malformed() -> Response {
+    let mut r = Response::new(Body::from(b"400 Bad Request".to_vec()));
+    *r.status_mut() = http::StatusCode::BAD_REQUEST;
+    let headers = r.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+    r
+}
+
+fn plain_text(text: &'static str) -> Response {
+    let mut r = Response::new(Body::from(text.as_bytes().to_vec()));
+    r.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    r
 }
 
 /// The plain 404 of a path that is no API.

@@ -92,7 +92,11 @@ pub fn serve(
         ["apis", name, version] if table.has(name, version) => resources(&table, name, version),
         _ => return Ok(None),
     };
-    let output = negotiate::output(headers, query, false, false)?;
+    // Lists of groups are served outside of the router.
+    if !matches!(parts.as_slice(), ["apis"] | ["apis", _]) {
+        negotiate::routed(headers, negotiate::OBJECTS)?;
+    }
+    let output = negotiate::output(headers, query, false)?;
     respond(&output, &document).map(Some)
 }
 
@@ -106,7 +110,11 @@ fn respond(output: &Output, document: &Value) -> Result<Response, Status> {
         Some(schema) => {
             let kind = encode::Kind {
                 schema,
-                api_version: "v1",
+                // The core group's documents are older than their version.
+                api_version: document
+                    .get("apiVersion")
+                    .and_then(Value::as_str)
+                    .unwrap_or_default(),
                 kind,
                 dynamic: false,
             };
@@ -125,8 +133,6 @@ fn respond(output: &Output, document: &Value) -> Result<Response, Status> {
     let mut r = Response::new(Body::from(bytes));
     r.headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static(media.name()));
-    r.headers_mut()
-        .insert(VARY, HeaderValue::from_static("Accept"));
     Ok(r)
 }
 
@@ -249,7 +255,11 @@ fn resources(table: &Table, group: &str, version: &str) -> Value {
         }
     }
     let gv = crate::codec::group_version(group, version);
-    json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": gv, "resources": list})
+    let mut out = json!({"kind": "APIResourceList", "groupVersion": gv, "resources": list});
+    if let Some(m) = out.as_object_mut().filter(|_| !group.is_empty()) {
+        m.insert("apiVersion".into(), "v1".into());
+    }
+    out
 }
 
 /// Whether the client asks for the aggregated form (and knows nothing better).

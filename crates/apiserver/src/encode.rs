@@ -65,10 +65,12 @@ pub fn tree(media: Media, pretty: bool, kind: Kind<'_>, value: &Value) -> Result
             } else {
                 wire::json::encode(value, kind.schema, &mut out).map_err(failed)?;
             }
+            // Go's encoder ends with a newline, its indented form does not.
             if pretty {
                 out = indent(&out);
+            } else {
+                out.push(b'\n');
             }
-            out.push(b'\n');
         }
         Media::Yaml => wire::yaml::encode(value, kind.schema, &mut out).map_err(failed)?,
         Media::Protobuf if kind.dynamic => {

@@ -598,6 +598,8 @@ impl Engine {
                 );
                 return Err(Status::invalid(&def.group, &def.resource, r.name, &errors));
             }
+        } else if let Err(why) = crate::query::parse_uint(&asked) {
+            return Err(Status::failure(500, "", why));
         } else if asked != kv.mod_revision.to_string() {
             return Err(Status::modified(&def.group, &def.resource, r.name));
         }
@@ -707,19 +709,16 @@ impl Engine {
             {
                 m.insert("uid".into(), uid.clone());
             }
-            for k in ["creationTimestamp", "deletionTimestamp"] {
-                if let Some(v) = o.get(k) {
+            if let Some(v) = o.get("creationTimestamp") {
+                m.insert("creationTimestamp".into(), v.clone());
+            }
+            // Absent they stay as they were, changed they are refused.
+            for k in ["deletionTimestamp", "deletionGracePeriodSeconds"] {
+                if let Some(v) = o.get(k)
+                    && !m.contains_key(k)
+                {
                     m.insert(k.into(), v.clone());
                 }
-            }
-            if !o.contains_key("deletionTimestamp") {
-                m.remove("deletionTimestamp");
-                m.remove("deletionGracePeriodSeconds");
-            }
-            if let Some(v) = o.get("deletionGracePeriodSeconds")
-                && !m.contains_key("deletionGracePeriodSeconds")
-            {
-                m.insert("deletionGracePeriodSeconds".into(), v.clone());
             }
             m.remove("selfLink");
         }

@@ -72,12 +72,11 @@ pub fn validate_update(
     object: &Value,
     old: &Value,
 ) -> ErrorList {
-    let mut errors = check(strategy, namespaced, object);
-    errors.extend(validate_object_meta_update(
-        object,
-        old,
-        &Path::new("metadata"),
-    ));
+    // Upstream checks the change once for all resources and once more in each of them; both show in the causes.
+    let changed = || validate_object_meta_update(object, old, &Path::new("metadata"));
+    let mut errors = changed();
+    errors.extend(check(strategy, namespaced, object));
+    errors.extend(changed());
     errors
 }
 

@@ -5,7 +5,7 @@
 
 use api::Status;
 use http::HeaderMap;
-use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, USER_AGENT};
 
 use crate::query::Query;
 
@@ -164,14 +164,49 @@ pub fn accept(headers: &HeaderMap) -> String {
     all.join(",")
 }
 
-/// What the client wants of an object. `transforms` says whether Table and PartialObjectMetadata exist here, `streams`
-/// whether the route also offers watch streams (only the text of the error depends on it).
-pub fn output(
-    headers: &HeaderMap,
-    query: &Query,
-    transforms: bool,
-    streams: bool,
-) -> Result<Output, Status> {
+/// The router's check: one of the media types that a route produces must be named, or all. Weights do not count, and
+/// neither does a subtype left open.
+pub fn routed(headers: &HeaderMap, produces: &[&str]) -> Result<(), Status> {
+    let header = accept(headers);
+    let mut named = header
+        .split(',')
+        .map(|c| c.split(';').next().unwrap_or_default().trim());
+    if header.is_empty()
+        || named.any(|m| {
+            m == "*/*"
+                || produces
+                    .iter()
+                    .any(|p| p.split(';').next().unwrap_or_default() == m)
+        })
+    {
+        return Ok(());
+    }
+    let mut s = Status::failure(
+        406,
+        "NotAcceptable",
+        format!(
+            "406: Not Acceptable\n\nAvailable representations: {}",
+            produces.join(", ")
+        ),
+    );
+    s.details = Some(Box::default());
+    Err(s)
+}
+
+/// What routes of objects produce.
+pub const OBJECTS: &[&str] = &["application/json", "application/yaml", PROTOBUF];
+/// What routes that also offer watches produce.
+pub const STREAMS: &[&str] = &[
+    "application/json",
+    "application/yaml",
+    PROTOBUF,
+    "application/json;stream=watch",
+    "application/vnd.kubernetes.protobuf;stream=watch",
+];
+
+/// What the client wants of an object, where a route has let it in. `transforms` says whether Table and
+/// PartialObjectMetadata exist here.
+pub fn output(headers: &HeaderMap, query: &Query, transforms: bool) -> Result<Output, Status> {
     let pretty = want_pretty(headers, query);
     let header = accept(headers);
     if header.is_empty() {
@@ -181,14 +216,11 @@ pub fn output(
             pretty,
         });
     }
-    let clauses = clauses(&header);
-    let mut known = false;
-    for c in &clauses {
+    for c in &clauses(&header) {
         for (media, kind, sub) in ALL {
             if !covers(c, kind, sub) {
                 continue;
             }
-            known = true;
             if let Some(o) = accepted(c, media, query, transforms) {
                 return Ok(Output {
                     pretty: pretty || o.pretty,
@@ -197,32 +229,12 @@ pub fn output(
             }
         }
     }
-    if known {
-        return Err(Status::failure(
-            406,
-            "NotAcceptable",
-            "only the following media types are accepted: application/json, application/yaml, \
-             application/vnd.kubernetes.protobuf",
-        ));
-    }
-    Err(not_acceptable(streams))
-}
-
-fn not_acceptable(streams: bool) -> Status {
-    let mut list =
-        "application/json, application/yaml, application/vnd.kubernetes.protobuf".to_owned();
-    if streams {
-        list.push_str(
-            ", application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch",
-        );
-    }
-    let mut s = Status::failure(
+    Err(Status::failure(
         406,
         "NotAcceptable",
-        format!("406: Not Acceptable\n\nAvailable representations: {list}"),
-    );
-    s.details = Some(Box::default());
-    s
+        "only the following media types are accepted: application/json, application/yaml, \
+         application/vnd.kubernetes.protobuf",
+    ))
 }
 
 fn accepted(c: &Clause<'_>, media: Media, query: &Query, transforms: bool) -> Option<Output> {
@@ -274,7 +286,7 @@ fn accepted(c: &Clause<'_>, media: Media, query: &Query, transforms: bool) -> Op
 
 /// What a watcher wants; YAML has no stream.
 pub fn stream(headers: &HeaderMap, query: &Query) -> Result<Output, Status> {
-    let out = output(headers, query, true, true)?;
+    let out = output(headers, query, true)?;
     if out.media == Media::Yaml {
         return Err(Status::failure(
             406,
@@ -295,25 +307,12 @@ pub fn takes_json(headers: &HeaderMap) -> bool {
             .any(|c| covers(c, "application", "json"))
 }
 
-/// The encoding of a plain error: the best that is accepted, JSON otherwise.
+/// The encoding of a plain error: what is accepted, indented JSON otherwise.
 pub fn for_errors(headers: &HeaderMap, query: &Query) -> Output {
-    let pretty = want_pretty(headers, query);
-    for c in clauses(&accept(headers)) {
-        for (media, kind, sub) in ALL {
-            if covers(&c, kind, sub) {
-                return Output {
-                    media,
-                    form: Form::Object,
-                    pretty,
-                };
-            }
-        }
-    }
-    Output {
-        media: Media::Json,
-        form: Form::Object,
-        pretty,
-    }
+    output(headers, query, false).unwrap_or(Output {
+        pretty: true,
+        ..Output::JSON
+    })
 }
 
 /// The media type of a request's body without parameters, lower case; empty if not given.
@@ -330,7 +329,8 @@ pub fn content_type(headers: &HeaderMap) -> String {
 /// How the body is encoded; 415 for what we cannot read.
 pub fn input(headers: &HeaderMap) -> Result<Media, Status> {
     match content_type(headers).as_str() {
-        "" | "application/json" => Ok(Media::Json),
+        "" if headers.get(CONTENT_TYPE).is_none_or(HeaderValue::is_empty) => Ok(Media::Json),
+        "application/json" => Ok(Media::Json),
         "application/yaml" => Ok(Media::Yaml),
         PROTOBUF => Ok(Media::Protobuf),
         _ => Err(Status::failure(
@@ -356,7 +356,7 @@ mod tests {
     fn ask(accept: &str) -> Result<Output, Status> {
         let mut h = HeaderMap::new();
         h.insert(ACCEPT, accept.parse().expect("a header"));
-        output(&h, &Query::default(), true, true)
+        routed(&h, STREAMS).and_then(|()| output(&h, &Query::default(), true))
     }
 
     #[test]
@@ -385,6 +385,8 @@ mod tests {
 
     #[test]
     fn refusals_name_what_there_is() {
+        let e = ask("application/*").expect_err("no open subtypes");
+        assert!(e.message.starts_with("406: Not Acceptable"));
         let e = ask("text/html").expect_err("no HTML");
         assert_eq!(e.code, 406);
         assert!(

@@ -93,6 +93,19 @@ pub fn parse_int(v: &str) -> Result<i64, Status> {
     })
 }
 
+/// `strconv.ParseUint` with its error.
+pub fn parse_uint(v: &str) -> Result<u64, String> {
+    let digits = !v.is_empty() && v.bytes().all(|b| b.is_ascii_digit());
+    v.parse::<u64>().ok().filter(|_| digits).ok_or_else(|| {
+        let why = if digits {
+            "value out of range"
+        } else {
+            "invalid syntax"
+        };
+        format!("strconv.ParseUint: parsing {}: {why}", go_quote(v))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -263,6 +263,10 @@ pub enum SubresourceKind {
 
 /// A subresource that shows an object as another kind (scale).
 pub trait MappedSubresource: Send + Sync + 'static {
+    /// Where the field is whose owners the body shows, in both.
+    fn path(&self) -> &'static [&'static str] {
+        &["spec", "replicas"]
+    }
     /// The body for this object.
     fn view(&self, object: &Value) -> Result<Value, Status>;
     /// The checks of a new body.

@@ -18,6 +18,9 @@ fn refuse<T>(message: String) -> Result<T, PatchError> {
 fn operations(patch: &[u8]) -> Result<Vec<Value>, PatchError> {
     let bad = |m: String| PatchError::BadRequest(format!("error decoding patch: {m}"));
     let value = wire::json::parse(patch).map_err(|e| bad(e.to_string()))?;
+    if value.is_null() {
+        return Ok(Vec::new());
+    }
     let Value::Array(operations) = value else {
         return Err(bad(format!(
             "json: cannot unmarshal {} into Go value of type []handlers.jsonPatchOp",
@@ -97,8 +100,13 @@ pub(crate) fn apply(doc: &Value, patch: &[u8]) -> Result<Value, PatchError> {
             }
             "replace" => {
                 let path = path("path")?;
-                match find_mut(&mut doc, path) {
-                    Some(slot) => *slot = value().unwrap_or(Value::Null),
+                let new = value().unwrap_or(Value::Null);
+                if path.is_empty() && (new.is_object() || new.is_array()) {
+                    doc = new;
+                    continue;
+                }
+                match slot(&mut doc, path) {
+                    Some(slot) => *slot = new,
                     None => {
                         return refuse(format!(
                             "replace operation does not apply: doc is missing key: {path}: missing value"
@@ -112,7 +120,10 @@ pub(crate) fn apply(doc: &Value, patch: &[u8]) -> Result<Value, PatchError> {
             }
             "copy" => {
                 let from = path("from")?;
-                let Some(found) = find(&doc, from) else {
+                let missing = Value::Null;
+                let Some(found) =
+                    find(&doc, from).or_else(|| member(&doc, from).map(|()| &missing))
+                else {
                     return refuse(format!(
                         "copy operation does not apply: doc is missing from path: {from}: missing value"
                     ));
@@ -168,11 +179,12 @@ fn size(value: &Value) -> usize {
     }
 }
 
-/// The parent's tokens and the last token of a pointer; `None` for the root and what is no pointer.
+/// The parent's tokens and the last token of a pointer, whose first is whatever stands before the first slash; `None`
+/// for the root.
 fn split(path: &str) -> Option<(Vec<String>, String)> {
     let mut tokens: Vec<String> = path
-        .strip_prefix('/')?
         .split('/')
+        .skip(1)
         .map(|t| t.replace("~1", "/").replace("~0", "~"))
         .collect();
     let last = tokens.pop()?;
@@ -215,10 +227,20 @@ fn find<'a>(doc: &'a Value, path: &str) -> Option<&'a Value> {
     step(parent, &last)
 }
 
-fn find_mut<'a>(doc: &'a mut Value, path: &str) -> Option<&'a mut Value> {
+/// Whether the pointer leads into an object, which need not have the member: upstream's library reads it as null.
+fn member(doc: &Value, path: &str) -> Option<()> {
+    let (parents, _) = split(path)?;
+    let parent = parents.iter().try_fold(doc, |v, t| step(v, t))?;
+    parent.is_object().then_some(())
+}
+
+/// The place of a value that need not be there yet if its parent is an object.
+fn slot<'a>(doc: &'a mut Value, path: &str) -> Option<&'a mut Value> {
     let (parents, last) = split(path)?;
-    let parent = parents.iter().try_fold(doc, |v, t| step_mut(v, t))?;
-    step_mut(parent, &last)
+    match parents.iter().try_fold(doc, |v, t| step_mut(v, t))? {
+        Value::Object(map) => Some(map.entry(last).or_insert(Value::Null)),
+        parent => step_mut(parent, &last),
+    }
 }
 
 fn add(doc: &mut Value, path: &str, value: Value) -> Result<(), PatchError> {

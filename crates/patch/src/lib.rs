@@ -51,6 +51,13 @@ pub fn strategic_merge(
     strategic::apply(doc, patch, msg)
 }
 
+/// A patch as Go's `%v` prints it; empty for one that cannot be read.
+pub fn shown(patch: &[u8]) -> String {
+    wire::json::parse(patch)
+        .map(|v| strategic::show(&v))
+        .unwrap_or_default()
+}
+
 /// Duplicate fields in a patch, for `fieldValidation` of `Warn` and `Strict`: `duplicate field "a.b"`, and for JSON
 /// patches also unknown members, each with `json patch ` in front. Empty for a patch that cannot be read.
 pub fn strict_errors(patch: &[u8], json_patch: bool) -> Vec<String> {

@@ -8,6 +8,9 @@ pub(crate) fn apply(doc: &Value, patch: &[u8]) -> Result<Value, PatchError> {
     let patch = wire::json::parse(patch)
         .map_err(|e| PatchError::BadRequest(format!("error decoding patch: {e}")))?;
     let Value::Object(patch) = patch else {
+        if patch.is_null() {
+            return Err(PatchError::BadRequest("Invalid JSON Patch".to_owned()));
+        }
         return Err(PatchError::BadRequest(format!(
             "error decoding patch: json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
             kind(&patch)

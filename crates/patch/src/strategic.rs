@@ -26,6 +26,9 @@ type Object = Map<String, Value>;
 
 pub(crate) fn apply(doc: &Value, patch: &[u8], msg: &'static Message) -> Result<Value, PatchError> {
     let patch = wire::json::parse(patch).map_err(|e| PatchError::BadRequest(e.to_string()))?;
+    if patch.is_null() {
+        return Ok(doc.clone());
+    }
     let Value::Object(patch) = patch else {
         return Err(PatchError::BadRequest(format!(
             "json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
@@ -46,8 +49,20 @@ fn internal<T>(text: String) -> Result<T, PatchError> {
     Err(PatchError::Internal(text))
 }
 
+/// A value as Go's `%s` prints it.
+fn show_string(value: &Value) -> String {
+    let what = match value {
+        Value::Bool(_) => "bool",
+        Value::Number(n) if n.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::Null => return "%!s(<nil>)".to_owned(),
+        other => return show(other),
+    };
+    format!("%!s({what}={})", show(value))
+}
+
 /// A value as Go's `%v` prints it.
-fn show(value: &Value) -> String {
+pub(crate) fn show(value: &Value) -> String {
     fn write(value: &Value, out: &mut String) {
         match value {
             Value::Null => out.push_str("<nil>"),
@@ -203,7 +218,7 @@ fn merge_map(
             }
             Some("delete") => Ok(Object::new()),
             _ => {
-                let directive = show(directive);
+                let directive = show_string(directive);
                 internal(format!(
                     "unknown patch type: {directive} in map: {}",
                     show(&Value::Object(patch))
@@ -556,7 +571,7 @@ fn special_elements(
             _ => {
                 return internal(format!(
                     "unknown patch type: {} in map: {}",
-                    show(directive),
+                    show_string(directive),
                     show(&element)
                 ));
             }

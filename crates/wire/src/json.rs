@@ -1324,6 +1324,127 @@ pub fn encode_any(value: &Value, out: &mut Vec<u8>) {
     print::value(value, out);
 }
 
+/// Appends a patched object as upstream's patch library prints it: what the patch left alone as Go prints it, what it went
+/// through with sorted keys.
+pub fn encode_patched(value: &Value, old: &Value, msg: &'static Message, out: &mut Vec<u8>) {
+    put_patched(value, Some(old), Some(&Type::Message(msg)), out);
+}
+
+fn put_patched(value: &Value, old: Option<&Value>, ty: Option<&Type>, out: &mut Vec<u8>) {
+    if let Some(ty) = ty.filter(|_| old == Some(value)) {
+        let len = out.len();
+        if put(value, ty, out, 0).is_ok() {
+            return;
+        }
+        out.truncate(len);
+    }
+    match value {
+        Value::Object(map) => {
+            out.push(b'{');
+            let sorted: std::collections::BTreeMap<&String, &Value> = map.iter().collect();
+            for (i, (key, value)) in sorted.into_iter().enumerate() {
+                if i > 0 {
+                    out.push(b',');
+                }
+                print::string(key, out);
+                out.push(b':');
+                let of = match ty {
+                    Some(Type::Message(m)) => m.field(key).map(|f| &f.ty),
+                    Some(Type::Map(t)) => Some(*t),
+                    _ => None,
+                };
+                put_patched(value, old.and_then(|o| o.get(key)), of, out);
+            }
+            out.push(b'}');
+        }
+        Value::Array(items) => {
+            out.push(b'[');
+            for (i, value) in items.iter().enumerate() {
+                if i > 0 {
+                    out.push(b',');
+                }
+                let of = match ty {
+                    Some(Type::List(t) | Type::WrappedList(t)) => Some(*t),
+                    _ => None,
+                };
+                put_patched(value, old.and_then(|o| o.get(i)), of, out);
+            }
+            out.push(b']');
+        }
+        scalar => print::value(scalar, out),
+    }
+}
+
+/// What upstream's converter from untyped trees says of the first value that does not fit; `None` where all fit. It is
+/// asked where [`normalize`] has refused a tree that a strategic merge made.
+pub fn restore_error(value: &Value, msg: &'static Message) -> Option<String> {
+    restore(value, &Type::Message(msg))
+}
+
+fn restore(value: &Value, ty: &Type) -> Option<String> {
+    let found = match value {
+        Value::Null => return None,
+        Value::Bool(_) => "bool",
+        Value::Number(n) if n.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::String(_) => "string",
+        Value::Array(_) => "slice",
+        Value::Object(_) => "map",
+    };
+    let no = |kind: &str| Some(format!("unrecognized type: {kind}"));
+    match (ty, value) {
+        (Type::Message(m), Value::Object(map)) => fields_of(m)
+            .into_iter()
+            .find_map(|f| restore(map.get(f.json)?, &f.ty)),
+        (Type::Message(_), _) => Some(format!("cannot restore struct from: {found}")),
+        (Type::Map(t), Value::Object(map)) => map.values().find_map(|v| restore(v, t)),
+        (Type::Map(_), _) => Some(format!("cannot restore map from {found}")),
+        (Type::List(t) | Type::WrappedList(t), Value::Array(items)) => {
+            items.iter().find_map(|v| restore(v, t))
+        }
+        (Type::List(_) | Type::WrappedList(_), _) => {
+            Some(format!("cannot restore slice from {found}"))
+        }
+        (Type::Bytes, Value::String(_)) => {
+            let mut check = Check::new(false);
+            let kind = Kind { ty: *ty, go: "" };
+            let _ = scalar(value.clone(), "", &kind, &mut check);
+            check
+                .saved
+                .map(|e| format!("error decoding from json: {e}"))
+        }
+        (Type::Bytes, _) => Some(format!("cannot restore slice from {found}")),
+        (Type::Bool, Value::Bool(_))
+        | (Type::String, Value::String(_))
+        | (Type::I32 | Type::I64 | Type::U32 | Type::U64 | Type::F64, Value::Number(_)) => None,
+        (Type::Bool, _) => no("bool"),
+        (Type::String, _) => no("string"),
+        (Type::I32, _) => no("int32"),
+        (Type::I64, _) => no("int64"),
+        (Type::U32, _) => no("uint32"),
+        (Type::U64, _) => no("uint64"),
+        (Type::F64, _) => no("float64"),
+        _ => {
+            let kind = Kind { ty: *ty, go: "" };
+            let mut check = Check::new(false);
+            tree(value.clone(), &kind, &mut check, 0)
+                .err()
+                .map(|e| e.to_string())
+        }
+    }
+}
+
+/// The fields of a struct, those of inlined structs in their place.
+fn fields_of(msg: &'static Message) -> Vec<&'static Field> {
+    msg.fields
+        .iter()
+        .flat_map(|f| match f.ty {
+            Type::Message(m) if f.is(flag::INLINE) => fields_of(m),
+            _ => vec![f],
+        })
+        .collect()
+}
+
 fn put(value: &Value, ty: &Type, out: &mut Vec<u8>, depth: u32) -> Result<(), Error> {
     if depth > MAX_DEPTH {
         return Err(Error::Depth);

@@ -28,6 +28,7 @@ use crate::negotiate::{self, Media, Output};
 use crate::options::FieldValidation;
 use crate::query::Query;
 use crate::request_info::RequestInfo;
+use crate::resource::SubresourceKind;
 
 /// A routed request on a resource.
 pub struct Call {
@@ -70,42 +71,13 @@ impl Call {
     async fn dispatch(&self, request: http::Request<Incoming>) -> Result<Response, Status> {
         let def = &self.served.def;
         self.warn(def.strategy.deprecated().map(str::to_owned));
-        if def.namespaced
-            && self.info.namespace.is_empty()
-            && !matches!(
-                self.info.verb.as_str(),
-                "list" | "watch" | "deletecollection"
-            )
-            && !(self.info.verb == "create" && def.storage.is_none())
-        {
-            return Err(if self.info.name.is_empty() {
-                Status::method_not_allowed()
-            } else {
-                Status::no_such_path()
-            });
-        }
-        if !def.namespaced && !self.info.namespace.is_empty() && def.resource != "namespaces" {
-            return Err(Status::no_such_path());
-        }
-        if self.info.legacy_watch {
-            return Err(Status::no_such_path());
-        }
+        self.route()?;
         if !self.info.subresource.is_empty() {
             return self.subresource(request).await;
         }
-        let verb = self.info.verb.clone();
-        let named = !self.info.name.is_empty();
-        let offered = def.verbs.contains(&verb) || (verb == "create" && def.review.is_some());
-        let fits = match verb.as_str() {
-            "create" => !named,
-            "get" | "update" | "patch" | "delete" => named,
-            _ => !named,
-        };
-        if !offered || !fits {
-            return Err(Status::method_not_allowed());
-        }
+        let verb = self.info.verb.as_str();
         let body = request.into_body();
-        match verb.as_str() {
+        match verb {
             "get" => self.get().await,
             "list" => self.list().await,
             "watch" => self.watch().await,
@@ -116,6 +88,74 @@ impl Call {
             "deletecollection" => self.delete_collection(read_limited(body).await).await,
             _ => Err(Status::method_not_allowed()),
         }
+    }
+
+    /// What upstream's router does with the path (404), the method (405) and the media types (415, 406), in this order.
+    fn route(&self) -> Result<(), Status> {
+        let def = &self.served.def;
+        let named = !self.info.name.is_empty();
+        let everywhere = def.namespaced && self.info.namespace.is_empty();
+        let within = !def.namespaced && !self.info.namespace.is_empty();
+        if within && def.resource != "namespaces" {
+            return Err(Status::no_such_path());
+        }
+        let posted = def.review.is_some() || def.verbs.iter().all(|v| v == "create");
+        let has = |v: &str| def.verbs.iter().any(|o| o == v) || (v == "create" && posted);
+        let verb = self.info.verb.as_str();
+        let mut produces = negotiate::OBJECTS;
+        let offered: Vec<&str> = if self.info.legacy_watch {
+            if !has("watch") || !self.info.subresource.is_empty() || (named && everywhere) {
+                return Err(Status::no_such_path());
+            }
+            produces = negotiate::STREAMS;
+            vec!["watch"]
+        } else if !self.info.subresource.is_empty() {
+            let sub = def
+                .subresources
+                .iter()
+                .find(|s| s.name == self.info.subresource)
+                .filter(|s| !everywhere && (self.info.rest.is_empty() || s.name == "proxy"))
+                .ok_or_else(Status::no_such_path)?;
+            match (&sub.kind, sub.name) {
+                (_, "log") => {
+                    produces = &[
+                        "text/plain",
+                        "application/json",
+                        "application/yaml",
+                        negotiate::PROTOBUF,
+                    ];
+                }
+                (SubresourceKind::Connect(_), _) => produces = &["*/*"],
+                _ => {}
+            }
+            sub.verbs.to_vec()
+        } else {
+            let all: &[&str] = match (named, everywhere) {
+                (true, true) => &[],
+                (true, false) => &["get", "update", "patch", "delete"],
+                (false, true) if posted => &[],
+                (false, true) => &["list", "watch"],
+                (false, false) => &["list", "watch", "create", "deletecollection"],
+            };
+            if self.method == Method::GET && !named {
+                produces = negotiate::STREAMS;
+            }
+            all.iter().copied().filter(|v| has(v)).collect()
+        };
+        if offered.is_empty() {
+            return Err(Status::no_such_path());
+        }
+        let proxied = produces == ["*/*"];
+        if !offered.contains(&verb) || (self.method == Method::HEAD && !proxied) {
+            return Err(Status::method_not_allowed());
+        }
+        if verb == "patch" && !proxied {
+            write::patch_kind(&self.headers)?;
+        }
+        if !proxied {
+            negotiate::routed(&self.headers, produces)?;
+        }
+        segment("Name parameter", &self.info.name)
     }
 
     fn group(&self) -> &str {
@@ -275,12 +315,7 @@ impl Call {
     }
 
     fn output(&self) -> Result<Output, Status> {
-        negotiate::output(
-            &self.headers,
-            &self.query,
-            true,
-            self.info.name.is_empty() && self.info.verb == "list",
-        )
+        negotiate::output(&self.headers, &self.query, true)
     }
 
     /// Reads and decodes a body as a kind, with the checks of its type and of `fieldValidation`.
@@ -346,6 +381,20 @@ fn unrecognized(kind: &str, why: &str, bytes: &[u8]) -> Status {
         "the object provided is unrecognized (must be of type {kind}): {why} ({})",
         excerpt(bytes)
     ))
+}
+
+/// Refuses names that a path cannot hold.
+fn segment(what: &str, name: &str) -> Result<(), Status> {
+    let why = match name {
+        "." => "may not be '.'",
+        ".." => "may not be '..'",
+        n if n.contains('%') => "may not contain '%'",
+        _ => return Ok(()),
+    };
+    Err(Status::bad_request(format!(
+        "{what} invalid: {}: {why}",
+        api::text::go_quote(name)
+    )))
 }
 
 /// What Go calls the kind of a value.
@@ -586,33 +635,43 @@ fn check_type(
             String::from_utf8_lossy(bytes)
         )));
     }
-    let known = api::resources::find_kind(from_group, from_version, found).is_some()
-        || api::schema::all().any(|(v, k, _)| {
-            // The types of meta/v1 are registered in every version that is served.
-            k == found
-                && (v == named
-                    || (v == "meta.k8s.io/v1"
-                        && api::schema::all().any(|(served, ..)| served == named)))
-        })
-        || (named == "v1" && found == "List");
-    if !known {
-        return Err(wrong(format!(
-            "no kind \"{found}\" is registered for version \"{named}\" in scheme \"pkg/api/legacyscheme/scheme.go:30\""
-        )));
-    }
-    if found == kind {
+    if found == kind && is_known(&named, found) {
         return Err(Status::bad_request(format!(
             "the API version in the data ({named}) does not match the expected API version ({expected})"
         )));
     }
+    Err(wrong(other_type(&named, found, gvk)))
+}
+
+/// Whether upstream's scheme has a type.
+fn is_known(api_version: &str, kind: &str) -> bool {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    api::resources::find_kind(group, version, kind).is_some()
+        || api::schema::all().any(|(v, k, _)| {
+            // The types of meta/v1 are registered in every version that is served.
+            k == kind
+                && (v == api_version
+                    || (v == "meta.k8s.io/v1"
+                        && api::schema::all().any(|(served, ..)| served == api_version)))
+        })
+        || (api_version == "v1" && kind == "List")
+}
+
+/// What is wrong with a type that is not the one expected.
+fn other_type(named: &str, found: &str, gvk: (&str, &str, &str)) -> String {
+    if !is_known(named, found) {
+        return format!(
+            "no kind \"{found}\" is registered for version \"{named}\" in scheme \"pkg/api/legacyscheme/scheme.go:30\""
+        );
+    }
+    let (group, _, kind) = gvk;
+    let version = named.split_once('/').map_or(named, |(_, v)| v);
     // Upstream's internal packages have the name of the group's first part.
     let package = match group {
         "" => "core",
         g => g.split('.').next().unwrap_or(g),
     };
-    Err(wrong(format!(
-        "converting ({from_version}.{found}) to ({package}.{kind}): unknown conversion"
-    )))
+    format!("converting ({version}.{found}) to ({package}.{kind}): unknown conversion")
 }
 
 /// A client of this process: hooks use it.

@@ -5,9 +5,11 @@ use api::field::ErrorList;
 use async_trait::async_trait;
 use bytes::Bytes;
 use hyper::body::Incoming;
+use patch::ssa::{Actor, Window};
 use serde_json::Value;
+use wire::json::Strictness;
 
-use super::write::{apply_patch, checked, patch_kind};
+use super::write::{PatchKind, Patched, configuration, patch_kind};
 use super::{Call, connect};
 use crate::Response;
 use crate::body::read_limited;
@@ -53,16 +55,10 @@ impl Call {
         else {
             return Err(Status::no_such_path());
         };
-        if !self.info.rest.is_empty() && sub.name != "proxy" {
-            return Err(Status::no_such_path());
-        }
         if let SubresourceKind::Connect(c) = &sub.kind {
             return self.connect(&**c, request).await;
         }
         let verb = self.info.verb.as_str();
-        if !sub.verbs.contains(&verb) {
-            return Err(Status::method_not_allowed());
-        }
         let body = read_limited(request.into_body()).await;
         match (&sub.kind, verb) {
             (SubresourceKind::Same, "get") => self.get().await,
@@ -88,6 +84,7 @@ impl Call {
                 let request =
                     self.write_request(options.dry_run, self.manager(&options.field_manager));
                 let engine = &self.server.engine;
+                self.manage_action(sub, &request, &mut body);
                 let attributes =
                     engine.attributes(&request, admission::Operation::Create, &self.info.name);
                 engine.admit(&attributes, Some(&mut body), None).await?;
@@ -100,6 +97,21 @@ impl Call {
             }
             _ => Err(Status::method_not_allowed()),
         }
+    }
+
+    /// Records who sent an action's body, for those that answer it.
+    fn manage_action(&self, sub: &Subresource, request: &Request<'_>, body: &mut Value) {
+        let (group, version, kind) = sub.gvk;
+        let api_version = crate::codec::group_version(group, version);
+        let actor = Actor {
+            manager: request.manager,
+            api_version: &api_version,
+            kind,
+            subresource: sub.name,
+            now: &self.now,
+            reset: &[],
+        };
+        patch::ssa::update(None, body, sub.schema, &actor);
     }
 
     async fn write_mapped(
@@ -115,12 +127,16 @@ impl Call {
         } else {
             "UpdateOptions"
         };
-        let options = WriteOptions::parse(&self.query, kind, false)?;
-        let source = if patch {
-            Body::Patch(patch_kind(&self.headers)?, body?)
+        let patch_kind = patch.then(|| patch_kind(&self.headers)).transpose()?;
+        let apply = patch_kind == Some(PatchKind::Apply);
+        let options = WriteOptions::parse(&self.query, kind, apply)?;
+        let source = if let Some(kind) = patch_kind {
+            Body::Patch(kind, body?)
         } else {
             let media = negotiate::input(&self.headers)?;
-            Body::Whole(self.decode_body(body, media, options.validation, sub.gvk, sub.schema)?)
+            let body = self.decode_body(body, media, options.validation, sub.gvk, sub.schema)?;
+            self.check_name(&body)?;
+            Body::Whole(body)
         };
         let request = self.write_request(options.dry_run, self.manager(&options.field_manager));
         let mut change = Mapped {
@@ -188,21 +204,26 @@ impl Change for Mapped<'_> {
         let def = &self.call.served.def;
         let missing = || Status::not_found(&def.group, &def.resource, &self.call.info.name);
         let old = existing.ok_or_else(missing)?;
+        let shown = self.shown();
+        let mut view = self.mapped.view(old)?;
+        self.window(&shown).show(old, &mut view);
         let body = match &self.source {
-            Body::Whole(v) => v.clone(),
+            Body::Whole(v) => self.tracked(&view, v.clone(), &shown),
+            Body::Patch(PatchKind::Apply, bytes) => self.server_side(&view, bytes, &shown)?,
             Body::Patch(kind, bytes) => {
-                let view = self.mapped.view(old)?;
-                let patched = apply_patch(*kind, &view, bytes, self.sub.schema)?;
-                checked(self.call, patched, self.sub.schema, self.options.validation)?
+                let patched = Patched {
+                    kind: *kind,
+                    old: &view,
+                    bytes,
+                    gvk: self.sub.gvk,
+                    schema: self.sub.schema,
+                    validation: self.options.validation,
+                };
+                let body = patched.apply(self.call)?;
+                self.call.check_name(&body)?;
+                self.tracked(&view, body, &shown)
             }
         };
-        let name = meta_str(&body, "name");
-        if !name.is_empty() && name != self.call.info.name {
-            return Err(Status::bad_request(format!(
-                "the name of the object ({name}) does not match the name on the URL ({})",
-                self.call.info.name
-            )));
-        }
         let errors: ErrorList = self.mapped.validate(&body);
         if !errors.is_empty() {
             let (group, _, kind) = self.sub.gvk;
@@ -218,6 +239,58 @@ impl Change for Mapped<'_> {
         }
         let mut object = old.clone();
         self.mapped.apply(&mut object, &body);
+        self.window(&shown).write(&body, &mut object);
         Ok(object)
+    }
+
+    fn manages(&self) -> bool {
+        true
+    }
+}
+
+impl Mapped<'_> {
+    /// The version of the body.
+    fn shown(&self) -> String {
+        let (group, version, _) = self.sub.gvk;
+        crate::codec::group_version(group, version)
+    }
+
+    fn window<'a>(&'a self, shown: &'a str) -> Window<'a> {
+        Window {
+            path: self.mapped.path(),
+            api_version: &self.call.served.api_version,
+            shown,
+        }
+    }
+
+    fn actor<'a>(&'a self, manager: &'a str, shown: &'a str) -> Actor<'a> {
+        Actor {
+            manager,
+            api_version: shown,
+            kind: self.sub.gvk.2,
+            subresource: self.sub.name,
+            now: &self.call.now,
+            reset: &[],
+        }
+    }
+
+    /// The body with its writer among the owners.
+    fn tracked(&self, view: &Value, mut body: Value, shown: &str) -> Value {
+        let manager = self.call.manager(&self.options.field_manager);
+        let actor = self.actor(manager, shown);
+        patch::ssa::update(Some(view), &mut body, self.sub.schema, &actor);
+        body
+    }
+
+    fn server_side(&self, view: &Value, bytes: &Bytes, shown: &str) -> Result<Value, Status> {
+        let (config, duplicates) = configuration(bytes)?;
+        let actor = self.actor(&self.options.field_manager, shown);
+        let force = self.options.force == Some(true);
+        let merged = patch::ssa::apply(Some(view), &config, self.sub.schema, &actor, force)
+            .map_err(Status::from)?;
+        self.call.duplicates(&duplicates, self.options.validation)?;
+        wire::json::normalize(merged, self.sub.schema, Strictness::Ignore)
+            .map(|d| d.value)
+            .map_err(|e| Status::failure(500, "", e.to_string()))
     }
 }

@@ -39,7 +39,11 @@ const MIN_SECONDS: u64 = 1800;
 impl Call {
     pub(super) async fn watch(&self) -> Result<Response, Status> {
         let output = negotiate::stream(&self.headers, &self.query)?;
-        let options = ListOptions::parse(&self.query, true)?;
+        let mut options = ListOptions::parse(&self.query, true)?;
+        if !self.info.name.is_empty() {
+            // The old form names the object in its path.
+            options.field_selector = format!("metadata.name={}", self.info.name);
+        }
         let selection = self.selection(&options)?;
         let cache = self.served.cache()?;
         // Upstream answers 500 to a watch with a malformed resourceVersion.

@@ -30,9 +30,18 @@ impl Call {
         let media = negotiate::input(&self.headers)?;
         let options = WriteOptions::parse(&self.query, "CreateOptions", false)?;
         let def: &ResourceDef = &self.served.def;
-        let object = self.decode_body(body, media, options.validation, self.gvk(), def.schema)?;
+        let mut object =
+            self.decode_body(body, media, options.validation, self.gvk(), def.schema)?;
         let request = self.write_request(options.dry_run, self.manager(&options.field_manager));
         if let Some(review) = &def.review {
+            crate::meta::manage(
+                &self.served,
+                None,
+                &mut object,
+                request.manager,
+                "",
+                request.now,
+            );
             let writer = self.writer(&request);
             let ctx = self.context(&request);
             let (code, result) = review.post(&ctx, &writer, object).await?;
@@ -53,6 +62,7 @@ impl Call {
             self.gvk(),
             self.served.def.schema,
         )?;
+        self.check_name(&object)?;
         let request = self.write_request(options.dry_run, self.manager(&options.field_manager));
         let (object, created) = self
             .server
@@ -60,6 +70,42 @@ impl Call {
             .update(&request, &mut Replace(object))
             .await?;
         self.respond_object(&output, if created { 201 } else { 200 }, &object)
+    }
+
+    /// What becomes of keys that stand twice in an applied configuration.
+    pub(super) fn duplicates(
+        &self,
+        found: &[String],
+        validation: FieldValidation,
+    ) -> Result<(), Status> {
+        if found.is_empty() {
+            return Ok(());
+        }
+        let text = wire::yaml::list_errors(found);
+        match validation {
+            FieldValidation::Strict => Err(Status::bad_request(format!(
+                "error strict decoding YAML: error converting YAML to JSON: {text}"
+            ))),
+            FieldValidation::Warn => {
+                self.warn([text]);
+                Ok(())
+            }
+            FieldValidation::Ignore => Ok(()),
+        }
+    }
+
+    /// An object that is put must carry the name of the path.
+    pub(super) fn check_name(&self, object: &Value) -> Result<(), Status> {
+        let asked = &self.info.name;
+        match codec::meta_str(object, "name") {
+            "" => Err(Status::bad_request(format!(
+                "the name of the object ({asked} based on URL) was undeterminable: name must be provided"
+            ))),
+            name if name != asked => Err(Status::bad_request(format!(
+                "the name of the object ({name}) does not match the name on the URL ({asked})"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     pub(super) async fn patch(&self, body: Result<Bytes, Status>) -> Result<Response, Status> {
@@ -160,7 +206,8 @@ fn decode_delete_options(
             .map_err(bad)?
             .value),
         Media::Protobuf => {
-            let u = wire::envelope::unwrap(bytes).map_err(bad)?;
+            let u =
+                wire::envelope::unwrap(bytes).map_err(|e| Status::bad_request(e.to_string()))?;
             wire::proto::from_slice(u.raw, schema).map_err(bad)
         }
     }
@@ -222,25 +269,17 @@ impl Change for Patch<'_> {
         }
         let missing = || Status::not_found(&def.group, &def.resource, &self.call.info.name);
         let old = existing.ok_or_else(missing)?;
-        let patched = apply_patch(self.kind, old, &self.bytes, def.schema)?;
-        if self.options.validation != FieldValidation::Ignore {
-            let found = patch::strict_errors(&self.bytes, self.kind == PatchKind::Json);
-            if self.options.validation == FieldValidation::Warn {
-                self.call.warn(found);
-            } else if !found.is_empty() {
-                let mut text = Vec::new();
-                wire::json::encode_any(&patched, &mut text);
-                let mut errors = ErrorList::new();
-                let why = format!("strict decoding error: {}", found.join(", "));
-                errors.invalid(
-                    &Path::new("patch"),
-                    String::from_utf8_lossy(&text).as_ref(),
-                    &why,
-                );
-                return Err(Status::invalid("", "", "", &errors));
-            }
-        }
-        checked(self.call, patched, def.schema, self.options.validation)
+        let patched = Patched {
+            kind: self.kind,
+            old,
+            bytes: &self.bytes,
+            gvk: self.call.gvk(),
+            schema: def.schema,
+            validation: self.options.validation,
+        };
+        let object = patched.apply(self.call)?;
+        self.call.check_name(&object)?;
+        Ok(object)
     }
 
     fn creates(&self) -> bool {
@@ -252,20 +291,26 @@ impl Change for Patch<'_> {
     }
 }
 
+/// An applied configuration, and the keys that stand twice in it.
+pub(super) fn configuration(bytes: &[u8]) -> Result<(Value, Vec<String>), Status> {
+    let (config, duplicates) = wire::yaml::to_value_strict(bytes).map_err(|e| {
+        Status::bad_request(format!(
+            "error decoding YAML: error converting YAML to JSON: {e}"
+        ))
+    })?;
+    if !config.is_object() && !config.is_null() {
+        return Err(Status::bad_request(format!(
+            "error decoding YAML: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {} into Go value \
+             of type map[string]interface {{}}",
+            super::go_kind(&config)
+        )));
+    }
+    Ok((config, duplicates))
+}
+
 impl Patch<'_> {
     fn server_side(&self, existing: Option<&Value>) -> Result<Value, Status> {
-        let (config, duplicates) = wire::yaml::to_value_strict(&self.bytes).map_err(|e| {
-            Status::bad_request(format!(
-                "error decoding YAML: error converting YAML to JSON: {e}"
-            ))
-        })?;
-        if !config.is_object() && !config.is_null() {
-            return Err(Status::bad_request(format!(
-                "error decoding YAML: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {} into Go \
-                 value of type map[string]interface {{}}",
-                super::go_kind(&config)
-            )));
-        }
+        let (config, duplicates) = configuration(&self.bytes)?;
         let def = &self.served.def;
         let call = self.call;
         let actor = crate::meta::actor(
@@ -277,78 +322,146 @@ impl Patch<'_> {
         let force = self.options.force == Some(true);
         let merged = patch::ssa::apply(existing, &config, def.schema, &actor, force)
             .map_err(Status::from)?;
-        if !duplicates.is_empty() {
-            let text = wire::yaml::list_errors(&duplicates);
-            match self.options.validation {
-                FieldValidation::Strict => {
-                    return Err(Status::bad_request(format!(
-                        "error strict decoding YAML: error converting YAML to JSON: {text}"
-                    )));
-                }
-                FieldValidation::Warn => call.warn([text]),
-                FieldValidation::Ignore => {}
-            }
+        call.duplicates(&duplicates, self.options.validation)?;
+        if existing.is_none() {
+            self.check_created(&config)?;
         }
-        checked(call, merged, def.schema, FieldValidation::Ignore)
-    }
-}
-
-pub(super) fn apply_patch(
-    kind: PatchKind,
-    old: &Value,
-    bytes: &Bytes,
-    schema: &'static wire::schema::Message,
-) -> Result<Value, Status> {
-    match kind {
-        PatchKind::Json => patch::json_patch(old, bytes),
-        PatchKind::Merge => patch::merge_patch(old, bytes),
-        PatchKind::Strategic => patch::strategic_merge(old, bytes, schema),
-        PatchKind::Apply => Err(PatchError::BadRequest("not a patch of an object".into())),
-    }
-    .map_err(patch_error)
-}
-
-/// A patched tree, checked against the schema.
-pub(super) fn checked(
-    call: &Call,
-    patched: Value,
-    schema: &'static wire::schema::Message,
-    validation: FieldValidation,
-) -> Result<Value, Status> {
-    let shown = patched.clone();
-    let refuse = |why: &str| {
-        let mut text = Vec::new();
-        wire::json::encode_any(&shown, &mut text);
-        let mut errors = ErrorList::new();
-        errors.invalid(
-            &Path::new("patch"),
-            String::from_utf8_lossy(&text).as_ref(),
-            why,
-        );
-        Status::invalid("", "", "", &errors)
-    };
-    let strictness = if validation == FieldValidation::Ignore {
-        Strictness::Ignore
-    } else {
-        Strictness::Collect
-    };
-    let decoded =
-        wire::json::normalize(patched, schema, strictness).map_err(|e| refuse(&e.to_string()))?;
-    if !decoded.strict_errors.is_empty() {
-        match validation {
-            FieldValidation::Strict => {
-                return Err(refuse(&format!(
-                    "strict decoding error: {}",
-                    decoded.strict_errors.join(", ")
-                )));
-            }
-            FieldValidation::Warn => call.warn(decoded.strict_errors),
-            FieldValidation::Ignore => {}
-        }
-    }
-    let mut value = decoded.value;
-    if value.get("metadata").is_none() {
+        let mut value = wire::json::normalize(merged, def.schema, Strictness::Ignore)
+            .map_err(|e| {
+                let gvk = format!("{}, Kind={}", self.served.api_version, def.kind);
+                Status::failure(
+                    500,
+                    "",
+                    format!(
+                        "failed to convert new object ({}/{}; {gvk}) to proper version: unable to convert \
+                         unstructured object to {gvk}: {e}",
+                        codec::meta_str(&config, "namespace"),
+                        codec::meta_str(&config, "name"),
+                    ),
+                )
+            })?
+            .value;
         codec::meta_mut(&mut value);
+        Ok(value)
     }
-    Ok(value)
+
+    /// What an apply that creates must say of the object, and may not.
+    fn check_created(&self, config: &Value) -> Result<(), Status> {
+        let def = &self.served.def;
+        let uid = codec::meta_str(config, "uid");
+        if !uid.is_empty() {
+            let why = format!(
+                "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+            );
+            return Err(Status::conflict(
+                &def.group,
+                &def.resource,
+                &self.call.info.name,
+                &why,
+            ));
+        }
+        self.call.check_name(config)
+    }
+}
+
+/// A patch of a tree: an object, or what a subresource shows of it.
+pub(super) struct Patched<'a> {
+    pub kind: PatchKind,
+    pub old: &'a Value,
+    pub bytes: &'a Bytes,
+    pub gvk: (&'a str, &'a str, &'a str),
+    pub schema: &'static wire::schema::Message,
+    pub validation: FieldValidation,
+}
+
+impl Patched<'_> {
+    /// Applies it and checks the result against the schema.
+    pub(super) fn apply(&self, call: &Call) -> Result<Value, Status> {
+        let mut patched = match self.kind {
+            PatchKind::Json => patch::json_patch(self.old, self.bytes),
+            PatchKind::Merge => patch::merge_patch(self.old, self.bytes),
+            PatchKind::Strategic => patch::strategic_merge(self.old, self.bytes, self.schema),
+            PatchKind::Apply => Err(PatchError::BadRequest("not a patch of an object".into())),
+        }
+        .map_err(patch_error)?;
+        let strategic = self.kind == PatchKind::Strategic;
+        let shown = patched.clone();
+        let refuse = |why: &str| {
+            // A strategic merge works on trees and shows the patch, the others on text and show the result.
+            let text = if strategic {
+                patch::shown(self.bytes)
+            } else {
+                let mut text = Vec::new();
+                wire::json::encode_patched(&shown, self.old, self.schema, &mut text);
+                String::from_utf8_lossy(&text).into_owned()
+            };
+            let mut errors = ErrorList::new();
+            errors.invalid(&Path::new("patch"), text.as_str(), why);
+            Status::invalid("", "", "", &errors)
+        };
+        self.strict(
+            call,
+            patch::strict_errors(self.bytes, self.kind == PatchKind::Json),
+            &refuse,
+        )?;
+        let text = |key: &str| {
+            shown
+                .get(key)
+                .and_then(Value::as_str)
+                .filter(|t| !t.is_empty())
+        };
+        let (group, version, kind) = self.gvk;
+        let own = codec::group_version(group, version);
+        let found = (
+            text("apiVersion").unwrap_or(&own),
+            text("kind").unwrap_or(kind),
+        );
+        if !strategic && found != (own.as_str(), kind) {
+            return Err(refuse(&super::other_type(found.0, found.1, self.gvk)));
+        }
+        // An empty list forgets all managers, and would be lost as empty: one empty entry says the same.
+        if let Some(list) = patched
+            .pointer_mut("/metadata/managedFields")
+            .filter(|l| l.as_array().is_some_and(Vec::is_empty))
+        {
+            *list = json!([{}]);
+        }
+        let strictness = if self.validation == FieldValidation::Ignore {
+            Strictness::Ignore
+        } else {
+            Strictness::Collect
+        };
+        let decoded = wire::json::normalize(patched, self.schema, strictness).map_err(|e| {
+            let restored = wire::json::restore_error(&shown, self.schema);
+            refuse(&restored.filter(|_| strategic).unwrap_or(e.to_string()))
+        })?;
+        self.strict(call, decoded.strict_errors, &refuse)?;
+        let mut value = decoded.value;
+        if value.get("metadata").is_none() {
+            codec::meta_mut(&mut value);
+        }
+        Ok(value)
+    }
+
+    fn strict(
+        &self,
+        call: &Call,
+        found: Vec<String>,
+        refuse: &impl Fn(&str) -> Status,
+    ) -> Result<(), Status> {
+        if found.is_empty() {
+            return Ok(());
+        }
+        match self.validation {
+            FieldValidation::Strict => Err(refuse(&format!(
+                "strict decoding error: {}",
+                found.join(", ")
+            ))),
+            FieldValidation::Warn => {
+                call.warn(found);
+                Ok(())
+            }
+            FieldValidation::Ignore => Ok(()),
+        }
+    }
 }

@@ -542,8 +542,8 @@ fn merge_config(
     }
     if let Some(own) = managed.get_mut(&id) {
         strip(&mut own.set);
-        // Only what changes the object moves the time.
-        if *live != new || own.time.is_none() {
+        // Only what changes the object moves the time; who changed nothing yet has none.
+        if *live != new {
             own.time = Some(actor.now.to_owned());
         }
     }
@@ -555,6 +555,79 @@ fn merge_config(
     }
     store(&mut new, &managed);
     Ok(new)
+}
+
+/// A field that another kind shows in front of an object, such as `spec.replicas` of scale.
+pub struct Window<'a> {
+    /// Where it is, in both.
+    pub path: &'a [&'a str],
+    /// The version of the object.
+    pub api_version: &'a str,
+    /// The version of what stands in front of it.
+    pub shown: &'a str,
+}
+
+impl Window<'_> {
+    fn elements(&self) -> Vec<Element> {
+        self.path
+            .iter()
+            .map(|p| Element::Field((*p).to_owned()))
+            .collect()
+    }
+
+    /// Gives `view` the owners that the field has in `object`.
+    pub fn show(&self, object: &Value, view: &mut Value) {
+        let path = self.elements();
+        let mut set = Set::default();
+        set.insert(&path);
+        let shown: Managed = decode(object)
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|(_, e)| e.api_version == self.api_version && e.set.has(&path))
+            .map(|(mut id, e)| {
+                if !id.api_version.is_empty() {
+                    id.api_version = self.shown.to_owned();
+                }
+                let entry = Entry {
+                    set: set.clone(),
+                    api_version: self.shown.to_owned(),
+                    time: e.time,
+                };
+                (id, entry)
+            })
+            .collect();
+        store(view, &shown);
+    }
+
+    /// Gives `object` the owners that the field has in `view`. As upstream, who came in front of it has no time.
+    pub fn write(&self, view: &Value, object: &mut Value) {
+        let path = self.elements();
+        let mut set = Set::default();
+        set.insert(&path);
+        let mut shown: Managed = decode(view)
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|(_, e)| e.set.has(&path))
+            .map(|(mut id, mut e)| {
+                if !id.api_version.is_empty() {
+                    id.api_version = self.api_version.to_owned();
+                }
+                e.api_version = self.api_version.to_owned();
+                e.time = None;
+                (id, e)
+            })
+            .collect();
+        let mut managed = decode(object).unwrap_or_default();
+        managed.retain(|id, e| {
+            let owns = e.api_version == self.api_version && e.set.has(&path);
+            if owns && shown.remove(id).is_none() {
+                e.set = std::mem::take(&mut e.set).difference(&set);
+            }
+            !e.set.is_empty()
+        });
+        managed.extend(shown);
+        store(object, &managed);
+    }
 }
 
 /// Removes what this manager applied before, does not apply now, and no one else owns.

@@ -128,6 +128,16 @@ impl Set {
         self.members.is_empty() && self.children.is_empty()
     }
 
+    pub fn insert(&mut self, path: &[Element]) {
+        match path {
+            [] => {}
+            [last] => {
+                self.members.insert(last.clone());
+            }
+            [first, rest @ ..] => self.children.entry(first.clone()).or_default().insert(rest),
+        }
+    }
+
     pub fn has(&self, path: &[Element]) -> bool {
         match path {
             [] => false,

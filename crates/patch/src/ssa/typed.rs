@@ -109,8 +109,8 @@ fn item_element(node: Node, item: &Value) -> Result<Element, String> {
             for key in keys {
                 let value = match map.get(*key) {
                     Some(v) => v.clone(),
-                    None => match m.field(key).map(|f| f.default).filter(|d| !d.is_empty()) {
-                        Some(d) => serde_json::from_str(d).unwrap_or(Value::Null),
+                    None => match m.field(key).and_then(key_default) {
+                        Some(d) => d,
                         None => {
                             return Err(format!(
                                 "associative list with keys has an element that omits key field {key:?} (and doesn't have default value)"
@@ -133,6 +133,35 @@ fn item_element(node: Node, item: &Value) -> Result<Element, String> {
             ),
             scalar => Ok(Element::Value(Scalar(scalar.clone()))),
         },
+    }
+}
+
+/// What a key is that an element leaves out: the default, or what Go has for a field that is always printed.
+fn key_default(field: &Field) -> Option<Value> {
+    if !field.default.is_empty() {
+        return Some(serde_json::from_str(field.default).unwrap_or(Value::Null));
+    }
+    if field.is(flag::OMITEMPTY | flag::OMITZERO | flag::POINTER) {
+        return None;
+    }
+    match field.ty {
+        Type::String => Some("".into()),
+        Type::Bool => Some(false.into()),
+        Type::I32 | Type::I64 | Type::U32 | Type::U64 | Type::F64 => Some(0.into()),
+        _ => None,
+    }
+}
+
+/// Whether Go prints a null for the field where it is not set: such fields were there before they got a value.
+fn prints_null(field: &Field) -> bool {
+    match field.ty {
+        Type::Time | Type::MicroTime => {
+            !field.is(flag::POINTER | flag::OMITZERO) || !field.is(flag::OMITEMPTY | flag::OMITZERO)
+        }
+        Type::List(_) | Type::WrappedList(_) | Type::Map(_) | Type::Bytes => {
+            !field.is(flag::OMITEMPTY | flag::OMITZERO)
+        }
+        _ => field.is(flag::POINTER) && !field.is(flag::OMITEMPTY | flag::OMITZERO),
     }
 }
 
@@ -213,6 +242,8 @@ impl Comparison {
     }
 }
 
+static NULL: Value = Value::Null;
+
 /// What differs at one place: the place itself, and what lies below it.
 #[derive(Default)]
 struct Difference {
@@ -282,21 +313,40 @@ fn compare_at(node: Node, old: Option<&Value>, new: Option<&Value>, pass: &[&str
         let none = Map::new();
         let a = old.and_then(Value::as_object).unwrap_or(&none);
         let b = new.and_then(Value::as_object).unwrap_or(&none);
-        let mut both = |key: &String, left: Option<&Value>, right: Option<&Value>| {
+        let nullable = match node {
+            Node::Struct(m) if !m.open && !m.tags.is_empty() => m.fields,
+            _ => &[],
+        };
+        // What a present struct lacks but prints as null.
+        let null = |side: Option<&Value>, field: Option<&Field>| {
+            (side.is_some_and(Value::is_object) && field.is_some_and(prints_null)).then_some(&NULL)
+        };
+        let named = |key: &str| match node {
+            Node::Struct(m) if !nullable.is_empty() => m.field(key),
+            _ => None,
+        };
+        let mut both = |key: &str, left: Option<&Value>, right: Option<&Value>| {
             let pass = match pass {
-                [first] if first == key => return,
-                [first, rest @ ..] if first == key => rest,
+                [first] if *first == key => return,
+                [first, rest @ ..] if *first == key => rest,
                 _ => &[],
             };
             let found = compare_at(node.child(key).0, left, right, pass);
-            out.below.enter(Element::Field(key.clone()), found);
+            out.below.enter(Element::Field(key.to_owned()), found);
         };
         for (key, left) in a {
-            both(key, Some(left), b.get(key));
+            both(
+                key,
+                Some(left),
+                b.get(key).or_else(|| null(new, named(key))),
+            );
         }
-        for (key, right) in b {
-            if !a.contains_key(key) {
-                both(key, None, Some(right));
+        for (key, right) in b.iter().filter(|(key, _)| !a.contains_key(*key)) {
+            both(key, null(old, named(key)), Some(right));
+        }
+        for field in nullable {
+            if prints_null(field) && !a.contains_key(field.json) && !b.contains_key(field.json) {
+                both(field.json, null(old, Some(field)), null(new, Some(field)));
             }
         }
     } else {
@@ -552,10 +602,7 @@ fn validate_at(node: Node, value: &Value, path: &mut Vec<Element>, out: &mut Vec
     if value.is_null() {
         return;
     }
-    let shown = || match value {
-        Value::String(s) => format!("&{{{s}}}"),
-        other => format!("&{{{other}}}"),
-    };
+    let shown = || format!("&{{{}}}", crate::strategic::show(value));
     match node {
         Node::Struct(_) | Node::Map(_) => {
             let Value::Object(map) = value else {
