@@ -255,6 +255,7 @@ impl Engine {
             now: r.now,
             reader: &*self.reader,
             authorizer: &*self.authorizer,
+            warnings: r.warnings,
         }
     }
 
@@ -430,7 +431,7 @@ impl Engine {
         if !errors.is_empty() {
             return Err(self.invalid(r, &object, &errors));
         }
-        r.warn(def.strategy.warnings(&ctx, &object));
+        r.warn(def.strategy.warnings(&ctx, &object, None));
         let a = self.attributes(r, Operation::Create, &name);
         self.validate_admission(&a, Some(&object), None).await?;
         let reservation = def.strategy.begin_write(&ctx, &mut object, None).await?;
@@ -628,7 +629,7 @@ impl Engine {
         if !errors.is_empty() {
             return Err(self.invalid(r, &object, &errors));
         }
-        r.warn(strategy.warnings(&ctx, &object));
+        r.warn(strategy.warnings(&ctx, &object, Some(&old)));
         self.validate_admission(&a, Some(&object), Some(&old))
             .await?;
         if finalizers(&object).is_empty()

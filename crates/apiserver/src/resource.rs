@@ -4,7 +4,7 @@
 //! write is: decode, `default`, admission (mutating), `default` again if admission changed it, `prepare_*`,
 //! `validate_*`, admission (validating), `begin_*`, store.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use api::Status;
 use api::field::ErrorList;
@@ -32,6 +32,18 @@ pub struct Context<'a> {
     pub reader: &'a dyn ObjectReader,
     /// For checks that need it (RBAC escalation).
     pub authorizer: &'a dyn auth::Authorizer,
+    /// The `Warning:` headers of the answer.
+    pub warnings: &'a Mutex<Vec<String>>,
+}
+
+impl Context<'_> {
+    /// Adds a `Warning:` header unless the answer has it already.
+    pub fn warn(&self, text: String) {
+        let mut all = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        if !all.contains(&text) {
+            all.push(text);
+        }
+    }
 }
 
 /// What a resource does beyond the generic verbs. Every method has the default that suits a plain resource whose
@@ -166,9 +178,9 @@ pub trait Strategy: Send + Sync + 'static {
         let _ = object;
     }
 
-    /// The `Warning:` headers for an accepted object.
-    fn warnings(&self, ctx: &Context<'_>, object: &Value) -> Vec<String> {
-        let _ = (ctx, object);
+    /// The `Warning:` headers for an accepted object; `old` is what it replaces.
+    fn warnings(&self, ctx: &Context<'_>, object: &Value, old: Option<&Value>) -> Vec<String> {
+        let _ = (ctx, object, old);
         Vec::new()
     }
 }

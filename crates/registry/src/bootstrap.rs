@@ -285,6 +285,7 @@ async fn replace_binding(
     let stamp = jiff::Timestamp::now()
         .strftime("%Y-%m-%dT%H:%M:%SZ")
         .to_string();
+    let warnings = std::sync::Mutex::default();
     let hook = apiserver::resource::Context {
         user: &ctx.user,
         namespace: now.namespace(),
@@ -294,6 +295,7 @@ async fn replace_binding(
         now: &stamp,
         reader: reader.as_ref(),
         authorizer: ctx.engine.authorizer.as_ref(),
+        warnings: &warnings,
     };
     let options = json!({"preconditions": {"uid": now.text("metadata.uid")}});
     ctx.writer()

@@ -23,6 +23,7 @@ const QUALIFIED_FMT: &str = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]";
 const QUALIFIED_MSG: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
 const LABEL_VALUE_FMT: &str = "(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?";
 const LABEL_VALUE_MSG: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
+const HTTP_PATH_FMT: &str = "[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+";
 const CONFIG_KEY_MSG: &str =
     "a valid config key must consist of alphanumeric characters, '-', '_' or '.'";
 
@@ -366,6 +367,32 @@ pub fn path_segment(value: &str) -> Messages {
         .filter(|c| value.contains(**c))
         .map(|c| format!("may not contain '{c}'"))
         .collect()
+}
+
+/// A domain, a slash and more: the names of controllers.
+pub fn domain_prefixed_path(errors: &mut ErrorList, path: &Path, value: &str) {
+    if value.is_empty() {
+        errors.required(path, "");
+        return;
+    }
+    let Some((host, rest)) = value
+        .split_once('/')
+        .filter(|(host, rest)| !host.is_empty() && !rest.is_empty())
+    else {
+        errors.invalid(
+            path,
+            value,
+            "must be a domain-prefixed path (such as \"acme.io/foo\")",
+        );
+        return;
+    };
+    each(errors, path, host, dns1123_subdomain(host));
+    let good = rest
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b));
+    if !good {
+        errors.invalid(path, rest, &regex_error("Invalid path", HTTP_PATH_FMT, &[]));
+    }
 }
 
 /// A decimal integer in canonical form.

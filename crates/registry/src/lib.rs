@@ -19,5 +19,6 @@ pub mod quant;
 pub mod resources;
 pub mod validate;
 pub mod value;
+pub mod warn;
 
 pub use builtin::{Config, resources};

@@ -40,6 +40,7 @@ impl Call {
             now: &self.now,
             reader: &*self.server.engine.reader,
             authorizer: &*self.server.engine.authorizer,
+            warnings: &self.warnings,
         }
     }
 

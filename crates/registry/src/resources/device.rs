@@ -69,6 +69,16 @@ pub fn slice(_: &Config) -> Parts {
     Parts::new(Simple {
         generation: true,
         returns_deleted: true,
+        warn: |o, _| {
+            let driver = o.text("spec.driver");
+            if driver == driver.to_lowercase() {
+                return vec![];
+            }
+            vec![format!(
+                "spec.driver: driver names should be lowercase; {} contains uppercase characters",
+                api::text::go_quote(driver)
+            )]
+        },
         ..Simple::new(|_| {})
     })
 }

@@ -11,6 +11,7 @@ use crate::check::{
 use crate::validate::container::protocol;
 use crate::validate::{Errors, Path};
 use crate::value::{Tree, same};
+use crate::warn;
 
 struct Endpoints;
 
@@ -96,6 +97,27 @@ impl Strategy for Endpoints {
 
     fn deprecated(&self) -> Option<&'static str> {
         Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+    }
+
+    fn warnings(&self, _: &Context<'_>, o: &Value, _: Option<&Value>) -> Vec<String> {
+        let mut out = Vec::new();
+        // The controller writes addresses properly.
+        if o.label("endpoints.kubernetes.io/managed-by") == Some("endpoint-controller") {
+            return out;
+        }
+        for (i, s) in o.list("subsets").iter().enumerate() {
+            for key in ["addresses", "notReadyAddresses"] {
+                for (j, a) in s.list(key).iter().enumerate() {
+                    let path = Path::new("subsets")
+                        .index(i)
+                        .child(key)
+                        .index(j)
+                        .child("ip");
+                    warn::ip(&mut out, &path, a.text("ip"));
+                }
+            }
+        }
+        out
     }
 }
 

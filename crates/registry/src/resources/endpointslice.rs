@@ -13,6 +13,7 @@ use crate::check::{
 use crate::validate::container::protocol;
 use crate::validate::{Errors, Path, meta};
 use crate::value::{Tree, same};
+use crate::warn;
 
 struct EndpointSlice;
 
@@ -180,6 +181,27 @@ impl Strategy for EndpointSlice {
 
     fn validate_update(&self, _: &Context<'_>, o: &Value, old: &Value) -> Errors {
         validate(o, Some(old))
+    }
+
+    fn warnings(&self, _: &Context<'_>, o: &Value, old: Option<&Value>) -> Vec<String> {
+        let mut out = vec![];
+        if old.is_none() && o.text("addressType") == "FQDN" {
+            out.push("spec.addressType: FQDN endpoints are deprecated".into());
+        }
+        // The controllers write addresses properly.
+        let by = o.label("endpointslice.kubernetes.io/managed-by");
+        if by == Some("endpointslice-controller.k8s.io")
+            || by == Some("endpointslicemirroring-controller.k8s.io")
+        {
+            return out;
+        }
+        for (i, end) in o.list("endpoints").iter().enumerate() {
+            for (j, a) in end.texts("addresses").iter().enumerate() {
+                let path = Path::new("endpoints").index(i).child("addresses").index(j);
+                warn::ip(&mut out, &path, a);
+            }
+        }
+        out
     }
 }
 

@@ -11,6 +11,7 @@ use crate::cron;
 use crate::defaults;
 use crate::validate::{Errors, Path, meta, pod_spec, shown};
 use crate::value::{Tree, same};
+use crate::warn;
 
 const UID_LABEL: &str = "batch.kubernetes.io/controller-uid";
 const NAME_LABEL: &str = "batch.kubernetes.io/job-name";
@@ -810,6 +811,29 @@ impl Strategy for Job {
     fn field_values(&self, o: &Value) -> Vec<(&'static str, String)> {
         vec![("status.successful", o.int("status.succeeded").to_string())]
     }
+
+    fn warnings(&self, ctx: &Context<'_>, o: &Value, old: Option<&Value>) -> Vec<String> {
+        warnings(ctx, o, old, &Path::new("spec"), "spec")
+    }
+}
+
+/// Of the job's spec at a path of an object that counts generations.
+fn warnings(
+    ctx: &Context<'_>,
+    o: &Value,
+    old: Option<&Value>,
+    path: &Path,
+    at: &str,
+) -> Vec<String> {
+    let mut out = vec![];
+    if old.is_none() {
+        warn::name(&mut out, o, "Pod names and hostnames");
+    }
+    let grown = |old: &Value| old.int("metadata.generation") != o.int("metadata.generation");
+    if ctx.subresource.is_empty() && old.is_none_or(grown) {
+        out.extend(warn::pod::job(path, o.at(at)));
+    }
+    out
 }
 
 /// Jobs.
@@ -961,6 +985,15 @@ impl Strategy for CronJob {
             cron_spec(&mut e, o.at("spec"), Some(old.at("spec")));
         }
         e
+    }
+
+    fn warnings(&self, ctx: &Context<'_>, o: &Value, old: Option<&Value>) -> Vec<String> {
+        let path = Path::new("spec").child("jobTemplate").child("spec");
+        let mut out = warnings(ctx, o, old, &path, "spec.jobTemplate.spec");
+        if old.is_some() && ctx.subresource.is_empty() && o.text("spec.schedule").contains("TZ") {
+            out.push("cannot use TZ or CRON_TZ in spec.spec.schedule, use timeZone instead, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details".into());
+        }
+        out
     }
 }
 

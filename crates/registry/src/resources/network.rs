@@ -4,37 +4,75 @@ use serde_json::{Value, json};
 
 use super::plain::{Simple, immutable};
 use crate::builtin::{Config, Parts};
-use crate::check::{dns1123_subdomain, each, path_segment, strict_cidr};
+use crate::check::{
+    dns1123_label, dns1123_subdomain, domain_prefixed_path, each, each_int, legacy_cidr, legacy_ip,
+    masked, parse_cidr_sloppy, parse_ip_sloppy, path_segment, port_name, port_number, strict_cidr,
+    wildcard_subdomain,
+};
 use crate::validate::{Errors, Path, meta};
 use crate::value::Tree;
+use crate::warn;
+
+/// The longest name of an ingress controller.
+const MAX_CONTROLLER: usize = 250;
+
+fn reference(e: &mut Errors, path: &Path, r: &Value) {
+    if let Some(group) = r.text_opt("apiGroup") {
+        each(e, &path.child("apiGroup"), group, dns1123_subdomain(group));
+    }
+    for key in ["kind", "name"] {
+        match r.text(key) {
+            "" => e.required(&path.child(key), ""),
+            v => each(e, &path.child(key), v, path_segment(v)),
+        }
+    }
+}
+
+fn class_parameters(e: &mut Errors, path: &Path, p: &Value) {
+    if p.is_null() {
+        return;
+    }
+    reference(e, path, p);
+    let at = path.child("namespace");
+    match (p.text_opt("scope"), p.text_opt("namespace")) {
+        (None, _) => e.required(&path.child("scope"), ""),
+        (Some("Namespace"), None) => {
+            e.required(&at, "`parameters.scope` is set to 'Namespace'");
+        }
+        (Some("Namespace"), Some(n)) => each(e, &at, n, dns1123_label(n)),
+        (Some("Cluster"), Some(_)) => e.forbidden(&at, "`parameters.scope` is set to 'Cluster'"),
+        (Some("Cluster"), None) => {}
+        (Some(other), _) => {
+            e.not_supported(&path.child("scope"), other, &["Cluster", "Namespace"]);
+        }
+    }
+}
+
+fn validate_class(e: &mut Errors, o: &Value) {
+    let controller = o.text("spec.controller");
+    let path = Path::new("spec");
+    let p = path.child("controller");
+    if controller.len() > MAX_CONTROLLER {
+        e.too_long(&p, MAX_CONTROLLER);
+    }
+    domain_prefixed_path(e, &p, controller);
+    class_parameters(e, &path.child("parameters"), o.at("spec.parameters"));
+}
 
 /// Ingress classes.
 pub fn ingress_class(_: &Config) -> Parts {
     Parts::new(Simple {
         generation: true,
-        change: |e, o, old| {
+        validate: validate_class,
+        update: Some(|e, o, old| {
             immutable(
                 e,
                 &Path::new("spec").child("controller"),
                 o.at("spec.controller"),
                 old.at("spec.controller"),
             );
-        },
-        validate: |e, o| {
-            let c = o.text("spec.controller");
-            let p = Path::new("spec").child("controller");
-            match c.split_once('/') {
-                _ if c.is_empty() => e.required(&p, ""),
-                Some((host, rest)) if !host.is_empty() && !rest.is_empty() => {
-                    each(e, &p, host, dns1123_subdomain(host));
-                }
-                _ => e.invalid(
-                    &p,
-                    c,
-                    "must be a domain-prefixed path (such as \"acme.io/foo\")",
-                ),
-            }
-        },
+            validate_class(e, o);
+        }),
         ..Simple::new(|o| {
             if o.has("spec.parameters") {
                 o.put_if_absent("spec.parameters.scope", "Cluster");
@@ -45,35 +83,61 @@ pub fn ingress_class(_: &Config) -> Parts {
 
 fn backend(e: &mut Errors, path: &Path, b: &Value) {
     let (service, resource) = (b.at("service"), b.at("resource"));
-    if service.is_null() && resource.is_null() {
-        e.required(path, "must specify either a service or resource backend");
-        return;
-    }
-    if !service.is_null() && !resource.is_null() {
-        e.invalid(path, "", "cannot set both resource and service backends");
-        return;
-    }
-    if service.is_null() {
-        return;
-    }
-    let p = path.child("service");
-    if service.text("name").is_empty() {
-        e.required(&p.child("name"), "");
-    }
-    let port = service.at("port");
-    let (name, number) = (port.text("name"), port.int("number"));
-    if !name.is_empty() && number != 0 {
-        e.invalid(path, "", "cannot set both port name & port number");
-    } else if name.is_empty() && number == 0 {
-        e.required(path, "port name or number is required");
+    match (service.is_null(), resource.is_null()) {
+        (true, true) => e.invalid(path, "", "resource or service backend is required"),
+        (false, false) => e.invalid(path, "", "cannot set both resource and service backends"),
+        (true, false) => reference(e, &path.child("resource"), resource),
+        (false, true) => {
+            let p = path.child("service");
+            match service.text("name") {
+                "" => e.required(&p.child("name"), ""),
+                name => each(e, &p.child("name"), name, dns1123_label(name)),
+            }
+            let p = p.child("port");
+            match (service.text("port.name"), service.int("port.number")) {
+                ("", 0) => e.required(path, "port name or number is required"),
+                (name, 0) => each(e, &p.child("name"), name, port_name(name)),
+                ("", n) => each_int(e, &p.child("number"), n, port_number(n)),
+                _ => e.invalid(path, "", "cannot set both port name & port number"),
+            }
+        }
     }
 }
 
-fn validate_ingress(e: &mut Errors, o: &Value) {
-    let (spec, path) = (o.at("spec"), Path::new("spec"));
+fn host(e: &mut Errors, path: &Path, host: &str) {
+    if host.contains('*') {
+        each(e, path, host, wildcard_subdomain(host));
+    } else {
+        each(e, path, host, dns1123_subdomain(host));
+    }
+}
+
+/// What an old object is excused for.
+#[derive(Clone, Copy)]
+struct Excused {
+    secret_name: bool,
+    wildcard_rule: bool,
+}
+
+fn ingress_rule(e: &mut Errors, path: &Path, rule: &Value) {
+    if !rule.has("http") {
+        return;
+    }
+    let p = path.child("http").child("paths");
+    if rule.list("http.paths").is_empty() {
+        e.required(&p, "");
+    }
+    for (j, at) in rule.list("http.paths").iter().enumerate() {
+        ingress_path(e, &p.index(j), at);
+    }
+}
+
+fn ingress_spec(e: &mut Errors, spec: &Value, excused: Excused) {
+    let path = Path::new("spec");
     if spec.list("rules").is_empty() && !spec.has("defaultBackend") {
-        e.invalid_omitted(
+        e.invalid(
             &path,
+            spec.at("rules").clone(),
             "either `defaultBackend` or `rules` must be specified",
         );
     }
@@ -81,12 +145,29 @@ fn validate_ingress(e: &mut Errors, o: &Value) {
         backend(e, &path.child("defaultBackend"), spec.at("defaultBackend"));
     }
     for (i, rule) in spec.list("rules").iter().enumerate() {
-        let p = path.child("rules").index(i).child("http");
-        if rule.has("http") && rule.list("http.paths").is_empty() {
-            e.required(&p.child("paths"), "");
+        let (p, name) = (path.child("rules").index(i), rule.text("host"));
+        if !name.is_empty() {
+            if parse_ip_sloppy(name).is_some() {
+                e.invalid(
+                    &p.child("host"),
+                    name,
+                    "must be a DNS name, not an IP address",
+                );
+            }
+            host(e, &p.child("host"), name);
         }
-        for (j, at) in rule.list("http.paths").iter().enumerate() {
-            ingress_path(e, &p.child("paths").index(j), at);
+        if !(excused.wildcard_rule && name.contains('*')) {
+            ingress_rule(e, &p, rule);
+        }
+    }
+    for (i, tls) in spec.list("tls").iter().enumerate() {
+        let p = path.child("tls").index(i);
+        for (j, h) in tls.texts("hosts").iter().enumerate() {
+            host(e, &p.child("hosts").index(j), h);
+        }
+        let secret = tls.text("secretName");
+        if !secret.is_empty() && !excused.secret_name {
+            each(e, &p.child("secretName"), secret, dns1123_subdomain(secret));
         }
     }
     if let Some(class) = spec.text_opt("ingressClassName") {
@@ -99,32 +180,97 @@ fn validate_ingress(e: &mut Errors, o: &Value) {
     }
 }
 
+fn validate_ingress(e: &mut Errors, o: &Value) {
+    let excused = Excused {
+        secret_name: false,
+        wildcard_rule: false,
+    };
+    ingress_spec(e, o.at("spec"), excused);
+    if let (Some(a), Some(class)) = (
+        o.annotation(INGRESS_CLASS),
+        o.text_opt("spec.ingressClassName"),
+    ) && a != class
+    {
+        e.invalid(
+            &Path::new("annotations").child(INGRESS_CLASS),
+            a,
+            "must match `ingressClassName` when both are specified",
+        );
+    }
+}
+
+fn update_ingress(e: &mut Errors, o: &Value, old: &Value) {
+    let bad_rule = |rule: &Value| {
+        let mut e = Errors::new();
+        ingress_rule(&mut e, &Path::root(), rule);
+        !e.is_empty()
+    };
+    let bad_secret = |tls: &Value| {
+        let name = tls.text("secretName");
+        !name.is_empty() && !dns1123_subdomain(name).is_empty()
+    };
+    let rules = old.list("spec.rules").iter();
+    let excused = Excused {
+        secret_name: old.list("spec.tls").iter().any(bad_secret),
+        wildcard_rule: rules.filter(|r| r.text("host").contains('*')).any(bad_rule),
+    };
+    ingress_spec(e, o.at("spec"), excused);
+}
+
 fn ingress_path(e: &mut Errors, path: &Path, at: &Value) {
     const TYPES: [&str; 3] = ["Exact", "ImplementationSpecific", "Prefix"];
-    match at.text("pathType") {
-        "" => e.required(&path.child("pathType"), "pathType must be specified"),
-        "Exact" | "Prefix" => {
-            if !at.text("path").starts_with('/') {
-                e.invalid(
-                    &path.child("path"),
-                    at.text("path"),
-                    "must be an absolute path",
-                );
+    let (p, text) = (path.child("path"), at.text("path"));
+    match at.text_opt("pathType") {
+        None => {
+            e.required(&path.child("pathType"), "pathType must be specified");
+            return;
+        }
+        Some("Exact" | "Prefix") => {
+            if !text.starts_with('/') {
+                e.invalid(&p, text, "must be an absolute path");
+            }
+            for bad in ["//", "/./", "/../", "%2f", "%2F"] {
+                if text.contains(bad) {
+                    e.invalid(&p, text, &format!("must not contain '{bad}'"));
+                }
+            }
+            for bad in ["/..", "/."] {
+                if text.ends_with(bad) {
+                    e.invalid(&p, text, &format!("cannot end with '{bad}'"));
+                }
             }
         }
-        "ImplementationSpecific" => {
-            if !at.text("path").is_empty() && !at.text("path").starts_with('/') {
-                e.invalid(
-                    &path.child("path"),
-                    at.text("path"),
-                    "must be an absolute path",
-                );
+        Some("ImplementationSpecific") => {
+            if !text.is_empty() && !text.starts_with('/') {
+                e.invalid(&p, text, "must be an absolute path");
             }
         }
-        other => e.not_supported(&path.child("pathType"), other, &TYPES),
+        Some(other) => e.not_supported(&path.child("pathType"), other, &TYPES),
     }
     backend(e, &path.child("backend"), at.at("backend"));
 }
+
+fn ingress_status(e: &mut Errors, o: &Value, old: &Value) {
+    let list = |o: &Value| o.list("status.loadBalancer.ingress").to_vec();
+    let known = list(old);
+    for (i, at) in list(o).iter().enumerate() {
+        let path = Path::new("status.loadBalancer.ingress").index(i);
+        let ip = at.text("ip");
+        if !ip.is_empty() && known.iter().all(|k| k.text("ip") != ip) {
+            legacy_ip(e, &path.child("ip"), ip);
+        }
+        let name = at.text("hostname");
+        if !name.is_empty() {
+            let p = path.child("hostname");
+            each(e, &p, name, dns1123_subdomain(name));
+            if parse_ip_sloppy(name).is_some() {
+                e.invalid(&p, name, "must be a DNS name, not an IP address");
+            }
+        }
+    }
+}
+
+const INGRESS_CLASS: &str = "kubernetes.io/ingress.class";
 
 /// Ingresses.
 pub fn ingress(_: &Config) -> Parts {
@@ -132,6 +278,20 @@ pub fn ingress(_: &Config) -> Parts {
         generation: true,
         status: true,
         validate: validate_ingress,
+        update: Some(update_ingress),
+        status_change: ingress_status,
+        warn: |o, old| {
+            if old.is_some()
+                || o.annotation(INGRESS_CLASS).is_none()
+                || o.has("spec.ingressClassName")
+            {
+                return vec![];
+            }
+            vec![format!(
+                "annotation {INGRESS_CLASS:?} is deprecated, please use 'spec.ingressClassName' instead"
+            )]
+        },
+        status_warn: warn::load_balancer,
         ..Simple::new(|_| {})
     })
 }
@@ -196,22 +356,13 @@ fn policy_defaults(o: &mut Value) {
     }
 }
 
-fn peer(e: &mut Errors, path: &Path, p: &Value) {
+fn peer(e: &mut Errors, path: &Path, p: &Value, known: &[&str]) {
     let selectors = ["podSelector", "namespaceSelector"];
     for key in selectors {
         meta::selector(e, &path.child(key), p.at(key));
     }
-    let block = path.child("ipBlock");
     if p.has("ipBlock") {
-        let cidr = p.text("ipBlock.cidr");
-        if cidr.is_empty() {
-            e.required(&block.child("cidr"), "");
-        } else {
-            crate::check::legacy_cidr(e, &block.child("cidr"), cidr);
-        }
-        for (i, except) in p.texts("ipBlock.except").iter().enumerate() {
-            crate::check::legacy_cidr(e, &block.child("except").index(i), except);
-        }
+        ip_block(e, &path.child("ipBlock"), p.at("ipBlock"), known);
     }
     let any = selectors.iter().any(|k| p.has(k));
     if !any && !p.has("ipBlock") {
@@ -221,7 +372,34 @@ fn peer(e: &mut Errors, path: &Path, p: &Value) {
     }
 }
 
-fn validate_policy(e: &mut Errors, o: &Value) {
+/// A block of addresses; those that the old policy had anywhere are not checked again.
+fn ip_block(e: &mut Errors, path: &Path, b: &Value, known: &[&str]) {
+    let cidr = b.text("cidr");
+    if cidr.is_empty() {
+        e.required(&path.child("cidr"), "");
+        return;
+    }
+    let check = |e: &mut Errors, p: &Path, c: &str| {
+        if !known.contains(&c) {
+            legacy_cidr(e, p, c);
+        }
+        parse_cidr_sloppy(c)
+    };
+    let Some((ip, len)) = check(e, &path.child("cidr"), cidr) else {
+        return;
+    };
+    for (i, except) in b.texts("except").iter().enumerate() {
+        let p = path.child("except").index(i);
+        if let Some((inner, inner_len)) = check(e, &p, except) {
+            let inside = ip.is_ipv4() == inner.is_ipv4() && masked(inner, len) == masked(ip, len);
+            if !inside || len >= inner_len {
+                e.invalid(&p, *except, "must be a strict subset of `cidr`");
+            }
+        }
+    }
+}
+
+fn policy_spec(e: &mut Errors, o: &Value, known: &[&str]) {
     let (spec, path) = (o.at("spec"), Path::new("spec"));
     meta::selector(e, &path.child("podSelector"), spec.at("podSelector"));
     for (direction, ends) in [("ingress", "from"), ("egress", "to")] {
@@ -231,53 +409,100 @@ fn validate_policy(e: &mut Errors, o: &Value) {
                 policy_port(e, &p.child("ports").index(j), port);
             }
             for (j, end) in rule.list(ends).iter().enumerate() {
-                peer(e, &p.child(ends).index(j), end);
+                peer(e, &p.child(ends).index(j), end, known);
             }
         }
     }
-    for (i, t) in spec.texts("policyTypes").iter().enumerate() {
+    let types = spec.texts("policyTypes");
+    let path = path.child("policyTypes");
+    if types.len() > 2 {
+        e.invalid(
+            &path,
+            spec.at("policyTypes").clone(),
+            "may not specify more than two policyTypes",
+        );
+        return;
+    }
+    for (i, t) in types.iter().enumerate() {
         if !["Ingress", "Egress"].contains(t) {
-            e.not_supported(
-                &path.child("policyTypes").index(i),
-                *t,
-                &["Egress", "Ingress"],
-            );
+            e.not_supported(&path.index(i), *t, &["Ingress", "Egress"]);
         }
     }
 }
 
 fn policy_port(e: &mut Errors, path: &Path, port: &Value) {
-    let protocol = port.text("protocol");
-    if !["TCP", "UDP", "SCTP"].contains(&protocol) {
-        e.not_supported(&path.child("protocol"), protocol, &["SCTP", "TCP", "UDP"]);
+    if let Some(protocol) = port.text_opt("protocol")
+        && !["TCP", "UDP", "SCTP"].contains(&protocol)
+    {
+        e.not_supported(&path.child("protocol"), protocol, &["TCP", "UDP", "SCTP"]);
     }
-    if port.has("port") {
-        crate::validate::container::port_or_name(e, &path.child("port"), port.at("port"));
-    }
-    if let Some(end) = port.int_opt("endPort") {
-        let p = path.child("endPort");
-        match port.at("port").as_i64() {
-            None if port.has("port") => {
-                e.invalid(&p, end, "may not be specified when `port` is non-numeric")
+    let (p, end) = (path.child("endPort"), port.int_opt("endPort"));
+    match port.at("port") {
+        Value::Null => {
+            if let Some(end) = end {
+                e.invalid(&p, end, "may not be specified when `port` is not specified");
             }
-            None => e.required(
-                &path.child("port"),
-                "must be specified if `endPort` is specified",
-            ),
-            Some(start) if end < start => {
-                e.invalid(&p, end, "must be greater than or equal to `port`");
+        }
+        Value::String(name) => {
+            if let Some(end) = end {
+                e.invalid(&p, end, "may not be specified when `port` is non-numeric");
             }
-            Some(_) if end > 65535 => e.invalid(&p, end, "must be between 1 and 65535, inclusive"),
-            Some(_) => {}
+            each(e, &path.child("port"), name, port_name(name));
+        }
+        number => {
+            let n = number.as_i64().unwrap_or_default();
+            each_int(e, &path.child("port"), n, port_number(n));
+            if let Some(end) = end {
+                if end < n {
+                    e.invalid(&p, n, "must be greater than or equal to `port`");
+                }
+                each_int(e, &p, end, port_number(end));
+            }
         }
     }
+}
+
+fn blocks(o: &Value) -> Vec<&str> {
+    let mut out = vec![];
+    for (direction, ends) in [("spec.ingress", "from"), ("spec.egress", "to")] {
+        for end in o.list(direction).iter().flat_map(|r| r.list(ends)) {
+            if end.has("ipBlock") {
+                out.push(end.text("ipBlock.cidr"));
+                out.extend(end.texts("ipBlock.except"));
+            }
+        }
+    }
+    out
+}
+
+fn policy_warnings(o: &Value, _: Option<&Value>) -> Vec<String> {
+    let mut out = vec![];
+    for (direction, ends) in [("ingress", "from"), ("egress", "to")] {
+        for (i, rule) in o.at("spec").list(direction).iter().enumerate() {
+            for (j, end) in rule.list(ends).iter().enumerate() {
+                let block = end.at("ipBlock");
+                if block.is_null() {
+                    continue;
+                }
+                let path = Path::new("spec").child(direction).index(i);
+                let path = path.child(ends).index(j).child("ipBlock");
+                warn::cidr(&mut out, &path.child("cidr"), block.text("cidr"));
+                for (k, except) in block.texts("except").iter().enumerate() {
+                    warn::cidr(&mut out, &path.child("except").index(k), except);
+                }
+            }
+        }
+    }
+    out
 }
 
 /// Network policies.
 pub fn policy(_: &Config) -> Parts {
     Parts::new(Simple {
         generation: true,
-        validate: validate_policy,
+        validate: |e, o| policy_spec(e, o, &[]),
+        update: Some(|e, o, old| policy_spec(e, o, &blocks(old))),
+        warn: policy_warnings,
         ..Simple::new(policy_defaults)
     })
 }
@@ -351,9 +576,9 @@ mod tests {
         let mut o = json!({"spec": {"podSelector": {}, "egress": [{"ports": [{"port": 1}]}]}});
         policy_defaults(&mut o);
         assert_eq!(o.texts("spec.policyTypes"), ["Ingress", "Egress"]);
-        assert_eq!(errors(validate_policy, &o), 0);
+        assert_eq!(errors(|e, o| policy_spec(e, o, &[]), &o), 0);
         let bad = json!({"spec": {"ingress": [{"from": [{}], "ports": [{"protocol": "x"}]}], "policyTypes": ["x"]}});
-        assert_eq!(errors(validate_policy, &bad), 3);
+        assert_eq!(errors(|e, o| policy_spec(e, o, &[]), &bad), 3);
     }
 
     #[test]

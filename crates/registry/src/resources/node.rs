@@ -11,6 +11,7 @@ use crate::builtin::{Config, Parts};
 use crate::check::{is_ipv6, legacy_cidr, positive};
 use crate::validate::{Errors, Path, affinity, resources, shown};
 use crate::value::Tree;
+use crate::warn;
 
 struct Node;
 
@@ -214,6 +215,22 @@ impl Strategy for Node {
             "spec.unschedulable",
             o.flag("spec.unschedulable").to_string(),
         )]
+    }
+
+    fn warnings(&self, _: &Context<'_>, o: &Value, _: Option<&Value>) -> Vec<String> {
+        let mut out = vec![];
+        if o.has("spec.configSource") {
+            out.push("spec.configSource: the feature is removed".into());
+        }
+        if !o.text("spec.externalID").is_empty() {
+            out.push(
+                "spec.externalID: this field is deprecated, and is unused by Kubernetes".into(),
+            );
+        }
+        for (i, c) in o.texts("spec.podCIDRs").iter().enumerate() {
+            warn::cidr(&mut out, &Path::new("spec").child("podCIDRs").index(i), c);
+        }
+        out
     }
 }
 

@@ -8,6 +8,7 @@ use crate::builtin::{Config, Parts};
 use crate::check::{dns1123_label, each, path_segment};
 use crate::validate::{Errors, Path};
 use crate::value::{Tree, same};
+use crate::warn;
 
 /// Nothing special.
 pub fn plain(_: &Config) -> Parts {
@@ -37,8 +38,12 @@ pub struct Simple {
     pub default: fn(&mut Value),
     /// Checks a new or changed object.
     pub validate: fn(&mut Errors, &Value),
-    /// Checks a change of what may not change.
+    /// Checks a change of what may not change, after `validate`.
     pub change: fn(&mut Errors, &Value, &Value),
+    /// Checks a change in place of `validate` and `change`, where the old object decides.
+    pub update: Option<fn(&mut Errors, &Value, &Value)>,
+    /// Checks a written status.
+    pub status_change: fn(&mut Errors, &Value, &Value),
     /// Whether the kind counts generations.
     pub generation: bool,
     /// What decides about the next generation besides annotations and the like.
@@ -49,6 +54,10 @@ pub struct Simple {
     pub name: Option<fn(&str) -> Vec<String>>,
     /// Whether DELETE answers with the object.
     pub returns_deleted: bool,
+    /// What to warn of, given the old object on an update.
+    pub warn: fn(&Value, Option<&Value>) -> Vec<String>,
+    /// What to warn of in a written status.
+    pub status_warn: fn(&Value) -> Vec<String>,
 }
 
 impl Simple {
@@ -58,11 +67,15 @@ impl Simple {
             default,
             validate: |_, _| {},
             change: |_, _, _| {},
+            update: None,
+            status_change: |_, _, _| {},
             generation: false,
             content: |o| o.at("spec"),
             status: false,
             name: None,
             returns_deleted: false,
+            warn: |_, _| vec![],
+            status_warn: |_| vec![],
         }
     }
 }
@@ -104,7 +117,11 @@ impl Strategy for Simple {
 
     fn validate_update(&self, ctx: &Context<'_>, o: &Value, old: &Value) -> Errors {
         let mut e = Errors::new();
-        if ctx.subresource != "status" {
+        if ctx.subresource == "status" {
+            (self.status_change)(&mut e, o, old);
+        } else if let Some(update) = self.update {
+            update(&mut e, o, old);
+        } else {
             (self.validate)(&mut e, o);
             (self.change)(&mut e, o, old);
         }
@@ -113,6 +130,14 @@ impl Strategy for Simple {
 
     fn returns_deleted(&self) -> bool {
         self.returns_deleted
+    }
+
+    fn warnings(&self, ctx: &Context<'_>, o: &Value, old: Option<&Value>) -> Vec<String> {
+        if ctx.subresource == "status" {
+            (self.status_warn)(o)
+        } else {
+            (self.warn)(o, old)
+        }
     }
 }
 
@@ -230,6 +255,15 @@ impl Strategy for RuntimeClass {
 
     fn allow_unconditional_update(&self) -> bool {
         false
+    }
+
+    fn warnings(&self, _: &Context<'_>, o: &Value, _: Option<&Value>) -> Vec<String> {
+        let path = Path::new("scheduling").child("nodeSelector");
+        o.map("scheduling.nodeSelector")
+            .keys()
+            .filter_map(|k| warn::node_label(k))
+            .map(|why| format!("{path}: {why}"))
+            .collect()
     }
 }
 

@@ -11,11 +11,11 @@ use super::connect::{Attachment, Kubelets, Log, PodProxy, PortForward};
 use super::eviction::Eviction;
 use super::{namespace::masked, success};
 use crate::builtin::{Config, Parts};
-use crate::check::{dns1123_label, dns1123_subdomain};
+use crate::check::dns1123_subdomain;
 use crate::validate::pod_spec::visit_containers;
-use crate::validate::{Errors, Path, pod, pod_update};
+use crate::validate::{Errors, Path, pod, pod_update, security};
 use crate::value::{Tree, same};
-use crate::{defaults, qos};
+use crate::{defaults, qos, warn};
 
 /// The fields by which pods can be selected.
 const FIELDS: [&str; 8] = [
@@ -118,6 +118,36 @@ fn merge_label_keys(o: &mut Value) {
         .for_each(merge);
 }
 
+/// Annotations that say what fields say now become the fields.
+fn apparmor_fields(ctx: &Context<'_>, o: &mut Value) {
+    if o.text("spec.os.name") == "windows" {
+        return;
+    }
+    let annotations = o.map("metadata.annotations").clone();
+    let of_pod = o.at("spec.securityContext.appArmorProfile").clone();
+    for key in ["initContainers", "containers", "ephemeralContainers"] {
+        for c in o.slot("spec").list_mut(key) {
+            let name = format!("{}{}", security::APP_ARMOR, c.text("name"));
+            let Some(text) = annotations.get(&name).and_then(Value::as_str) else {
+                continue;
+            };
+            if c.has("securityContext.appArmorProfile") {
+                continue;
+            }
+            let field = security::app_armor_field(text);
+            if field.as_ref() == Some(&of_pod) {
+                continue;
+            }
+            if let Some(field) = field {
+                c.put("securityContext.appArmorProfile", field);
+            }
+            ctx.warn(format!(
+                "metadata.annotations[{name}]: deprecated since v1.30; use the \"appArmorProfile\" field instead"
+            ));
+        }
+    }
+}
+
 /// Keeps the observed generations that an older client did not send.
 fn keep_observed_generation(o: &mut Value, old: &Value) {
     if o.int("status.observedGeneration") == 0 && old.int("status.observedGeneration") != 0 {
@@ -186,6 +216,7 @@ impl Strategy for Pod {
             set_condition(o, ctx.now, "PodScheduled", "False", "SchedulingGated", why);
         }
         merge_label_keys(o);
+        apparmor_fields(ctx, o);
     }
 
     fn prepare_update(&self, ctx: &Context<'_>, o: &mut Value, old: &Value) {
@@ -259,14 +290,19 @@ impl Strategy for Pod {
         Some(if period < 0 { 1 } else { period })
     }
 
-    fn warnings(&self, ctx: &Context<'_>, o: &Value) -> Vec<String> {
+    /// Other updates of pods are no work of humans.
+    fn warnings(&self, ctx: &Context<'_>, o: &Value, old: Option<&Value>) -> Vec<String> {
         let mut out = vec![];
-        let bad = dns1123_label(o.name());
-        if !bad.is_empty() && ctx.subresource.is_empty() {
-            out.push(format!(
-                "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended: [{}]",
-                bad.join(" ")
-            ));
+        if ctx.subresource == "status" {
+            for key in ["podIPs", "hostIPs"] {
+                let path = Path::new("status").child(key);
+                for (i, ip) in o.at("status").list(key).iter().enumerate() {
+                    warn::ip(&mut out, &path.index(i).child("ip"), ip.text("ip"));
+                }
+            }
+        } else if old.is_none() {
+            warn::name(&mut out, o, "the Pod's hostname");
+            out.extend(warn::pod::pod(&Path::root(), o));
         }
         out
     }

@@ -135,12 +135,37 @@ fn validate_quota(e: &mut Errors, o: &Value) {
     }
 }
 
+fn quota_warnings(o: &Value, old: Option<&Value>) -> Vec<String> {
+    let hard = o.map("spec.hard");
+    let mut out = vec![];
+    if old.is_some() {
+        return out;
+    }
+    for name in ["cpu", "memory", "storage", "ephemeral-storage"] {
+        let mut key = format!("requests.{name}");
+        if !hard.contains_key(&key) && ["cpu", "memory"].contains(&name) {
+            key = name.to_owned();
+        }
+        let other = format!("limits.{name}");
+        if let (Some(request), Some(limit)) = (hard.get(&key), hard.get(&other)) {
+            let (request, limit) = (quant::of(request), quant::of(limit));
+            if request > limit {
+                out.push(format!(
+                    "ResourceQuota {key} ({request}) should be less than {other} ({limit})"
+                ));
+            }
+        }
+    }
+    out
+}
+
 /// Resource quotas.
 pub fn resource_quota(_: &Config) -> Parts {
     Parts::new(Simple {
         status: true,
         returns_deleted: true,
         validate: validate_quota,
+        warn: quota_warnings,
         change: |e, o, old| {
             if !same(o.at("spec.scopes"), old.at("spec.scopes")) {
                 e.invalid(

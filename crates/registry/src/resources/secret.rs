@@ -159,6 +159,25 @@ impl Strategy for Secret {
     fn field_values(&self, o: &Value) -> Vec<(&'static str, String)> {
         vec![("type", o.text("type").to_owned())]
     }
+
+    fn warnings(&self, _: &Context<'_>, o: &Value, _: Option<&Value>) -> Vec<String> {
+        if o.text("type") != "kubernetes.io/tls" {
+            return vec![];
+        }
+        let pem = |key: &str| {
+            let text = o.map("data").get(key).and_then(Value::as_str);
+            let bytes = base64::engine::general_purpose::STANDARD
+                .decode(text.unwrap_or_default())
+                .unwrap_or_default();
+            bytes.windows(11).any(|w| w == b"-----BEGIN ")
+        };
+        [("tls.crt", "certificate"), ("tls.key", "key")]
+            .iter()
+            .find(|(key, _)| !pem(key))
+            .map(|(_, what)| format!("tls: failed to find any PEM data in {what} input"))
+            .into_iter()
+            .collect()
+    }
 }
 
 /// Secrets.

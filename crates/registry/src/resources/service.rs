@@ -17,6 +17,7 @@ use crate::resources::namespace::masked;
 use crate::validate::service::{self, external, headless, needs_health_check};
 use crate::validate::{Errors, Path};
 use crate::value::{Tree, same};
+use crate::warn;
 
 struct Service {
     store: SharedStore,
@@ -720,6 +721,67 @@ impl Service {
     }
 }
 
+fn warnings(o: &Value) -> Vec<String> {
+    let (mut out, spec, path) = (vec![], o.at("spec"), Path::new("spec"));
+    const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+    if o.annotation(HINTS).is_some() {
+        out.push(format!(
+            "annotation {HINTS} is deprecated, please use service.kubernetes.io/topology-mode instead"
+        ));
+    }
+    let (ips, kind) = (spec.texts("clusterIPs"), spec.text("type"));
+    let headless = kind == "ClusterIP" && spec.text("clusterIP") == "None";
+    if !["", "None"].contains(&spec.text("clusterIP")) && kind != "ExternalName" {
+        for (i, ip) in ips.iter().enumerate() {
+            warn::ip(&mut out, &path.child("clusterIPs").index(i), ip);
+        }
+    }
+    let (balancer, external) = (spec.text("loadBalancerIP"), spec.texts("externalIPs"));
+    if headless {
+        for (ignored, name) in [
+            (!balancer.is_empty(), "loadBalancerIP"),
+            (!external.is_empty(), "externalIPs"),
+            (spec.text("sessionAffinity") != "None", "SessionAffinity"),
+        ] {
+            if ignored {
+                out.push(format!("spec.{name} is ignored for headless services"));
+            }
+        }
+    }
+    for (i, ip) in external.iter().enumerate() {
+        warn::ip(&mut out, &path.child("externalIPs").index(i), ip);
+    }
+    if !external.is_empty() && !headless && kind != "ExternalName" {
+        out.push(
+            "spec.externalIPs is deprecated and may no longer be implemented in some clusters"
+                .into(),
+        );
+    }
+    if !balancer.is_empty() {
+        warn::ip(&mut out, &path.child("loadBalancerIP"), balancer);
+    }
+    for (i, c) in spec.texts("loadBalancerSourceRanges").iter().enumerate() {
+        warn::cidr(
+            &mut out,
+            &path.child("loadBalancerSourceRanges").index(i),
+            c,
+        );
+    }
+    if kind == "ExternalName" && !external.is_empty() {
+        out.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".into());
+    }
+    if kind != "ExternalName" && !spec.text("externalName").is_empty() {
+        out.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".into());
+    }
+    if spec.text("trafficDistribution") == "PreferClose" {
+        out.push(
+            "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\""
+                .into(),
+        );
+    }
+    out
+}
+
 #[async_trait]
 impl Strategy for Service {
     fn validate_name(&self, name: &str, prefix: bool) -> Option<Vec<String>> {
@@ -781,6 +843,14 @@ impl Strategy for Service {
 
     fn validate_create(&self, _: &Context<'_>, o: &Value) -> Errors {
         service::validate(o, None)
+    }
+
+    fn warnings(&self, ctx: &Context<'_>, o: &Value, _: Option<&Value>) -> Vec<String> {
+        if ctx.subresource.is_empty() {
+            warnings(o)
+        } else {
+            warn::load_balancer(o)
+        }
     }
 
     fn validate_update(&self, ctx: &Context<'_>, o: &Value, old: &Value) -> Errors {

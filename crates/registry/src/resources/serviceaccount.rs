@@ -11,6 +11,8 @@ use crate::value::Tree;
 
 struct ServiceAccount;
 
+const MOUNTABLE_SECRETS: &str = "kubernetes.io/enforce-mountable-secrets";
+
 impl Strategy for ServiceAccount {
     fn returns_deleted(&self) -> bool {
         true
@@ -25,6 +27,16 @@ impl Strategy for ServiceAccount {
 
     fn prepare_update(&self, ctx: &Context<'_>, o: &mut Value, _: &Value) {
         self.prepare_create(ctx, o);
+    }
+
+    fn warnings(&self, _: &Context<'_>, o: &Value, old: Option<&Value>) -> Vec<String> {
+        let has = |o: &Value| o.annotation(MOUNTABLE_SECRETS).is_some();
+        if !has(o) || old.is_some_and(has) {
+            return vec![];
+        }
+        vec![format!(
+            "metadata.annotations[{MOUNTABLE_SECRETS}]: deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets"
+        )]
     }
 }
 

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::plain::{Simple, immutable};
 use crate::builtin::{Config, Parts};
 use crate::validate::{Errors, Path};
-use crate::value::Tree;
+use crate::value::{Tree, same};
+use crate::warn;
 
 fn driver_defaults(o: &mut Value) {
     if !o.has("spec") {
@@ -31,6 +32,14 @@ pub fn driver(_: &Config) -> Parts {
     Parts::new(Simple {
         generation: true,
         returns_deleted: true,
+        warn: |o, old| {
+            let requests = o.at("spec.tokenRequests");
+            let changed = old.is_none_or(|old| !same(old.at("spec.tokenRequests"), requests));
+            if requests.is_blank() || o.has("spec.serviceAccountTokenInSecrets") || !changed {
+                return vec![];
+            }
+            vec!["spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes".into()]
+        },
         ..Simple::new(driver_defaults)
     })
 }
@@ -57,7 +66,7 @@ fn change_class(e: &mut Errors, o: &Value, old: &Value) {
         ("provisioner", "updates to provisioner are forbidden."),
         ("reclaimPolicy", "updates to reclaimPolicy are forbidden."),
     ] {
-        if !crate::value::same(o.at(key), old.at(key)) {
+        if !same(o.at(key), old.at(key)) {
             e.forbidden(&Path::new(key), why);
         }
     }
@@ -74,6 +83,19 @@ pub fn class(_: &Config) -> Parts {
     Parts::new(Simple {
         validate: validate_class,
         change: change_class,
+        warn: |o, _| {
+            let mut out = vec![];
+            for (i, t) in o.list("allowedTopologies").iter().enumerate() {
+                for (j, x) in t.list("matchLabelExpressions").iter().enumerate() {
+                    if let Some(why) = warn::node_label(x.text("key")) {
+                        out.push(format!(
+                            "allowedTopologies[{i}].matchLabelExpressions[{j}].key: {why}"
+                        ));
+                    }
+                }
+            }
+            out
+        },
         returns_deleted: true,
         ..Simple::new(|o| {
             o.put_if_absent("reclaimPolicy", "Delete");

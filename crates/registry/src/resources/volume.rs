@@ -12,6 +12,7 @@ use crate::check::{dns1123_subdomain, each};
 use crate::quant;
 use crate::validate::{Errors, Path, affinity, diff, shown, volumes};
 use crate::value::{Tree, same};
+use crate::warn;
 
 struct Claim;
 
@@ -119,6 +120,15 @@ impl Strategy for Claim {
         e
     }
 
+    fn warnings(&self, ctx: &Context<'_>, o: &Value, _: Option<&Value>) -> Vec<String> {
+        let mut out = vec![];
+        if ctx.subresource.is_empty() {
+            annotation(&mut out, o, STORAGE_CLASS, STORAGE_CLASS_CLAIM);
+            warn::claim_spec(&mut out, &Path::new("spec"), o.at("spec"));
+        }
+        out
+    }
+
     fn returns_deleted(&self) -> bool {
         true
     }
@@ -130,6 +140,53 @@ pub fn claim(_: &Config) -> Parts {
 }
 
 struct Volume;
+
+const STORAGE_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
+const STORAGE_CLASS_CLAIM: &str =
+    "deprecated since v1.8; use \"storageClassName\" attribute instead";
+const MOUNT_OPTIONS: &str = "volume.beta.kubernetes.io/mount-options";
+
+fn annotation(out: &mut Vec<String>, o: &Value, key: &str, why: &str) {
+    if o.annotation(key).is_some() {
+        out.push(format!("metadata.annotations[{key}]: {why}"));
+    }
+}
+
+fn volume_warnings(o: &Value) -> Vec<String> {
+    let mut out = vec![];
+    annotation(&mut out, o, STORAGE_CLASS, STORAGE_CLASS_CLAIM);
+    annotation(
+        &mut out,
+        o,
+        MOUNT_OPTIONS,
+        "deprecated since v1.31; use \"mountOptions\" attribute instead",
+    );
+    if o.text("spec.persistentVolumeReclaimPolicy") == "Recycle" {
+        out.push("spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning.".into());
+    }
+    let path = Path::new("spec.nodeAffinity.required.nodeSelectorTerms");
+    let terms = o.list("spec.nodeAffinity.required.nodeSelectorTerms");
+    for (i, t) in terms.iter().enumerate() {
+        warn::node_selector_term(&mut out, &path.index(i), t, false);
+    }
+    for (key, shown, since) in [
+        ("cephfs", "cephfs", "v1.28, non-functional in v1.31+"),
+        (
+            "photonPersistentDisk",
+            "photonPersistentDisk",
+            "v1.11, non-functional in v1.16+",
+        ),
+        ("scaleIO", "scaleIO", "v1.16, non-functional in v1.22+"),
+        ("storageos", "storageOS", "v1.22, non-functional in v1.25+"),
+        ("glusterfs", "glusterfs", "v1.25, non-functional in v1.26+"),
+        ("rbd", "rbd", "v1.28, non-functional in v1.31+"),
+    ] {
+        if o.at("spec").has(key) {
+            out.push(format!("spec.{shown}: deprecated in {since}"));
+        }
+    }
+    out
+}
 
 /// The names under which a volume's source may stand, in the order of the checks.
 const SOURCES: [&str; 22] = [
@@ -318,6 +375,14 @@ fn change_volume(e: &mut Errors, new: &Value, old: &Value) {
 }
 
 impl Strategy for Volume {
+    fn warnings(&self, ctx: &Context<'_>, o: &Value, _: Option<&Value>) -> Vec<String> {
+        if ctx.subresource.is_empty() {
+            volume_warnings(o)
+        } else {
+            vec![]
+        }
+    }
+
     fn default(&self, o: &mut Value) {
         o.put_if_zero("status.phase", "Pending");
         o.put_if_zero("spec.persistentVolumeReclaimPolicy", "Retain");

@@ -48,11 +48,23 @@ fn policy_defaults(o: &mut Value) {
     }
 }
 
+/// Names that configuration files have to themselves.
+fn static_name(o: &Value, _: Option<&Value>) -> Vec<String> {
+    const SUFFIX: &str = ".static.k8s.io";
+    if !o.name().ends_with(SUFFIX) {
+        return vec![];
+    }
+    vec![format!(
+        "metadata.name: names ending with {SUFFIX:?} are reserved for static manifest-based configurations and cannot be managed via the API"
+    )]
+}
+
 /// Admission policies.
 pub fn policy(_: &Config) -> Parts {
     Parts::new(Simple {
         generation: true,
         status: true,
+        warn: static_name,
         ..Simple::new(policy_defaults)
     })
 }
@@ -61,6 +73,7 @@ pub fn policy(_: &Config) -> Parts {
 pub fn policy_binding(_: &Config) -> Parts {
     Parts::new(Simple {
         generation: true,
+        warn: static_name,
         ..Simple::new(|o| {
             if let Some(m) = o.at_mut("spec.matchResources") {
                 match_defaults(m);
@@ -74,6 +87,7 @@ pub fn webhooks(_: &Config) -> Parts {
     Parts::new(Simple {
         generation: true,
         content: |o| o.at("webhooks"),
+        warn: static_name,
         ..Simple::new(webhook_defaults)
     })
 }

@@ -14,6 +14,7 @@ use crate::defaults;
 use crate::resources::namespace::masked;
 use crate::validate::{Errors, Path, meta, pod, pod_spec, shown, volumes};
 use crate::value::{Tree, same};
+use crate::warn;
 
 /// A label selector in an error.
 pub fn shown_selector(s: &Value) -> String {
@@ -150,6 +151,42 @@ struct Workload {
     status: fn(&mut Errors, &Value, &Value),
     label: bool,
     replicas_field: bool,
+    /// What to warn of, given the old object on an update.
+    warn: fn(&Value, Option<&Value>) -> Vec<String>,
+}
+
+fn template_warnings(o: &Value, old: Option<&Value>) -> Vec<String> {
+    let grown = |old: &Value| old.int("metadata.generation") != o.int("metadata.generation");
+    if old.is_none_or(grown) {
+        let path = Path::new("spec").child("template");
+        warn::pod::pod(&path, o.at("spec.template"))
+    } else {
+        vec![]
+    }
+}
+
+/// Of a kind whose name begins the names of its pods.
+fn named_warnings(o: &Value, old: Option<&Value>) -> Vec<String> {
+    let mut out = vec![];
+    if old.is_none() {
+        warn::name(&mut out, o, "Pod names and hostnames");
+    }
+    out.extend(template_warnings(o, old));
+    out
+}
+
+fn stateful_warnings(o: &Value, old: Option<&Value>) -> Vec<String> {
+    let mut out = template_warnings(o, old);
+    let path = Path::new("spec").child("volumeClaimTemplates");
+    for (i, c) in o.list("spec.volumeClaimTemplates").iter().enumerate() {
+        let p = path.index(i);
+        let p = if old.is_some() { p.child("Spec") } else { p };
+        warn::claim_spec(&mut out, &p, c.at("spec"));
+    }
+    if o.int("spec.revisionHistoryLimit") < 0 {
+        out.push("spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended".into());
+    }
+    out
 }
 
 impl Strategy for Workload {
@@ -202,6 +239,13 @@ impl Strategy for Workload {
         } else {
             vec![]
         }
+    }
+
+    fn warnings(&self, ctx: &Context<'_>, o: &Value, old: Option<&Value>) -> Vec<String> {
+        if ctx.subresource == "status" {
+            return vec![];
+        }
+        (self.warn)(o, old)
     }
 }
 
@@ -329,6 +373,7 @@ pub fn deployment(_: &Config) -> Parts {
         status: deployment_status,
         label: false,
         replicas_field: false,
+        warn: named_warnings,
     })
     .sub("scale", scale(false))
 }
@@ -385,6 +430,7 @@ pub fn replica_set(_: &Config) -> Parts {
         status: replica_set_status,
         label: false,
         replicas_field: true,
+        warn: named_warnings,
     })
     .fields(&["status.replicas"])
     .sub("scale", scale(false))
@@ -434,6 +480,7 @@ pub fn replication_controller(_: &Config) -> Parts {
         status: replica_set_status,
         label: false,
         replicas_field: true,
+        warn: named_warnings,
     })
     .fields(&["status.replicas"])
     .sub("scale", scale(true))
@@ -643,6 +690,7 @@ pub fn stateful_set(_: &Config) -> Parts {
         status: stateful_status,
         label: true,
         replicas_field: false,
+        warn: stateful_warnings,
     })
     .sub("scale", scale(false))
 }
@@ -759,6 +807,7 @@ pub fn daemon_set(_: &Config) -> Parts {
         status: daemon_status,
         label: false,
         replicas_field: false,
+        warn: daemon_warnings,
     }))
 }
 
@@ -771,6 +820,15 @@ fn set_template_generation(o: &mut Value, n: i64) {
     let mut all = o.map("metadata.annotations").clone();
     all.insert(TEMPLATE_GENERATION.into(), n.to_string().into());
     o.put("metadata.annotations", all);
+}
+
+fn daemon_warnings(o: &Value, old: Option<&Value>) -> Vec<String> {
+    let number = |o: &Value| o.annotation(TEMPLATE_GENERATION).map(str::to_owned);
+    if old.is_some_and(|old| number(old) == number(o)) {
+        return vec![];
+    }
+    let path = Path::new("spec").child("template");
+    warn::pod::pod(&path, o.at("spec.template"))
 }
 
 impl Strategy for DaemonSet {
@@ -813,6 +871,10 @@ impl Strategy for DaemonSet {
 
     fn validate_update(&self, ctx: &Context<'_>, o: &Value, old: &Value) -> Errors {
         self.0.validate_update(ctx, o, old)
+    }
+
+    fn warnings(&self, ctx: &Context<'_>, o: &Value, old: Option<&Value>) -> Vec<String> {
+        self.0.warnings(ctx, o, old)
     }
 }
 
@@ -879,6 +941,14 @@ impl Strategy for PodTemplate {
 
     fn validate_update(&self, ctx: &Context<'_>, o: &Value, _: &Value) -> Errors {
         self.validate_create(ctx, o)
+    }
+
+    fn warnings(&self, _: &Context<'_>, o: &Value, old: Option<&Value>) -> Vec<String> {
+        let number = |o: &Value| o.int("metadata.generation");
+        if old.is_some_and(|old| number(old) == number(o)) {
+            return vec![];
+        }
+        warn::pod::pod(&Path::new("template"), o.at("template"))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::pod_spec::visit_containers;
 use super::volumes::descending_path;
@@ -307,6 +307,20 @@ const SECCOMP_POD: &str = "seccomp.security.alpha.kubernetes.io/pod";
 const SECCOMP_CONTAINER: &str = "container.seccomp.security.alpha.kubernetes.io/";
 /// The prefix of the annotations that held AppArmor profiles before the field.
 pub const APP_ARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
+
+/// The profile that an AppArmor annotation names; `None` for one that no field could hold.
+pub fn app_armor_field(annotation: &str) -> Option<Value> {
+    match annotation {
+        "unconfined" => Some(json!({"type": "Unconfined"})),
+        "runtime/default" => Some(json!({"type": "RuntimeDefault"})),
+        _ => {
+            let profile = json!({"type": "Localhost", "localhostProfile": annotation.strip_prefix("localhost/")?});
+            let mut e = Errors::new();
+            app_armor(&mut e, &Path::root(), &profile);
+            e.is_empty().then_some(profile)
+        }
+    }
+}
 
 fn seccomp_annotation(e: &mut Errors, path: &Path, p: &str) {
     if ["runtime/default", "docker/default", "unconfined"].contains(&p) {
