@@ -16,7 +16,8 @@ pub struct Path(String);
 impl Path {
     /// The path of one top-level field; dots in it are kept.
     pub fn new(name: &str) -> Path {
-        Path(name.to_owned())
+        // An empty name prints like an index without one.
+        Path(if name.is_empty() { "[]" } else { name }.to_owned())
     }
 
     /// No field: an error about the whole object.

@@ -419,13 +419,11 @@ impl Engine {
         let def = r.served.def.clone();
         let name = meta_str(&object, "name").to_owned();
         let ctx = self.context(r, &name);
-        if let Some(m) = meta_mut(&mut object) {
-            m.remove("generation");
-        }
         def.strategy.prepare_create(&ctx, &mut object);
         if def.strategy.has_generation() {
             set_meta_int(&mut object, "generation", 1);
         }
+        let reservation = def.strategy.begin_write(&ctx, &mut object, None).await?;
         let mut errors = crate::meta::validate(&*def.strategy, def.namespaced, &object);
         errors.extend(def.strategy.validate_create(&ctx, &object));
         if !errors.is_empty() {
@@ -434,7 +432,6 @@ impl Engine {
         r.warn(def.strategy.warnings(&ctx, &object, None));
         let a = self.attributes(r, Operation::Create, &name);
         self.validate_admission(&a, Some(&object), None).await?;
-        let reservation = def.strategy.begin_write(&ctx, &mut object, None).await?;
         let key = r.served.key(r.namespace, &name)?;
         let exists = || Status::already_exists(&def.group, &def.resource, &name);
         if r.dry_run {
@@ -624,6 +621,7 @@ impl Engine {
         let ctx = self.context(r, r.name);
         self.prepare_update(&**strategy, &ctx, &mut object, &old);
         crate::meta::keep_times(&mut object, &old);
+        let reservation = strategy.begin_write(&ctx, &mut object, Some(&old)).await?;
         let mut errors = crate::meta::validate_update(&**strategy, def.namespaced, &object, &old);
         errors.extend(strategy.validate_update(&ctx, &object, &old));
         if !errors.is_empty() {
@@ -643,13 +641,13 @@ impl Engine {
             }
             return match self.remove(r, key, kv.mod_revision).await? {
                 Ok(_) => {
+                    reservation.keep();
                     strategy.after_delete(&object);
                     Ok(Ok(object))
                 }
                 Err(current) => Ok(Err(current)),
             };
         }
-        let reservation = strategy.begin_write(&ctx, &mut object, Some(&old)).await?;
         let bytes = codec::encode(&def, &mut object)?;
         if bytes == kv.value {
             reservation.keep();

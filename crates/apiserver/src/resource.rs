@@ -1,8 +1,8 @@
 //! `ResourceDef`: everything the generic server knows about one resource in one version, built-in or custom.
 //!
 //! The object on the write path is a `serde_json::Value` tree, decoded and encoded by the schema table. The order of a
-//! write is: decode, `default`, admission (mutating), `default` again if admission changed it, `prepare_*`,
-//! `validate_*`, admission (validating), `begin_*`, store.
+//! write is: decode, `default`, admission (mutating), `default` again if admission changed it, `prepare_*`, `begin_*`,
+//! `validate_*`, admission (validating), store.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -156,7 +156,8 @@ pub trait Strategy: Send + Sync + 'static {
         false
     }
 
-    /// Checks and effects that need other objects or allocators, after validation and before the store; what it
+    /// Checks and effects that need other objects or allocators, before validation (so that what is allocated is
+    /// validated, and their refusals come first); what it
     /// allocates is released by the returned guard's drop unless `Reservation::keep` was called.
     async fn begin_write(
         &self,

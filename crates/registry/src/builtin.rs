@@ -192,11 +192,11 @@ pub static BUILTINS: &[Builtin] = &[
     b("resource.k8s.io", "devicetaintrules", "/registry/devicetaintrules", RESOURCE, r::plain::spec_status),
     b("scheduling.k8s.io", "priorityclasses", "/registry/priorityclasses", "scheduling.k8s.io/v1", r::priorityclass::parts),
     b("storage.k8s.io", "csidrivers", "/registry/csidrivers", STORAGE, r::storage::driver),
-    b("storage.k8s.io", "csinodes", "/registry/csinodes", STORAGE, r::plain::plain),
-    b("storage.k8s.io", "csistoragecapacities", "/registry/csistoragecapacities", STORAGE, r::plain::plain),
+    b("storage.k8s.io", "csinodes", "/registry/csinodes", STORAGE, r::storage::node),
+    b("storage.k8s.io", "csistoragecapacities", "/registry/csistoragecapacities", STORAGE, r::storage::capacity),
     b("storage.k8s.io", "storageclasses", "/registry/storageclasses", STORAGE, r::storage::class),
-    b("storage.k8s.io", "volumeattachments", "/registry/volumeattachments", STORAGE, r::plain::spec_status),
-    b("storage.k8s.io", "volumeattributesclasses", "/registry/volumeattributesclasses", STORAGE, r::plain::plain),
+    b("storage.k8s.io", "volumeattachments", "/registry/volumeattachments", STORAGE, r::storage::attachment),
+    b("storage.k8s.io", "volumeattributesclasses", "/registry/volumeattributesclasses", STORAGE, r::storage::attributes_class),
     b("storagemigration.k8s.io", "storageversionmigrations", "/registry/storageversionmigrations", "storagemigration.k8s.io/v1", r::plain::spec_status),
 ];
 

@@ -58,9 +58,6 @@ pub fn template(t: &mut Value) {
     }
     if let Some(spec) = t.at_mut("spec") {
         spec_defaults(spec);
-        if spec.flag("hostNetwork") {
-            host_ports(spec);
-        }
     }
 }
 

@@ -54,6 +54,10 @@ pub struct Simple {
     pub name: Option<fn(&str) -> Vec<String>>,
     /// Whether DELETE answers with the object.
     pub returns_deleted: bool,
+    /// Whether a PUT without resourceVersion overwrites whatever is there.
+    pub unconditional: bool,
+    /// Whether `/status` leaves the metadata as it is.
+    pub status_keeps_meta: bool,
     /// What to warn of, given the old object on an update.
     pub warn: fn(&Value, Option<&Value>) -> Vec<String>,
     /// What to warn of in a written status.
@@ -74,6 +78,8 @@ impl Simple {
             status: false,
             name: None,
             returns_deleted: false,
+            unconditional: true,
+            status_keeps_meta: false,
             warn: |_, _| vec![],
             status_warn: |_| vec![],
         }
@@ -98,7 +104,14 @@ impl Strategy for Simple {
     fn prepare_update(&self, ctx: &Context<'_>, o: &mut Value, old: &Value) {
         if self.status {
             split_status(ctx, o, old);
+            if self.status_keeps_meta && ctx.subresource == "status" {
+                reset_meta_for_status(o, old);
+            }
         }
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        self.unconditional
     }
 
     fn has_generation(&self) -> bool {
@@ -138,6 +151,27 @@ impl Strategy for Simple {
         } else {
             (self.warn)(o, old)
         }
+    }
+}
+
+/// Labels, annotations, finalizers and owners are not the business of `/status`.
+pub fn reset_meta_for_status(o: &mut Value, old: &Value) {
+    for key in [
+        "metadata.deletionTimestamp",
+        "metadata.generation",
+        "metadata.labels",
+        "metadata.annotations",
+        "metadata.finalizers",
+        "metadata.ownerReferences",
+    ] {
+        o.copy_at(key, old);
+    }
+}
+
+/// `field is immutable` for a field whose value is already printed.
+pub fn immutable_shown(e: &mut Errors, path: &Path, shown: &str, new: &Value, old: &Value) {
+    if !same(new, old) {
+        e.invalid_shown(path, shown, "field is immutable");
     }
 }
 

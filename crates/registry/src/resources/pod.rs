@@ -209,7 +209,11 @@ impl Strategy for Pod {
     }
 
     fn prepare_create(&self, ctx: &Context<'_>, o: &mut Value) {
-        let class = qos::class(o);
+        let class = match o.text("status.qosClass") {
+            "" => qos::class(o),
+            given => given,
+        }
+        .to_owned();
         o.put("status", json!({"phase": "Pending", "qosClass": class}));
         if !o.list("spec.schedulingGates").is_empty() {
             let why = "Scheduling is blocked due to non-empty scheduling gates";

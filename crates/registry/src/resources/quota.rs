@@ -5,9 +5,9 @@ use serde_json::{Map, Value};
 use super::plain::Simple;
 use crate::builtin::{Config, Parts};
 use crate::check::{each, qualified_name};
-use crate::quant;
-use crate::validate::{Errors, Path, resources};
-use crate::value::{Tree, same};
+use crate::quant::{self, Quant};
+use crate::validate::{Errors, Path, resources, shown};
+use crate::value::Tree;
 
 fn fill(item: &mut Value, key: &str, from: &Map<String, Value>) {
     for (k, v) in from {
@@ -35,68 +35,142 @@ fn range_defaults(o: &mut Value) {
     }
 }
 
+/// The type of a range: one of Kubernetes' or a qualified name.
+fn range_type(e: &mut Errors, path: &Path, kind: &str) {
+    let messages = qualified_name(kind);
+    let good = messages.is_empty();
+    each(e, path, kind, messages);
+    if good && !kind.contains('/') && !["Pod", "Container", "PersistentVolumeClaim"].contains(&kind)
+    {
+        e.invalid(
+            path,
+            kind,
+            "must be a standard limit type or fully qualified",
+        );
+    }
+}
+
+/// Resources named in one map of a range.
+fn range_names(e: &mut Errors, path: &Path, item: &Value, key: &str) {
+    for name in item.map(key).keys() {
+        let p = path.child(key).key(name);
+        if ["Pod", "Container"].contains(&item.text("type")) {
+            resources::container_resource_name(e, &p, name);
+        } else {
+            resources::resource_name(e, &p, name);
+        }
+    }
+}
+
 fn range_item(e: &mut Errors, path: &Path, item: &Value) {
     let kind = item.text("type");
-    if kind.is_empty() {
-        e.required(&path.child("type"), "");
-    } else {
-        each(e, &path.child("type"), kind, qualified_name(kind));
+    for key in ["max", "min"] {
+        range_names(e, path, item, key);
     }
-    if kind == "Pod" {
-        for key in ["default", "defaultRequest"] {
-            if !item.map(key).is_empty() {
-                e.forbidden(
-                    &path.child(key),
-                    "may not be specified when `type` is 'Pod'",
-                );
-            }
-        }
-    }
-    let keys: std::collections::BTreeSet<&String> = ["max", "min", "default", "defaultRequest"]
-        .iter()
-        .flat_map(|k| item.map(k).keys())
-        .collect();
-    for name in keys {
-        let get = |field: &str| item.map(field).get(name).map(quant::of);
-        let above = |e: &mut Errors, a: &str, b: &str, what: &str, than: &str| {
-            if let (Some(x), Some(y)) = (get(a), get(b))
-                && x > y
-            {
-                e.invalid(
-                    &path.child(a).key(name),
-                    x.to_string(),
-                    &format!("{what} value {x} is greater than {than} value {y}"),
-                );
-            }
-        };
-        above(e, "min", "max", "min", "max");
-        if let (Some(x), Some(y)) = (get("defaultRequest"), get("min"))
-            && x < y
-        {
-            e.invalid(
-                &path.child("defaultRequest").key(name),
-                x.to_string(),
-                &format!("min value {y} is greater than default request value {x}"),
+    for key in ["default", "defaultRequest"] {
+        if kind != "Pod" {
+            range_names(e, path, item, key);
+        } else if !item.map(key).is_empty() {
+            e.forbidden(
+                &path.child(key),
+                "may not be specified when `type` is 'Pod'",
             );
         }
-        above(e, "defaultRequest", "max", "default request", "max");
-        above(
-            e,
-            "defaultRequest",
-            "default",
-            "default request",
-            "default limit",
+    }
+    let has_storage = |key: &str| item.map(key).contains_key("storage");
+    if kind == "PersistentVolumeClaim" && !has_storage("min") && !has_storage("max") {
+        e.required(
+            &path.child("limits"),
+            "either minimum or maximum storage value is required, but neither was provided",
         );
-        if let (Some(x), Some(y)) = (get("default"), get("min"))
-            && x < y
+    }
+    range_names(e, path, item, "maxLimitRequestRatio");
+    let keys: std::collections::BTreeSet<&String> = [
+        "max",
+        "min",
+        "default",
+        "defaultRequest",
+        "maxLimitRequestRatio",
+    ]
+    .iter()
+    .flat_map(|k| item.map(k).keys())
+    .collect();
+    for name in keys {
+        range_of(e, path, item, name);
+    }
+}
+
+/// The values for one resource fit each other.
+fn range_of(e: &mut Errors, path: &Path, item: &Value, name: &str) {
+    let pod = item.text("type") == "Pod";
+    let get = |field: &str| {
+        let known = !pod || !field.starts_with("default");
+        let v = item.map(field).get(name).filter(|_| known);
+        v.map(quant::of)
+    };
+    let (min, max, ratio) = (get("min"), get("max"), get("maxLimitRequestRatio"));
+    let (limit, request) = (get("default"), get("defaultRequest"));
+    let at = |field: &str| path.child(field).key(name);
+    let mut above = |field: &str,
+                     shown: &Option<Quant>,
+                     low: &Option<Quant>,
+                     high: &Option<Quant>,
+                     names: [&str; 2]| {
+        if let (Some(shown), Some(low), Some(high)) = (shown, low, high)
+            && low > high
         {
+            let [a, b] = names;
             e.invalid(
-                &path.child("default").key(name),
-                y.to_string(),
-                &format!("min value {y} is greater than default value {x}"),
+                &at(field),
+                shown.to_string(),
+                &format!("{a} value {low} is greater than {b} value {high}"),
             );
         }
-        above(e, "default", "max", "default", "max");
+    };
+    const REQUEST: &str = "default request";
+    above("min", &min, &min, &max, ["min", "max"]);
+    above("defaultRequest", &request, &min, &request, ["min", REQUEST]);
+    above("defaultRequest", &request, &request, &max, [REQUEST, "max"]);
+    above(
+        "defaultRequest",
+        &request,
+        &request,
+        &limit,
+        [REQUEST, "default limit"],
+    );
+    above("default", &min, &min, &limit, ["min", "default"]);
+    above("default", &max, &limit, &max, ["default", "max"]);
+    if let Some(ratio) = &ratio {
+        let p = at("maxLimitRequestRatio");
+        if ratio.milli() < 1000 {
+            e.invalid(
+                &p,
+                ratio.to_string(),
+                &format!("ratio {ratio} is less than 1"),
+            );
+        }
+        if let (Some(min), Some(max)) = (&min, &max) {
+            let most = max.milli() as f64 / min.milli() as f64;
+            if ratio.milli() as f64 / 1000.0 > most {
+                e.invalid(
+                    &p,
+                    ratio.to_string(),
+                    &format!("ratio {ratio} is greater than max/min = {most:.6}"),
+                );
+            }
+        }
+    }
+    if let (Some(limit), Some(request)) = (&limit, &request)
+        && !resources::overcommit_allowed(name)
+        && limit != request
+    {
+        e.invalid(
+            &at("defaultRequest"),
+            request.to_string(),
+            &format!(
+                "default value {limit} must equal to defaultRequest value {request} in {name}"
+            ),
+        );
     }
 }
 
@@ -104,12 +178,13 @@ fn validate_range(e: &mut Errors, o: &Value) {
     let mut seen = vec![];
     for (i, item) in o.list("spec.limits").iter().enumerate() {
         let path = Path::new("spec").child("limits").index(i);
-        range_item(e, &path, item);
         let kind = item.text("type");
+        range_type(e, &path.child("type"), kind);
         if seen.contains(&kind) {
             e.duplicate(&path.child("type"), kind);
         }
         seen.push(kind);
+        range_item(e, &path, item);
     }
 }
 
@@ -121,17 +196,167 @@ pub fn limit_range(_: &Config) -> Parts {
     })
 }
 
-fn validate_quota(e: &mut Errors, o: &Value) {
-    let path = Path::new("spec").child("hard");
-    for (name, q) in o.map("spec.hard") {
+fn hard(e: &mut Errors, path: &Path, list: &Map<String, Value>) {
+    for (name, q) in list {
         let p = path.key(name);
-        each(e, &p, name, qualified_name(name));
-        let q = quant::of(q);
-        if q.is_negative() {
-            e.invalid(&p, q.to_string(), "must be greater than or equal to 0");
-        } else {
-            resources::quantity(e, &p, name, &q);
+        resources::resource_name(e, &p, name);
+        if !name.contains('/') && !is_quota_resource(name) {
+            e.invalid(&p, name.as_str(), "must be a standard resource for quota");
         }
+        resources::counted(e, &p, name, &quant::of(q));
+    }
+}
+
+const PODS: [&str; 1] = ["pods"];
+const COMPUTE: [&str; 6] = [
+    "cpu",
+    "memory",
+    "limits.cpu",
+    "limits.memory",
+    "requests.cpu",
+    "requests.memory",
+];
+const CLAIMS: [&str; 2] = ["persistentvolumeclaims", "requests.storage"];
+const OTHERS: [&str; 10] = [
+    "ephemeral-storage",
+    "requests.ephemeral-storage",
+    "limits.ephemeral-storage",
+    "resourcequotas",
+    "services",
+    "replicationcontrollers",
+    "secrets",
+    "configmaps",
+    "services.nodeports",
+    "services.loadbalancers",
+];
+
+fn is_quota_resource(name: &str) -> bool {
+    PODS.contains(&name)
+        || COMPUTE.contains(&name)
+        || CLAIMS.contains(&name)
+        || OTHERS.contains(&name)
+        || resources::is_huge_page(name)
+        || name.starts_with("requests.hugepages-")
+}
+
+/// Scopes that are all about pods and take no values.
+const POD_SCOPES: [&str; 5] = [
+    "BestEffort",
+    "NotBestEffort",
+    "Terminating",
+    "NotTerminating",
+    "CrossNamespacePodAffinity",
+];
+
+fn known_scope(scope: &str) -> bool {
+    POD_SCOPES.contains(&scope) || ["PriorityClass", "VolumeAttributesClass"].contains(&scope)
+}
+
+fn fits_scope(scope: &str, name: &str) -> bool {
+    match scope {
+        "BestEffort" => PODS.contains(&name),
+        "VolumeAttributesClass" => CLAIMS.contains(&name),
+        _ if known_scope(scope) => PODS.contains(&name) || COMPUTE.contains(&name),
+        _ => true,
+    }
+}
+
+/// Scopes that contradict each other.
+fn conflicts(e: &mut Errors, path: &Path, spec: &Value, seen: &[&str]) {
+    for [a, b] in [
+        ["BestEffort", "NotBestEffort"],
+        ["Terminating", "NotTerminating"],
+    ] {
+        if seen.contains(&a) && seen.contains(&b) {
+            e.invalid(path, spec.at("scopes").clone(), "conflicting scopes");
+        }
+    }
+}
+
+fn scopes(e: &mut Errors, spec: &Value) {
+    let path = Path::new("spec").child("scopes");
+    let list = spec.texts("scopes");
+    let limited = |scope: &str| {
+        let odd = |name: &&String| is_quota_resource(name) && !fits_scope(scope, name);
+        spec.map("hard").keys().filter(odd).count()
+    };
+    for scope in &list {
+        if !known_scope(scope) {
+            e.invalid(&path, spec.at("scopes").clone(), "unsupported scope");
+        }
+        for _ in 0..limited(scope) {
+            e.invalid(
+                &path,
+                spec.at("scopes").clone(),
+                "unsupported scope applied to resource",
+            );
+        }
+    }
+    conflicts(e, &path, spec, &list);
+    if !spec.has("scopeSelector") {
+        return;
+    }
+    let path = Path::new("spec")
+        .child("scopeSelector")
+        .child("matchExpressions");
+    let mut seen = vec![];
+    for r in spec.list("scopeSelector.matchExpressions") {
+        let (scope, operator) = (r.text("scopeName"), r.text("operator"));
+        if !known_scope(scope) {
+            e.invalid(&path.child("scopeName"), scope, "unsupported scope");
+        }
+        for _ in 0..limited(scope) {
+            e.invalid_shown(
+                &path,
+                &shown::internal("v1", "ScopeSelector", spec.at("scopeSelector")),
+                "unsupported scope applied to resource",
+            );
+        }
+        let p = path.child("operator");
+        if POD_SCOPES.contains(&scope) && operator != "Exists" {
+            e.invalid(&p, operator, "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity");
+        }
+        let values = r.list("values");
+        match operator {
+            "In" | "NotIn" if values.is_empty() => e.required(
+                &path.child("values"),
+                "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector",
+            ),
+            "Exists" | "DoesNotExist" if !values.is_empty() => e.invalid(
+                &path.child("values"),
+                r.at("values").clone(),
+                "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector",
+            ),
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            _ => e.invalid(&p, operator, "not a valid selector operator"),
+        }
+        seen.push(scope);
+    }
+    conflicts(e, &path, spec, &seen);
+}
+
+fn validate_quota(e: &mut Errors, o: &Value) {
+    hard(e, &Path::new("spec").child("hard"), o.map("spec.hard"));
+    scopes(e, o.at("spec"));
+}
+
+fn quota_status(e: &mut Errors, o: &Value, _: &Value) {
+    for key in ["hard", "used"] {
+        hard(e, &Path::new("status").child(key), o.at("status").map(key));
+    }
+}
+
+fn change_quota(e: &mut Errors, o: &Value, old: &Value) {
+    let set = |o: &Value| -> std::collections::BTreeSet<String> {
+        let list = o.texts("spec.scopes");
+        list.into_iter().map(str::to_owned).collect()
+    };
+    if set(o) != set(old) {
+        e.invalid(
+            &Path::new("spec").child("scopes"),
+            o.at("spec.scopes").clone(),
+            "field is immutable",
+        );
     }
 }
 
@@ -166,15 +391,8 @@ pub fn resource_quota(_: &Config) -> Parts {
         returns_deleted: true,
         validate: validate_quota,
         warn: quota_warnings,
-        change: |e, o, old| {
-            if !same(o.at("spec.scopes"), old.at("spec.scopes")) {
-                e.invalid(
-                    &Path::new("spec").child("scopes"),
-                    o.at("spec.scopes").clone(),
-                    "field is immutable",
-                );
-            }
-        },
+        change: change_quota,
+        status_change: quota_status,
         ..Simple::new(|_| {})
     })
 }
@@ -197,6 +415,6 @@ mod tests {
         assert!(e.is_empty());
         let bad = json!({"spec": {"limits": [{"type": "Pod", "max": {"cpu": "1"}, "min": {"cpu": "2"}}, {"type": "Pod"}]}});
         validate_range(&mut e, &bad);
-        assert_eq!(e.len(), 2);
+        assert_eq!(e.len(), 2, "{}", e.aggregate());
     }
 }

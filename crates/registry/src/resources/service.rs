@@ -69,7 +69,12 @@ fn carry_over(o: &mut Value, old: &Value) {
             o.copy_at("spec.clusterIPs", old);
         }
     }
-    if needs_node_port(old) && needs_node_port(o) {
+    let gets_node_ports = |o: &Value| {
+        o.text("spec.type") == "NodePort"
+            || o.text("spec.type") == "LoadBalancer"
+                && o.flag_opt("spec.allocateLoadBalancerNodePorts") != Some(false)
+    };
+    if gets_node_ports(old) && gets_node_ports(o) {
         let all = |o: &Value| {
             o.list("spec.ports")
                 .iter()
@@ -594,15 +599,18 @@ impl Service {
         let checked = old.is_some_and(needs_health_check);
         match (checked, needs_health_check(o)) {
             (false, true) => {
-                let asked = u16::try_from(o.int("spec.healthCheckNodePort")).unwrap_or_default();
-                let got = self.take_ports(ctx, &[asked]).await.map_err(|(_, why)| {
+                let asked = o.int("spec.healthCheckNodePort");
+                let failed = |why: alloc::Error| {
                     Status::internal(match asked {
                         0 => format!("failed to allocate a HealthCheck NodePort {asked}: {why}"),
                         p => {
                             format!("failed to allocate requested HealthCheck NodePort {p}: {why}")
                         }
                     })
-                })?;
+                };
+                let number = u16::try_from(asked).map_err(|_| failed(self.outside()))?;
+                let got = self.take_ports(ctx, &[number]).await;
+                let got = got.map_err(|(_, why)| failed(why))?;
                 if let Some(p) = got.first() {
                     o.put("spec.healthCheckNodePort", *p);
                 }
@@ -619,6 +627,12 @@ impl Service {
             _ => {}
         }
         Ok(())
+    }
+
+    /// What is said of a number that no port can have.
+    fn outside(&self) -> alloc::Error {
+        let range = &self.ports.range;
+        alloc::Error::PortOutside(format!("{}-{}", range.start(), range.end()))
     }
 
     async fn take_ports(
@@ -650,6 +664,13 @@ impl Service {
         auto: bool,
         taken: &mut Taken,
     ) -> Result<(), Status> {
+        for (i, p) in o.list("spec.ports").iter().enumerate() {
+            let n = p.int("nodePort");
+            if u16::try_from(n).is_err() {
+                let path = Path::new("spec").child("ports").index(i).child("nodePort");
+                return Err(wrong(o, &path, n.into(), &self.outside().to_string()));
+            }
+        }
         // Ports of the same number (TCP and UDP) share a node port when one of them names it or none does.
         let list = o.list("spec.ports");
         let asked = |p: &Value| u16::try_from(p.int("nodePort")).unwrap_or_default();
@@ -821,6 +842,9 @@ impl Strategy for Service {
                     i.put_if_absent("ipMode", "VIP");
                 }
             }
+        }
+        if o.text("spec.type") == "ExternalName" {
+            o.remove_at("spec.internalTrafficPolicy");
         }
         o.put_if_absent("status.loadBalancer", json!({}));
     }

@@ -8,9 +8,9 @@ use apiserver::resource::{Context, Strategy};
 use super::plain::immutable;
 use super::split_status;
 use crate::builtin::{Config, Parts};
-use crate::check::{dns1123_subdomain, each};
+use crate::check::{dns1123_label, dns1123_subdomain, each, qualified_name};
 use crate::quant;
-use crate::validate::{Errors, Path, affinity, diff, shown, volumes};
+use crate::validate::{Errors, Path, affinity, diff, resources, shown, volumes};
 use crate::value::{Tree, same};
 use crate::warn;
 
@@ -31,12 +31,22 @@ fn sources(o: &mut Value) {
     );
     if !source.is_null() && reference.is_null() {
         o.put("spec.dataSourceRef", source);
-    } else if source.is_null()
-        && !reference.is_null()
-        && reference.text("namespace").is_empty()
-        && volume_source(&reference)
-    {
+    } else if source.is_null() && !reference.is_null() && reference.text("namespace").is_empty() {
         o.put("spec.dataSource", reference);
+    }
+}
+
+/// References into other namespaces are not supported, and `dataSource` alone only ever led to two kinds.
+fn foreign_sources(o: &mut Value, old: Option<&Value>) {
+    let had = |key: &str| old.is_some_and(|old| old.at("spec").has(key));
+    if !o.text("spec.dataSourceRef.namespace").is_empty() && !had("dataSourceRef") {
+        o.remove_at("spec.dataSourceRef");
+    }
+    if had("dataSource") || had("dataSourceRef") || o.has("spec.dataSourceRef") {
+        return;
+    }
+    if o.has("spec.dataSource") && !volume_source(o.at("spec.dataSource")) {
+        o.remove_at("spec.dataSource");
     }
 }
 
@@ -47,14 +57,97 @@ fn volume_source(r: &Value) -> bool {
     )
 }
 
+/// The class may be told by the old annotation or the field; the field may take over from the annotation.
+fn storage_class_change(
+    e: &mut Errors,
+    new: &Value,
+    old: &Value,
+    spec: &mut Value,
+    old_spec: &Value,
+) {
+    let (was, now) = (old.annotation(STORAGE_CLASS), new.annotation(STORAGE_CLASS));
+    let class = spec.text_opt("storageClassName");
+    let unset = !old_spec.has("storageClassName");
+    if was.is_some() && unset && class == was && (now.is_none() || now == was) {
+        spec.remove_at("storageClassName");
+        return;
+    }
+    if now.unwrap_or_default() != was.unwrap_or_default() {
+        e.invalid(
+            &Path::new("metadata")
+                .child("annotations")
+                .child(STORAGE_CLASS),
+            now.unwrap_or_default(),
+            "field is immutable",
+        );
+    }
+    if class.is_some() && unset && (was.is_none() || class == was) {
+        spec.remove_at("storageClassName");
+    }
+}
+
+fn claim_status(e: &mut Errors, o: &Value) {
+    const STATUSES: [&str; 5] = [
+        "ControllerResizeInProgress",
+        "ControllerResizeInfeasible",
+        "NodeResizePending",
+        "NodeResizeInProgress",
+        "NodeResizeInfeasible",
+    ];
+    if o.list("spec.accessModes").is_empty() {
+        e.required(&Path::new("Spec").child("accessModes"), "");
+    }
+    let path = Path::new("status");
+    let status = o.at("status");
+    let negative = |e: &mut Errors, p: &Path, q: &Value| {
+        let q = quant::of(q);
+        if q.is_negative() {
+            let whole = i64::try_from(q.value()).unwrap_or(i64::MIN);
+            e.invalid(p, whole, "must be a valid resource quantity");
+        }
+        q.is_negative()
+    };
+    for (name, q) in status.map("capacity") {
+        negative(e, &path.child("capacity").key(name), q);
+    }
+    let p = path.child("allocatedResourceStatuses");
+    for (name, state) in status.map("allocatedResourceStatuses") {
+        claim_resource(e, &p, name);
+        if !STATUSES.contains(&state.as_str().unwrap_or_default()) {
+            let mut known = STATUSES;
+            known.sort_unstable();
+            e.not_supported(&p, name.as_str(), &known);
+        }
+    }
+    let p = path.child("allocatedResources");
+    for (name, q) in status.map("allocatedResources") {
+        if claim_resource(e, &p, name) {
+            negative(e, &p.key(name), q);
+        }
+    }
+}
+
+/// A resource that a claim's status may name.
+fn claim_resource(e: &mut Errors, path: &Path, name: &str) -> bool {
+    let messages = qualified_name(name);
+    let good = messages.is_empty();
+    each(e, path, name, messages);
+    if !good {
+        return false;
+    }
+    let refused = resources::is_native(name) && name != "storage";
+    if refused {
+        e.not_supported_shown(path, &api::text::go_quote(name), "\"storage\"");
+    }
+    !refused
+}
+
 fn change_claim(e: &mut Errors, new: &Value, old: &Value) {
     let (mut n, mut o) = (new.at("spec").clone(), old.at("spec").clone());
     if o.text("volumeName").is_empty() {
         o.copy_at("volumeName", &n);
     }
-    if !o.has("storageClassName") && !n.text("storageClassName").is_empty() {
-        n.copy_at("storageClassName", &o);
-    }
+    storage_class_change(e, new, old, &mut n, &o);
     if new.text("status.phase") == "Bound" {
         if n.has("resources.requests") {
             n.copy_at("resources.requests.storage", &o);
@@ -88,21 +181,37 @@ fn change_claim(e: &mut Errors, new: &Value, old: &Value) {
         new.at("spec.volumeMode"),
         old.at("spec.volumeMode"),
     );
+    let class = path.child("volumeAttributesClassName");
+    let (now, was) = (
+        new.text_opt("spec.volumeAttributesClassName"),
+        old.text_opt("spec.volumeAttributesClassName"),
+    );
+    if now != was && old.has("status.currentVolumeAttributesClassName") {
+        match now {
+            None => e.forbidden(&class, "update to nil is forbidden when status.currentVolumeAttributesClassName is not nil"),
+            Some("") => e.forbidden(&class, "update to empty string is forbidden when status.currentVolumeAttributesClassName is not nil"),
+            Some(_) => {}
+        }
+    }
 }
 
 impl Strategy for Claim {
     fn default(&self, o: &mut Value) {
         o.put_if_zero("status.phase", "Pending");
         o.put_if_absent("spec.volumeMode", "Filesystem");
-        sources(o);
     }
 
     fn prepare_create(&self, _: &Context<'_>, o: &mut Value) {
         o.put("status", json!({"phase": "Pending"}));
+        foreign_sources(o, None);
+        sources(o);
     }
 
     fn prepare_update(&self, ctx: &Context<'_>, o: &mut Value, old: &Value) {
         split_status(ctx, o, old);
+        if ctx.subresource.is_empty() {
+            foreign_sources(o, Some(old));
+        }
     }
 
     fn validate_create(&self, _: &Context<'_>, o: &Value) -> Errors {
@@ -113,7 +222,9 @@ impl Strategy for Claim {
 
     fn validate_update(&self, ctx: &Context<'_>, o: &Value, old: &Value) -> Errors {
         if ctx.subresource == "status" {
-            return Errors::new();
+            let mut e = Errors::new();
+            claim_status(&mut e, o);
+            return e;
         }
         let mut e = self.validate_create(ctx, o);
         change_claim(&mut e, o, old);
@@ -232,7 +343,7 @@ fn capacity(e: &mut Errors, path: &Path, spec: &Value) {
     }
 }
 
-fn source(e: &mut Errors, path: &Path, spec: &Value, has_affinity: bool) {
+fn source(e: &mut Errors, path: &Path, spec: &Value, name: &str, has_affinity: bool) {
     let mut found = false;
     for key in SOURCES {
         let v = spec.at(key);
@@ -245,7 +356,7 @@ fn source(e: &mut Errors, path: &Path, spec: &Value, has_affinity: bool) {
             continue;
         }
         found = true;
-        one_source(e, path, key, v);
+        one_source(e, path, key, v, name);
         if key == "local" && !has_affinity {
             e.required(
                 &path.child("nodeAffinity"),
@@ -258,38 +369,100 @@ fn source(e: &mut Errors, path: &Path, spec: &Value, has_affinity: bool) {
     }
 }
 
-fn one_source(e: &mut Errors, path: &Path, key: &str, v: &Value) {
+/// Fields that a source cannot do without.
+const REQUIRED: [(&str, &[(&str, &str)]); 10] = [
+    ("glusterfs", &[("endpoints", "endpoints"), ("path", "path")]),
+    ("rbd", &[("monitors", "monitors"), ("image", "image")]),
+    ("cephfs", &[("monitors", "monitors")]),
+    ("cinder", &[("volumeID", "volumeID")]),
+    (
+        "azureFile",
+        &[("secretName", "secretName"), ("shareName", "shareName")],
+    ),
+    ("vsphereVolume", &[("volumePath", "volumePath")]),
+    ("photonPersistentDisk", &[("pdID", "pdID")]),
+    ("portworxVolume", &[("volumeID", "volumeID")]),
+    (
+        "scaleIO",
+        &[
+            ("gateway", "gateway"),
+            ("system", "system"),
+            ("volumeName", "volumeName"),
+        ],
+    ),
+    ("local", &[("path", "path")]),
+];
+
+fn secret_reference(e: &mut Errors, path: &Path, r: &Value) {
+    for (key, check) in [
+        ("name", dns1123_subdomain as fn(&str) -> Vec<String>),
+        ("namespace", dns1123_label),
+    ] {
+        match r.text(key) {
+            "" => e.required(&path.child(key), ""),
+            v => each(e, &path.child(key), v, check(v)),
+        }
+    }
+}
+
+fn one_source(e: &mut Errors, path: &Path, key: &str, v: &Value, volume: &str) {
     let p = path.child(key);
-    let need = |e: &mut Errors, fields: &[(&str, &str)]| volumes::require(e, &p, v, fields);
+    if let Some((_, fields)) = REQUIRED.iter().find(|(k, _)| *k == key) {
+        volumes::require(e, &p, v, fields);
+    }
+    let place = &volumes::Place::default();
     match key {
-        "hostPath" => {
-            if v.text("path").is_empty() {
-                e.required(&p.child("path"), "");
-            } else {
-                volumes::no_backsteps(e, &p.child("path"), v.text("path"));
+        "hostPath" => volumes::host_path(e, &p, v, place),
+        "gcePersistentDisk" => volumes::gce(e, &path.child("persistentDisk"), v, place),
+        "awsElasticBlockStore" => volumes::aws(e, &p, v, place),
+        "flocker" => volumes::flocker(e, &p, v, place),
+        "nfs" => volumes::nfs(e, &p, v, place),
+        "quobyte" => volumes::quobyte(e, &p, v, place),
+        "fc" => volumes::fc(e, &p, v, place),
+        "flexVolume" => volumes::flex(e, &p, v, place),
+        "azureDisk" => volumes::azure_disk(e, &p, v, place),
+        "storageos" => volumes::storage_os(e, &p, v, place),
+        "glusterfs" => {
+            let p = p.child("endpointsNamespace");
+            match v.text_opt("endpointsNamespace") {
+                Some("") => e.invalid(
+                    &p,
+                    "",
+                    "if the endpointnamespace is set, it must be a valid namespace name",
+                ),
+                Some(n) => each(e, &p, n, dns1123_label(n)),
+                None => {}
             }
         }
-        "nfs" => {
-            need(e, &[("server", "server"), ("path", "path")]);
-            if !v.text("path").starts_with('/') {
-                e.invalid(&p.child("path"), v.text("path"), "must be an absolute path");
-            }
+        "cinder" if v.has("secretRef") => {
+            let needed = [("name", "name"), ("namespace", "namespace")];
+            volumes::require(e, &p.child("secretRef"), v.at("secretRef"), &needed);
         }
-        "local" => {
-            if v.text("path").is_empty() {
-                e.required(&p.child("path"), "");
-            } else {
-                volumes::no_backsteps(e, &p.child("path"), v.text("path"));
+        "azureFile" if v.text_opt("secretNamespace") == Some("") => {
+            e.required(&p.child("secretNamespace"), "");
+        }
+        "local" if !v.text("path").is_empty() => {
+            volumes::no_backsteps(e, &p.child("path"), v.text("path"));
+        }
+        "iscsi" => {
+            let portal = v.text("targetPortal");
+            if v.has("initiatorName") && volume.len() + 1 + portal.len() > 64 {
+                e.invalid(&p.child("targetportal"), portal, "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified.");
             }
+            volumes::iscsi_fields(e, &p, v, "must be valid format");
         }
         "csi" => {
-            if v.text("driver").is_empty() {
-                e.required(&p.child("driver"), "");
-            } else {
-                volumes::csi_driver_name(e, &p.child("driver"), v.text("driver"));
-            }
-            if v.text("volumeHandle").is_empty() {
-                e.required(&p.child("volumeHandle"), "");
+            volumes::csi_driver_name(e, &p.child("driver"), v.text("driver"));
+            volumes::require(e, &p, v, &[("volumeHandle", "volumeHandle")]);
+            for key in [
+                "controllerPublishSecretRef",
+                "controllerExpandSecretRef",
+                "nodePublishSecretRef",
+                "nodeExpandSecretRef",
+            ] {
+                if v.has(key) {
+                    secret_reference(e, &p.child(key), v.at(key));
+                }
             }
         }
         _ => {}
@@ -297,50 +470,105 @@ fn one_source(e: &mut Errors, path: &Path, key: &str, v: &Value) {
 }
 
 fn validate_volume(e: &mut Errors, o: &Value) {
-    let (spec, path) = (o.at("spec"), Path::new("spec"));
+    volume_spec(e, &Path::new("spec"), o.at("spec"), o.name(), false);
+}
+
+/// The spec of a volume, or of one inline in an attachment, which has less.
+pub fn volume_spec(e: &mut Errors, path: &Path, spec: &Value, name: &str, inline: bool) {
+    const INLINE: &str = "may not be specified in the context of inline volumes";
+    if inline {
+        for (key, given) in [
+            ("claimRef", spec.has("claimRef")),
+            ("capacity", !spec.map("capacity").is_empty()),
+        ] {
+            if given {
+                e.forbidden(&path.child(key), INLINE);
+            }
+        }
+        if !spec.has("csi") {
+            e.required(
+                &path.child("csi"),
+                "has to be specified in the context of inline volumes",
+            );
+        }
+    }
     let modes = spec.texts("accessModes");
     if modes.is_empty() {
         e.required(&path.child("accessModes"), "");
     }
     volumes::access_modes(e, &path.child("accessModes"), &modes);
-    capacity(e, &path.child("capacity"), spec);
-    let reclaim = spec.text("persistentVolumeReclaimPolicy");
-    if !reclaim.is_empty() && !RECLAIM.contains(&reclaim) {
-        e.not_supported(
-            &path.child("persistentVolumeReclaimPolicy"),
-            reclaim,
-            &RECLAIM,
-        );
+    if !inline {
+        capacity(e, &path.child("capacity"), spec);
     }
-    let required = spec.at("nodeAffinity.required");
+    let reclaim = spec.text("persistentVolumeReclaimPolicy");
+    let p = path.child("persistentVolumeReclaimPolicy");
+    if inline && !["", "Retain"].contains(&reclaim) {
+        e.forbidden(&p, "may only be Retain in the context of inline volumes");
+    } else if !reclaim.is_empty() && !RECLAIM.contains(&reclaim) {
+        e.not_supported(&p, reclaim, &RECLAIM);
+    }
     if spec.has("nodeAffinity") {
-        let p = path.child("nodeAffinity").child("required");
-        if required.is_null() {
-            e.required(&p, "must specify required node constraints");
+        let p = path.child("nodeAffinity");
+        let required = spec.at("nodeAffinity.required");
+        if inline {
+            e.forbidden(&p, INLINE);
+        } else if required.is_null() {
+            e.required(
+                &p.child("required"),
+                "must specify required node constraints",
+            );
         } else {
-            affinity::node_selector(e, &p, required);
+            affinity::node_selector(e, &p.child("required"), required);
         }
     }
-    source(e, &path, spec, !required.is_null());
-    if spec.text("hostPath.path").trim_end_matches('/').is_empty()
-        && spec.has("hostPath.path")
-        && reclaim == "Recycle"
-    {
-        e.forbidden(
-            &path.child("persistentVolumeReclaimPolicy"),
-            "may not be 'recycle' for a hostPath mount of '/'",
-        );
+    source(e, path, spec, name, !inline && spec.has("nodeAffinity"));
+    if spec.has("hostPath") && is_root(spec.text("hostPath.path")) && reclaim == "Recycle" {
+        e.forbidden(&p, "may not be 'recycle' for a hostPath mount of '/'");
     }
     let class = spec.text("storageClassName");
     if !class.is_empty() {
-        each(
-            e,
-            &path.child("storageClassName"),
-            class,
-            dns1123_subdomain(class),
+        let p = path.child("storageClassName");
+        if inline {
+            e.forbidden(&p, INLINE);
+        } else {
+            each(e, &p, class, dns1123_subdomain(class));
+        }
+    }
+    if !inline {
+        volumes::volume_mode(e, path, spec);
+    } else if !["", "Filesystem"].contains(&spec.text("volumeMode")) {
+        e.forbidden(
+            &path.child("volumeMode"),
+            "may not specify volumeMode other than Filesystem in the context of inline volumes",
         );
     }
-    volumes::volume_mode(e, &path, spec);
+    if let Some(class) = spec.text_opt("volumeAttributesClassName") {
+        let p = path.child("volumeAttributesClassName");
+        if class.is_empty() {
+            e.required(&p, "an empty string is disallowed");
+        } else {
+            each(e, &p, class, dns1123_subdomain(class));
+        }
+        if !spec.has("csi") {
+            e.required(
+                &path.child("csi"),
+                "has to be specified when using volumeAttributesClassName",
+            );
+        }
+    }
+}
+
+/// Whether a path leads to the root once `.` and `..` are resolved.
+fn is_root(path: &str) -> bool {
+    let mut depth = 0usize;
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => depth = depth.saturating_sub(1),
+            _ => depth += 1,
+        }
+    }
+    path.starts_with('/') && depth == 0
 }
 
 fn only_sources(spec: &Value) -> Value {
@@ -349,6 +577,44 @@ fn only_sources(spec: &Value) -> Value {
         out.copy_at(key, spec);
     }
     out
+}
+
+/// Labels that nodes have under a new name.
+const RENAMED: [(&str, &str); 5] = [
+    (
+        "failure-domain.beta.kubernetes.io/zone",
+        "topology.kubernetes.io/zone",
+    ),
+    (
+        "failure-domain.beta.kubernetes.io/region",
+        "topology.kubernetes.io/region",
+    ),
+    ("beta.kubernetes.io/os", "kubernetes.io/os"),
+    ("beta.kubernetes.io/arch", "kubernetes.io/arch"),
+    (
+        "beta.kubernetes.io/instance-type",
+        "node.kubernetes.io/instance-type",
+    ),
+];
+
+/// Equal, but for keys that got their new name.
+fn same_affinity(new: &Value, old: &Value) -> bool {
+    let mut old = old.clone();
+    let terms = new.list("required.nodeSelectorTerms");
+    for (o, n) in old
+        .list_mut("required.nodeSelectorTerms")
+        .iter_mut()
+        .zip(terms)
+    {
+        for field in ["matchExpressions", "matchFields"] {
+            for (o, n) in o.list_mut(field).iter_mut().zip(n.list(field)) {
+                if RENAMED.contains(&(o.text("key"), n.text("key"))) {
+                    o.copy_at("key", n);
+                }
+            }
+        }
+    }
+    same(new, &old)
 }
 
 fn change_volume(e: &mut Errors, new: &Value, old: &Value) {
@@ -372,6 +638,25 @@ fn change_volume(e: &mut Errors, new: &Value, old: &Value) {
         new.at("spec.volumeMode"),
         old.at("spec.volumeMode"),
     );
+    let affinity = |v: &Value| v.at("spec.nodeAffinity").clone();
+    if old.has("spec.nodeAffinity") && !same_affinity(&affinity(new), &affinity(old)) {
+        let shown = match affinity(new) {
+            Value::Null => "null".to_owned(),
+            v => shown::internal("v1", "VolumeNodeAffinity", &v),
+        };
+        e.invalid_shown(
+            &Path::new("nodeAffinity"),
+            &shown,
+            "field is immutable, except for updating from beta label to GA",
+        );
+    }
+    const CLASS: &str = "spec.volumeAttributesClassName";
+    if old.has(CLASS) && !new.has(CLASS) {
+        e.forbidden(
+            &Path::new(CLASS),
+            "update from non-nil value to nil is forbidden",
+        );
+    }
 }
 
 impl Strategy for Volume {

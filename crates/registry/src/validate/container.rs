@@ -152,7 +152,12 @@ pub fn ephemeral_containers(
             "startupProbe",
             "lifecycle",
         ] {
-            if !c.at(key).is_blank() {
+            let given = if key == "restartPolicy" {
+                c.has(key)
+            } else {
+                !c.at(key).is_blank()
+            };
+            if given {
                 e.forbidden(&p.child(key), WHY);
             }
         }

@@ -120,6 +120,7 @@ pub fn template_meta(e: &mut Errors, path: &Path, meta: &Value) {
         "uid",
         "resourceVersion",
         "generation",
+        "creationTimestamp",
         "deletionTimestamp",
         "deletionGracePeriodSeconds",
         "ownerReferences",

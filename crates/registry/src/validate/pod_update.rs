@@ -225,6 +225,9 @@ fn node_affinity_additions(e: &mut Errors, path: &Path, new: &Value, old: &Value
         .child("requiredDuringSchedulingIgnoredDuringExecution")
         .child("nodeSelectorTerms");
     let shown_terms = |terms: &[Value]| {
+        if terms.is_empty() {
+            return "null".to_owned();
+        }
         let each: Vec<String> = terms
             .iter()
             .map(|t| shown::internal("v1", "NodeSelectorTerm", t))

@@ -89,7 +89,8 @@ pub fn resource_name(e: &mut Errors, path: &Path, name: &str) -> bool {
     true
 }
 
-fn container_resource_name(e: &mut Errors, path: &Path, name: &str) {
+/// A name that containers may use.
+pub fn container_resource_name(e: &mut Errors, path: &Path, name: &str) {
     resource_name(e, path, name);
     if !name.contains('/') {
         if !["cpu", "memory", "ephemeral-storage"].contains(&name) && !is_huge_page(name) {
@@ -117,6 +118,16 @@ pub fn quantity(e: &mut Errors, path: &Path, name: &str, q: &Quant) {
         e.invalid(path, q.to_string(), "must be greater than or equal to 0");
     }
     if (INTEGER.contains(&name) || is_extended(name)) && !q.is_integer() {
+        e.invalid(path, q.to_string(), "must be an integer");
+    }
+}
+
+/// Not negative, and whole where Kubernetes itself counts.
+pub fn counted(e: &mut Errors, path: &Path, name: &str, q: &Quant) {
+    if q.is_negative() {
+        e.invalid(path, q.to_string(), "must be greater than or equal to 0");
+    }
+    if INTEGER.contains(&name) && !q.is_integer() {
         e.invalid(path, q.to_string(), "must be an integer");
     }
 }

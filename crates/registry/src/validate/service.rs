@@ -219,7 +219,8 @@ pub fn cluster_ips(e: &mut Errors, o: &Value, old: Option<&Value>) {
     if bad {
         return;
     }
-    if all.len() > 1 && all.iter().filter(|ip| is_ipv6(ip)).count() != all.len() - 1 {
+    let six = all.iter().filter(|ip| is_ipv6(ip)).count();
+    if all.len() > 1 && (six == 0 || six == all.len()) {
         e.invalid(
             &p,
             shown(),

@@ -2,59 +2,14 @@
 //! names of the served type or, for types without JSON tags (upstream's internal ones), with the Go field names and
 //! every field present.
 
-use std::fmt::Write;
-
 use serde_json::Value;
 use wire::schema::{Field, Message, Type, flag};
 
 /// The JSON of a value of a served type, in field order.
 pub fn served(api_version: &str, kind: &str, value: &Value) -> String {
-    let mut out = String::new();
     match api::schema::message(api_version, kind) {
-        Some(m) => served_message(&mut out, m, value),
-        None => out = value.to_string(),
-    }
-    out
-}
-
-fn served_message(out: &mut String, m: &Message, value: &Value) {
-    out.push('{');
-    let mut first = true;
-    served_fields(out, m, value, &mut first);
-    out.push('}');
-}
-
-fn served_fields(out: &mut String, m: &Message, value: &Value, first: &mut bool) {
-    for f in m.fields {
-        if let (true, Type::Message(inner)) = (f.is(flag::INLINE), f.ty) {
-            served_fields(out, inner, value, first);
-            continue;
-        }
-        let Some(v) = value.get(f.json) else { continue };
-        if !std::mem::take(first) {
-            out.push(',');
-        }
-        let _ = write!(out, "\"{}\":", f.json);
-        served_value(out, f.ty, v);
-    }
-}
-
-fn served_value(out: &mut String, ty: Type, v: &Value) {
-    match (ty, v) {
-        (Type::Message(m), Value::Object(_)) => served_message(out, m, v),
-        (Type::List(t), Value::Array(items)) => {
-            out.push('[');
-            for (i, item) in items.iter().enumerate() {
-                if i > 0 {
-                    out.push(',');
-                }
-                served_value(out, *t, item);
-            }
-            out.push(']');
-        }
-        _ => {
-            let _ = write!(out, "{v}");
-        }
+        Some(m) => Ordered::Object(served_tree(m, value)).to_json(None, 0),
+        None => value.to_string(),
     }
 }
 
@@ -120,6 +75,7 @@ pub fn internal_value(ty: Type, flags: u16, v: &Value) -> Ordered {
         Type::Message(_) | Type::Time | Type::MicroTime if pointer && v.is_null() => {
             Ordered::Leaf(Value::Null)
         }
+        Type::Message(m) if SHARED.contains(&m.name) => Ordered::Object(served_tree(m, v)),
         Type::Message(m) => {
             Ordered::Object(m.fields.iter().flat_map(|f| internal_field(f, v)).collect())
         }
@@ -147,6 +103,43 @@ pub fn internal_value(ty: Type, flags: u16, v: &Value) -> Ordered {
     }
 }
 
+/// Types that the internal ones share with the served ones, JSON names included.
+const SHARED: [&str; 5] = [
+    "LabelSelector",
+    "LabelSelectorRequirement",
+    "ObjectMeta",
+    "OwnerReference",
+    "Condition",
+];
+
+/// The served form of a struct as a tree: fields that are there, in the order of the Go struct.
+fn served_tree(m: &Message, v: &Value) -> Vec<(String, Ordered)> {
+    let mut out = vec![];
+    for f in m.fields {
+        if let (true, Type::Message(inner)) = (f.is(flag::INLINE), f.ty) {
+            out.extend(served_tree(inner, v));
+        } else if let Some(x) = v.get(f.json) {
+            out.push((f.json.to_owned(), served_ordered(f.ty, x)));
+        }
+    }
+    out
+}
+
+fn served_ordered(ty: Type, v: &Value) -> Ordered {
+    match (ty, v) {
+        (Type::Message(m), Value::Object(_)) => Ordered::Object(served_tree(m, v)),
+        (Type::List(t), Value::Array(items)) => {
+            Ordered::List(items.iter().map(|i| served_ordered(*t, i)).collect())
+        }
+        (Type::Map(t), Value::Object(map)) => Ordered::Object(
+            map.iter()
+                .map(|(k, x)| (k.clone(), served_ordered(*t, x)))
+                .collect(),
+        ),
+        _ => Ordered::Leaf(v.clone()),
+    }
+}
+
 fn internal_field(f: &Field, object: &Value) -> Vec<(String, Ordered)> {
     if let (true, Type::Message(inner)) = (f.is(flag::INLINE), f.ty) {
         return inner
@@ -156,5 +149,11 @@ fn internal_field(f: &Field, object: &Value) -> Vec<(String, Ordered)> {
             .collect();
     }
     let v = object.get(f.json).unwrap_or(&Value::Null);
+    // Metadata is embedded without a name of its own.
+    if let (Type::Message(m), "metadata") = (f.ty, f.json)
+        && m.name == "ObjectMeta"
+    {
+        return served_tree(m, v);
+    }
     vec![(f.go.to_owned(), internal_value(f.ty, f.flags, v))]
 }

@@ -13,6 +13,7 @@ use crate::value::Tree;
 const FILE_MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
 
 /// Where a volume is: what sources may need beyond their own fields.
+#[derive(Default)]
 pub struct Place<'a> {
     volume: &'a str,
     /// The pod's name; empty in templates.
