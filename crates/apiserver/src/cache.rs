@@ -980,6 +980,7 @@ mod tests {
             printer: Printer {
                 columns: &[],
                 cells: |_, _| vec![],
+                completed: |_| None,
             },
             subresources: vec![],
             review: None,

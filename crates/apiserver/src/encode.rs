@@ -305,6 +305,14 @@ impl Encoder<'_> {
                 Include::Object => Some(v.clone()),
             };
             let mut row = json!({"cells": cells});
+            if let (Some((reason, message)), Some(m)) =
+                ((self.def.printer.completed)(v), row.as_object_mut())
+            {
+                let condition = json!({
+                    "type": "Completed", "status": "True", "reason": reason, "message": message,
+                });
+                m.insert("conditions".into(), json!([condition]));
+            }
             if let (Some(o), Some(m)) = (object, row.as_object_mut()) {
                 m.insert("object".into(), o);
             }

@@ -238,6 +238,8 @@ fn dedup_owners(object: &mut Value) {
 enum Deletion {
     /// Store this and answer it.
     Update(Box<Value>),
+    /// Store this, so that watchers see the deletion begin, remove it and answer it.
+    Mark(Box<Value>),
     /// Remove the key.
     Now,
     /// It is on its way already.
@@ -420,7 +422,7 @@ impl Engine {
         let name = meta_str(&object, "name").to_owned();
         let ctx = self.context(r, &name);
         def.strategy.prepare_create(&ctx, &mut object);
-        if def.strategy.has_generation() {
+        if def.strategy.starts_generation() {
             set_meta_int(&mut object, "generation", 1);
         }
         let reservation = def.strategy.begin_write(&ctx, &mut object, None).await?;
@@ -773,12 +775,13 @@ impl Engine {
             let decision = self.decide_delete(r, options, &old).await?;
             match decision {
                 Deletion::Pending => return Ok((deleted(r.served, old), false)),
-                Deletion::Update(object) => {
-                    let mut object = *object;
+                Deletion::Update(ref object) | Deletion::Mark(ref object) => {
+                    let gone = matches!(decision, Deletion::Mark(_));
+                    let mut object = (**object).clone();
                     let bytes = codec::encode(&def, &mut object)?;
-                    if r.dry_run || bytes == kv.value {
+                    if r.dry_run || bytes == kv.value && !gone {
                         finish(&def, &mut object, kv.mod_revision);
-                        return Ok((object, false));
+                        return Ok((object, gone));
                     }
                     let expect = Expect::Revision(kv.mod_revision);
                     match self
@@ -788,6 +791,16 @@ impl Engine {
                         .await
                         .map_err(store_error)?
                     {
+                        Written::Done { revision, .. } if gone => {
+                            finish(&def, &mut object, revision);
+                            match self.remove(r, &key, revision).await? {
+                                Ok(_) => {
+                                    def.strategy.after_delete(&object);
+                                    return Ok((deleted(r.served, object), true));
+                                }
+                                Err(c) => current = c,
+                            }
+                        }
                         Written::Done { revision, .. } => {
                             finish(&def, &mut object, revision);
                             shown(r, revision).await;
@@ -858,6 +871,7 @@ impl Engine {
         let ctx = self.context(r, r.name);
         strategy.begin_delete(&ctx, &mut object).await?;
         let mut graceful = false;
+        let mut marked = false;
         let deleting = meta_str(&object, "deletionTimestamp").to_owned();
         let period = meta_int(&object, "deletionGracePeriodSeconds");
         if !deleting.is_empty() {
@@ -878,6 +892,7 @@ impl Engine {
                             set_meta(&mut object, "deletionTimestamp", &format_time(at));
                             set_meta_int(&mut object, "deletionGracePeriodSeconds", g);
                             graceful = g > 0;
+                            marked = true;
                         }
                         _ => return Ok(Deletion::Pending),
                     }
@@ -889,6 +904,7 @@ impl Engine {
             set_meta_int(&mut object, "deletionGracePeriodSeconds", grace);
             bump_generation(&mut object);
             graceful = grace > 0;
+            marked = true;
         }
         let wanted = self.collector_finalizers(&object, options);
         set_finalizers(&mut object, wanted);
@@ -906,7 +922,11 @@ impl Engine {
             }
             return Ok(Deletion::Update(Box::new(object)));
         }
-        Ok(Deletion::Now)
+        Ok(if marked {
+            Deletion::Mark(Box::new(object))
+        } else {
+            Deletion::Now
+        })
     }
 
     /// The finalizers after the delete options have asked the garbage collector for orphaning or foreground deletion.

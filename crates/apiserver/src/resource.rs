@@ -115,9 +115,14 @@ pub trait Strategy: Send + Sync + 'static {
         None
     }
 
-    /// Whether new objects start with generation 1.
+    /// Whether changes of the object are counted.
     fn has_generation(&self) -> bool {
         false
+    }
+
+    /// Whether new objects start with generation 1.
+    fn starts_generation(&self) -> bool {
+        self.has_generation()
     }
 
     /// Whether a PUT may create.
@@ -259,6 +264,8 @@ pub struct Printer {
     pub columns: &'static [Column],
     /// The cells.
     pub cells: fn(object: &Value, now: i64) -> Vec<Value>,
+    /// Reason and message of a row whose object has come to its end.
+    pub completed: fn(object: &Value) -> Option<(&'static str, &'static str)>,
 }
 
 /// How a subresource is served.

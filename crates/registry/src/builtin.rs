@@ -263,6 +263,11 @@ fn define(config: &Config, found: &'static api::resources::Resource) -> Option<R
             columns: print::columns::columns(found.group, found.version, found.resource)
                 .unwrap_or(print::DEFAULT),
             cells: print::cells(found.group, found.resource),
+            completed: if found.group.is_empty() && found.resource == "pods" {
+                print::pods::completed
+            } else {
+                |_| None
+            },
         },
         subresources,
         review: parts.review,

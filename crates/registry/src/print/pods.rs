@@ -177,6 +177,15 @@ pub fn cells(pod: &Value, now: i64) -> Vec<Value> {
     ]
 }
 
+/// How an ended pod ended.
+pub fn completed(pod: &Value) -> Option<(&'static str, &'static str)> {
+    match pod.text("status.phase") {
+        "Succeeded" => Some(("Succeeded", "The pod has completed successfully.")),
+        "Failed" => Some(("Failed", "The pod failed.")),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

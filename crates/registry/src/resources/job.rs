@@ -777,7 +777,15 @@ impl Strategy for Job {
     }
 
     fn prepare_create(&self, _: &Context<'_>, o: &mut Value) {
+        // Labels that came from the template go on doing so; labels that only happen to be the same cannot be told apart.
+        let shared = same(
+            o.at("metadata.labels"),
+            o.at("spec.template.metadata.labels"),
+        );
         generate_selector(o);
+        if shared {
+            o.remove_at("metadata.labels");
+        }
         labels_from_template(o);
         o.put("status", json!({}));
     }

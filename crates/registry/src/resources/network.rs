@@ -9,7 +9,7 @@ use crate::check::{
     masked, parse_cidr_sloppy, parse_ip_sloppy, path_segment, port_name, port_number, strict_cidr,
     wildcard_subdomain,
 };
-use crate::validate::{Errors, Path, meta};
+use crate::validate::{Errors, Path, meta, shown};
 use crate::value::Tree;
 use crate::warn;
 
@@ -510,44 +510,49 @@ pub fn policy(_: &Config) -> Parts {
 fn validate_cidrs(e: &mut Errors, o: &Value) {
     let path = Path::new("spec").child("cidrs");
     let cidrs = o.texts("spec.cidrs");
+    let shown = o.at("spec.cidrs").clone();
     if cidrs.is_empty() {
         e.required(&path, "at least one CIDR required");
         return;
     }
     if cidrs.len() > 2 {
-        e.invalid(
-            &path,
-            o.at("spec.cidrs").clone(),
-            "may only hold up to 2 values",
-        );
+        let spec = shown::internal("networking.k8s.io/v1", "ServiceCIDRSpec", o.at("spec"));
+        e.invalid_shown(&path, &spec, "may only hold up to 2 values");
         return;
     }
+    let mut good = true;
     for (i, c) in cidrs.iter().enumerate() {
-        strict_cidr(e, &path.index(i), c);
+        good &= strict_cidr(e, &path.index(i), c);
     }
+    let six = |c: &str| crate::check::is_ipv6(c.split('/').next().unwrap_or_default());
     if let [a, b] = cidrs[..]
-        && crate::check::is_ipv6(a.split('/').next().unwrap_or_default())
-            == crate::check::is_ipv6(b.split('/').next().unwrap_or_default())
+        && good
+        && six(a) == six(b)
     {
         e.invalid(
             &path,
-            o.at("spec.cidrs").clone(),
-            "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/96",
+            shown,
+            "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64",
         );
     }
 }
 
+/// A range stays; a second one of the other family may join it.
 fn change_cidrs(e: &mut Errors, o: &Value, old: &Value) {
     let path = Path::new("spec").child("cidrs");
     let (new, was) = (o.texts("spec.cidrs"), old.texts("spec.cidrs"));
-    if new.len() == was.len() || (was.len() == 1 && new.len() == 2) {
-        for (i, (n, w)) in new.iter().zip(&was).enumerate() {
-            if n != w {
-                e.invalid(&path.index(i), *n, "field is immutable");
-            }
-        }
-    } else {
+    let grown = was.len() == 1 && new.len() == 2;
+    if new.len() != was.len() && !grown {
         e.invalid(&path, o.at("spec.cidrs").clone(), "field is immutable");
+        return;
+    }
+    for (i, (n, w)) in new.iter().zip(&was).enumerate() {
+        if n != w {
+            e.invalid(&path.index(i), *n, "field is immutable");
+        }
+    }
+    if grown {
+        validate_cidrs(e, o);
     }
 }
 
@@ -556,7 +561,7 @@ pub fn service_cidr(_: &Config) -> Parts {
     Parts::new(Simple {
         status: true,
         validate: validate_cidrs,
-        change: change_cidrs,
+        update: Some(change_cidrs),
         ..Simple::new(|_| {})
     })
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::split_status;
 use crate::builtin::{Config, Parts};
 use crate::check::{dns1123_label, each, path_segment};
-use crate::validate::{Errors, Path};
+use crate::validate::{Errors, Path, affinity, meta, resources, shown};
 use crate::value::{Tree, same};
 use crate::warn;
 
@@ -48,6 +48,8 @@ pub struct Simple {
     pub generation: bool,
     /// What decides about the next generation besides annotations and the like.
     pub content: fn(&Value) -> &Value,
+    /// Whether new objects have none yet, although the kind counts them.
+    pub late_generation: bool,
     /// Whether there is a status.
     pub status: bool,
     /// Checks a name, if not the usual rule.
@@ -75,6 +77,7 @@ impl Simple {
             status_change: |_, _, _| {},
             generation: false,
             content: |o| o.at("spec"),
+            late_generation: false,
             status: false,
             name: None,
             returns_deleted: false,
@@ -93,6 +96,10 @@ impl Strategy for Simple {
 
     fn default(&self, o: &mut Value) {
         (self.default)(o);
+    }
+
+    fn starts_generation(&self) -> bool {
+        self.generation && !self.late_generation
     }
 
     fn prepare_create(&self, _: &Context<'_>, o: &mut Value) {
@@ -258,6 +265,22 @@ pub fn api_service(_: &Config) -> Parts {
 
 struct RuntimeClass;
 
+/// Tolerations that pods get: none twice.
+fn scheduling_tolerations(e: &mut Errors, path: &Path, o: &Value) {
+    let list = o.list("scheduling.tolerations");
+    affinity::tolerations(e, path, list);
+    let key = |t: &Value| ["key", "operator", "value", "effect"].map(|k| t.text(k).to_owned());
+    for (i, t) in list.iter().enumerate() {
+        if list.iter().take(i).any(|other| key(other) == key(t)) {
+            e.duplicate_shown(
+                &path.index(i),
+                &shown::internal("v1", "Toleration", t),
+                "",
+            );
+        }
+    }
+}
+
 impl Strategy for RuntimeClass {
     fn validate_create(&self, _: &Context<'_>, o: &Value) -> Errors {
         let mut e = Errors::new();
@@ -271,6 +294,20 @@ impl Strategy for RuntimeClass {
                 handler,
                 dns1123_label(handler),
             );
+        }
+        if o.has("overhead") {
+            let limits = serde_json::json!({ "limits": o.at("overhead.podFixed") });
+            let none = std::collections::BTreeSet::new();
+            resources::container(&mut e, &Path::new("overhead"), &limits, &none);
+        }
+        if o.has("scheduling") {
+            let path = Path::new("scheduling");
+            meta::labels(
+                &mut e,
+                &path.child("nodeSelector"),
+                o.at("scheduling.nodeSelector"),
+            );
+            scheduling_tolerations(&mut e, &path.child("tolerations"), o);
         }
         e
     }

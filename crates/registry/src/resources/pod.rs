@@ -248,7 +248,12 @@ impl Strategy for Pod {
     }
 
     fn generation_changed(&self, o: &Value, old: &Value) -> bool {
-        !same(o.at("spec"), old.at("spec"))
+        let (mut now, was) = (o.at("spec").clone(), old.at("spec"));
+        // A binding is no change of what is wanted.
+        if was.text("nodeName").is_empty() {
+            now.copy_at("nodeName", was);
+        }
+        !same(&now, was)
     }
 
     fn validate_create(&self, _: &Context<'_>, o: &Value) -> Errors {

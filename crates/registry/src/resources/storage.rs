@@ -109,6 +109,7 @@ fn change_driver(e: &mut Errors, o: &Value, old: &Value) {
 pub fn driver(_: &Config) -> Parts {
     Parts::new(Simple {
         generation: true,
+        late_generation: true,
         returns_deleted: true,
         unconditional: false,
         validate: validate_driver,

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use apiserver::resource::{Context, Strategy, SubresourceKind};
+use apiserver::resource::{Context, Conversion, Strategy, SubresourceKind};
 use serde_json::{Value, json};
 
 use super::scale::Scale;
@@ -19,6 +19,18 @@ use crate::warn;
 /// A label selector in an error.
 pub fn shown_selector(s: &Value) -> String {
     shown::served("v1", "LabelSelector", s)
+}
+
+/// Whether a selector says what can be asked: operators are known and have the values they need.
+fn convertible(s: &Value) -> bool {
+    s.list("matchExpressions").iter().all(|r| {
+        let values = !r.list("values").is_empty();
+        match r.text("operator") {
+            "In" | "NotIn" => values,
+            "Exists" | "DoesNotExist" => !values,
+            _ => false,
+        }
+    })
 }
 
 /// A map in an error: `null` when absent.
@@ -43,8 +55,12 @@ fn selector(e: &mut Errors, path: &Path, spec: &Value, what: &str) {
     }
 }
 
-fn template_matches(e: &mut Errors, path: &Path, spec: &Value) {
+fn template_matches(e: &mut Errors, path: &Path, spec: &Value, unclear: &str) {
     let s = spec.at("selector");
+    if !convertible(s) {
+        e.invalid_shown(&Path::new("spec").child("selector"), &shown_selector(s), unclear);
+        return;
+    }
     let labels = spec.at("template.metadata.labels");
     let empty = !s.is_null() && meta::selector_is_empty(s);
     if !empty && !meta::selector_matches(s, labels) {
@@ -58,7 +74,7 @@ fn template_matches(e: &mut Errors, path: &Path, spec: &Value) {
 
 /// The template of a controller that keeps its pods running.
 fn always_template(e: &mut Errors, path: &Path, spec: &Value, kind: &str) {
-    template_matches(e, path, spec);
+    template_matches(e, path, spec, "invalid label selector");
     pod_spec::template(e, path, spec.at("template"));
     always(e, path, spec.at("template.spec"), kind);
 }
@@ -108,7 +124,8 @@ fn amount(v: &Value) -> i64 {
     match v {
         Value::String(s) => s
             .strip_suffix('%')
-            .and_then(|n| n.parse().ok())
+            .unwrap_or(s)
+            .parse()
             .unwrap_or_default(),
         other => other.as_i64().unwrap_or_default(),
     }
@@ -151,6 +168,10 @@ struct Workload {
     status: fn(&mut Errors, &Value, &Value),
     label: bool,
     replicas_field: bool,
+    /// Whether what may not change is checked before the rest.
+    change_first: bool,
+    /// Whether DELETE answers with the object.
+    returns_deleted: bool,
     /// What to warn of, given the old object on an update.
     warn: fn(&Value, Option<&Value>) -> Vec<String>,
 }
@@ -227,10 +248,19 @@ impl Strategy for Workload {
         if ctx.subresource == "status" {
             (self.status)(&mut e, o, old);
         } else {
+            if self.change_first {
+                (self.change)(&mut e, o, old);
+            }
             (self.validate)(&mut e, o, false);
-            (self.change)(&mut e, o, old);
+            if !self.change_first {
+                (self.change)(&mut e, o, old);
+            }
         }
         e
+    }
+
+    fn returns_deleted(&self) -> bool {
+        self.returns_deleted
     }
 
     fn field_values(&self, o: &Value) -> Vec<(&'static str, String)> {
@@ -373,6 +403,8 @@ pub fn deployment(_: &Config) -> Parts {
         status: deployment_status,
         label: false,
         replicas_field: false,
+        change_first: false,
+        returns_deleted: false,
         warn: named_warnings,
     })
     .sub("scale", scale(false))
@@ -430,6 +462,8 @@ pub fn replica_set(_: &Config) -> Parts {
         status: replica_set_status,
         label: false,
         replicas_field: true,
+        change_first: false,
+        returns_deleted: false,
         warn: named_warnings,
     })
     .fields(&["status.replicas"])
@@ -480,6 +514,8 @@ pub fn replication_controller(_: &Config) -> Parts {
         status: replica_set_status,
         label: false,
         replicas_field: true,
+        change_first: false,
+        returns_deleted: true,
         warn: named_warnings,
     })
     .fields(&["status.replicas"])
@@ -614,7 +650,7 @@ fn validate_stateful_set(e: &mut Errors, o: &Value, create: bool) {
     }
     selector(e, &path.child("selector"), spec, "statefulset");
     let t = path.child("template");
-    template_matches(e, &t, spec);
+    template_matches(e, &t, spec, "");
     let template = stateful_template(spec);
     pod_spec::template(e, &t, &template);
     let m = template.at("metadata");
@@ -642,7 +678,15 @@ fn stateful_change(e: &mut Errors, o: &Value, old: &Value) {
     ] {
         munged.copy_at(key, old.at("spec"));
     }
-    if !same(&munged, old.at("spec")) {
+    let mut before = old.at("spec").clone();
+    // What every claim template is says nothing.
+    for spec in [&mut munged, &mut before] {
+        for c in spec.list_mut("volumeClaimTemplates") {
+            c.remove_at("kind");
+            c.remove_at("apiVersion");
+        }
+    }
+    if !same(&munged, &before) {
         e.forbidden(&Path::new("spec"), "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden");
     }
 }
@@ -681,18 +725,38 @@ fn stateful_status(e: &mut Errors, o: &Value, old: &Value) {
     collision_count(e, o, old);
 }
 
+/// What a claim template is is not stored with it.
+const CLAIM_TEMPLATES: &[(&str, Conversion)] = &[(
+    "apps/v1",
+    Conversion {
+        from_storage: |o| {
+            for c in o.list_mut("spec.volumeClaimTemplates") {
+                c.put("kind", "PersistentVolumeClaim");
+                c.put("apiVersion", "v1");
+            }
+        },
+        to_storage: |_| {},
+    },
+)];
+
 /// StatefulSets.
 pub fn stateful_set(_: &Config) -> Parts {
-    Parts::new(Workload {
+    let parts = Parts::new(Workload {
         default: default_stateful_set,
         validate: validate_stateful_set,
         change: stateful_change,
         status: stateful_status,
         label: true,
         replicas_field: false,
+        change_first: false,
+        returns_deleted: false,
         warn: stateful_warnings,
     })
-    .sub("scale", scale(false))
+    .sub("scale", scale(false));
+    Parts {
+        conversions: CLAIM_TEMPLATES,
+        ..parts
+    }
 }
 
 fn default_daemon_set(o: &mut Value) {
@@ -741,9 +805,7 @@ fn validate_daemon_set(e: &mut Errors, o: &Value, _: bool) {
     let s = spec.at("selector");
     meta::selector(e, &path.child("selector"), s);
     let t = path.child("template");
-    if !s.is_null() && !meta::selector_matches(s, spec.at("template.metadata.labels"))
-        || s.is_null()
-    {
+    if convertible(s) && !meta::selector_matches(s, spec.at("template.metadata.labels")) {
         e.invalid_shown(
             &t.child("metadata").child("labels"),
             &shown_map(spec.at("template.metadata.labels")),
@@ -807,6 +869,8 @@ pub fn daemon_set(_: &Config) -> Parts {
         status: daemon_status,
         label: false,
         replicas_field: false,
+        change_first: true,
+        returns_deleted: false,
         warn: daemon_warnings,
     }))
 }

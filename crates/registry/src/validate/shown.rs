@@ -7,7 +7,7 @@ use wire::schema::{Field, Message, Type, flag};
 
 /// The JSON of a value of a served type, in field order.
 pub fn served(api_version: &str, kind: &str, value: &Value) -> String {
-    match api::schema::message(api_version, kind) {
+    match api::schema::message(api_version, kind).filter(|_| !value.is_null()) {
         Some(m) => Ordered::Object(served_tree(m, value)).to_json(None, 0),
         None => value.to_string(),
     }
@@ -75,6 +75,7 @@ pub fn internal_value(ty: Type, flags: u16, v: &Value) -> Ordered {
         Type::Message(_) | Type::Time | Type::MicroTime if pointer && v.is_null() => {
             Ordered::Leaf(Value::Null)
         }
+        Type::Message(m) if m.name == "PodSpec" => super::pod_update::internal_spec(v),
         Type::Message(m) if SHARED.contains(&m.name) => Ordered::Object(served_tree(m, v)),
         Type::Message(m) => {
             Ordered::Object(m.fields.iter().flat_map(|f| internal_field(f, v)).collect())
