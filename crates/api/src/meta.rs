@@ -160,6 +160,28 @@ pub fn validate_annotations(annotations: Option<&Value>, path: &Path) -> ErrorLi
     errors
 }
 
+/// An owner reference in the order of its fields.
+fn shown_owner(r: &Value) -> String {
+    let parts: Vec<String> = [
+        "apiVersion",
+        "kind",
+        "name",
+        "uid",
+        "controller",
+        "blockOwnerDeletion",
+    ]
+    .iter()
+    .filter_map(|k| Some(format!("\"{k}\":{}", r.get(k)?)))
+    .collect();
+    format!("{{{}}}", parts.join(","))
+}
+
+fn shown_owners(all: Option<&Value>) -> String {
+    let list = all.and_then(Value::as_array);
+    let shown: Vec<String> = list.into_iter().flatten().map(shown_owner).collect();
+    format!("[{}]", shown.join(","))
+}
+
 fn validate_owner_references(meta: &Value, path: &Path, errors: &mut ErrorList) {
     let mut controller: Option<String> = None;
     let all = meta.get("ownerReferences");
@@ -181,18 +203,18 @@ fn validate_owner_references(meta: &Value, path: &Path, errors: &mut ErrorList) 
             }
         }
         if (group, version, kind) == ("", "v1", "Event") {
-            errors.invalid(
+            errors.invalid_shown(
                 path,
-                r.clone(),
+                &shown_owner(r),
                 "/v1, Kind=Event is disallowed from being an owner",
             );
         }
         if r.get("controller").and_then(Value::as_bool) == Some(true) {
             let this = format!("{kind}/{name}");
             match &controller {
-                Some(first) => errors.invalid(
+                Some(first) => errors.invalid_shown(
                     path,
-                    all.cloned().unwrap_or_default(),
+                    &shown_owners(all),
                     &format!(
                         "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}"
                     ),

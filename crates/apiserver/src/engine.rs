@@ -15,6 +15,7 @@ use auth::UserInfo;
 use rand::Rng;
 use serde_json::{Map, Value};
 use storage::{Expect, KeyValue, Revision, Written};
+use wire::schema::{Message, Type, flag};
 
 use crate::cache::store_error;
 use crate::codec::{self, meta_mut, meta_str, set_meta};
@@ -341,12 +342,13 @@ impl Engine {
     }
 
     fn invalid(&self, r: &Request<'_>, object: &Value, errors: &ErrorList) -> Status {
-        Status::invalid(
-            &r.served.def.group,
-            &r.served.def.kind,
-            meta_str(object, "name"),
-            errors,
-        )
+        let def = &r.served.def;
+        // Errors name the group in which the kind is at home.
+        let home = def.storage.as_ref().map(|s| s.api_version.as_str());
+        let group = home.map_or(def.group.as_str(), |v| {
+            v.split_once('/').map_or("", |(g, _)| g)
+        });
+        Status::invalid(group, &def.kind, meta_str(object, "name"), errors)
     }
 
     /// Creates an object. Returns it with its resourceVersion (none in a dry run).
@@ -388,7 +390,6 @@ impl Engine {
                 "deletionTimestamp",
                 "deletionGracePeriodSeconds",
                 "selfLink",
-                "generation",
             ] {
                 m.remove(k);
             }
@@ -426,7 +427,7 @@ impl Engine {
             set_meta_int(&mut object, "generation", 1);
         }
         let reservation = def.strategy.begin_write(&ctx, &mut object, None).await?;
-        let mut errors = crate::meta::validate(&*def.strategy, def.namespaced, &object);
+        let mut errors = crate::meta::validate(&def, &object);
         errors.extend(def.strategy.validate_create(&ctx, &object));
         if !errors.is_empty() {
             return Err(self.invalid(r, &object, &errors));
@@ -624,7 +625,7 @@ impl Engine {
         self.prepare_update(&**strategy, &ctx, &mut object, &old);
         crate::meta::keep_times(&mut object, &old);
         let reservation = strategy.begin_write(&ctx, &mut object, Some(&old)).await?;
-        let mut errors = crate::meta::validate_update(&**strategy, def.namespaced, &object, &old);
+        let mut errors = crate::meta::validate_update(&def, &object, &old);
         errors.extend(strategy.validate_update(&ctx, &object, &old));
         if !errors.is_empty() {
             return Err(self.invalid(r, &object, &errors));
@@ -870,6 +871,12 @@ impl Engine {
         let mut object = old.clone();
         let ctx = self.context(r, r.name);
         strategy.begin_delete(&ctx, &mut object).await?;
+        if let Some(warning) = strategy.orphan_warning()
+            && options.orphan.is_none()
+            && options.policy.is_none()
+        {
+            ctx.warn(warning.to_owned());
+        }
         let mut graceful = false;
         let mut marked = false;
         let deleting = meta_str(&object, "deletionTimestamp").to_owned();
@@ -906,9 +913,12 @@ impl Engine {
             graceful = grace > 0;
             marked = true;
         }
-        let wanted = self.collector_finalizers(&object, options);
+        let wanted = self.collector_finalizers(&**strategy, &object, options);
         set_finalizers(&mut object, wanted);
-        let pending = !finalizers(&object).is_empty() || strategy.keeps(&object);
+        let first = meta_str(old, "deletionTimestamp").is_empty();
+        let pending = !finalizers(&object).is_empty()
+            || strategy.keeps(&object)
+            || first && strategy.marks_first();
         if graceful {
             return Ok(Deletion::Update(Box::new(object)));
         }
@@ -917,7 +927,7 @@ impl Engine {
                 bump_generation(&mut object);
                 set_meta(&mut object, "deletionTimestamp", r.now);
             }
-            if !strategy.keeps(&object) {
+            if !strategy.keeps(&object) && !strategy.marks_first() {
                 set_meta_int(&mut object, "deletionGracePeriodSeconds", 0);
             }
             return Ok(Deletion::Update(Box::new(object)));
@@ -930,7 +940,12 @@ impl Engine {
     }
 
     /// The finalizers after the delete options have asked the garbage collector for orphaning or foreground deletion.
-    fn collector_finalizers(&self, object: &Value, options: &DeleteOptions) -> Vec<String> {
+    fn collector_finalizers(
+        &self,
+        strategy: &dyn Strategy,
+        object: &Value,
+        options: &DeleteOptions,
+    ) -> Vec<String> {
         let present = finalizers(object);
         let has = |f: &str| present.iter().any(|p| p == f);
         let (orphan, foreground) = match (options.orphan, options.policy) {
@@ -938,7 +953,10 @@ impl Engine {
             (None, Some(Propagation::Orphan)) => (true, false),
             (None, Some(Propagation::Foreground)) => (false, true),
             (None, Some(Propagation::Background)) => (false, false),
-            (None, None) => (has("orphan"), has("foregroundDeletion")),
+            (None, None) if has("orphan") || has("foregroundDeletion") => {
+                (has("orphan"), has("foregroundDeletion"))
+            }
+            (None, None) => (strategy.orphans_by_default(), false),
         };
         let mut out: Vec<String> = present
             .iter()
@@ -978,6 +996,53 @@ fn finish(def: &crate::resource::ResourceDef, object: &mut Value, revision: Revi
         &def.kind,
     );
     set_meta(object, "resourceVersion", &revision.to_string());
+    // Stored bytes do not tell an empty list from none.
+    if def.storage.as_ref().is_some_and(|s| !s.json) {
+        drop_empty(def.schema, object);
+    }
+}
+
+/// Empty lists and maps become what they are when read again.
+fn drop_empty(schema: &Message, object: &mut Value) {
+    let Some(map) = object.as_object_mut() else {
+        return;
+    };
+    for f in schema.fields {
+        if let (true, Type::Message(inner)) = (f.is(flag::INLINE), f.ty) {
+            let mut rest = Value::Object(std::mem::take(map));
+            drop_empty(inner, &mut rest);
+            if let Value::Object(rest) = rest {
+                *map = rest;
+            }
+            continue;
+        }
+        let Some(v) = map.get_mut(f.json) else {
+            continue;
+        };
+        match f.ty {
+            Type::Message(m) => drop_empty(m, v),
+            Type::List(Type::Message(m)) | Type::Map(Type::Message(m)) => match v {
+                Value::Array(list) if !list.is_empty() => {
+                    list.iter_mut().for_each(|v| drop_empty(m, v));
+                }
+                Value::Object(all) if !all.is_empty() => {
+                    all.values_mut().for_each(|v| drop_empty(m, v));
+                }
+                _ => *v = Value::Null,
+            },
+            Type::List(_) | Type::Map(_) => {
+                let empty = v.as_array().is_some_and(Vec::is_empty)
+                    || v.as_object().is_some_and(Map::is_empty);
+                if empty {
+                    *v = Value::Null;
+                }
+            }
+            _ => continue,
+        }
+        if v.is_null() && (f.is(flag::OMITEMPTY) || f.is(flag::OMITZERO)) {
+            map.remove(f.json);
+        }
+    }
 }
 
 /// The answer of a finished delete.

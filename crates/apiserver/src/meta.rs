@@ -2,13 +2,13 @@
 
 use api::field::{ErrorList, Path};
 use api::meta::{validate_object_meta, validate_object_meta_update};
-use api::validate::{NameFn, name_is_dns_subdomain};
+use api::validate::{NameFn, name_is_dns_subdomain, path_segment_name, path_segment_prefix};
 use patch::ssa::Actor;
 use serde_json::{Map, Value};
 use wire::schema::Message;
 
 use crate::core::Served;
-use crate::resource::Strategy;
+use crate::resource::ResourceDef;
 
 /// Applies the schema's default markers.
 pub fn apply_defaults(schema: &'static Message, object: &mut Value) {
@@ -22,11 +22,31 @@ fn any_name(_: &str, _: bool) -> Vec<String> {
     Vec::new()
 }
 
-fn check(strategy: &dyn Strategy, namespaced: bool, object: &Value) -> ErrorList {
+fn finalizers(errors: &mut ErrorList, object: &Value) {
+    let path = Path::new("metadata").child("finalizers");
+    let list = object
+        .pointer("/metadata/finalizers")
+        .and_then(Value::as_array);
+    for (i, f) in list
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .enumerate()
+    {
+        if !f.contains('/') && !STANDARD_FINALIZERS.contains(&f) {
+            let why = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.invalid(&path.index(i), f, why);
+        }
+    }
+}
+
+/// What a kind's own validation says about metadata.
+fn own(def: &ResourceDef, object: &Value) -> ErrorList {
+    let strategy = &*def.strategy;
     let path = Path::new("metadata");
     let mut errors = ErrorList::new();
-    let own = strategy.validate_name("x", false).is_some();
-    if own {
+    let named = strategy.validate_name("x", false).is_some();
+    if named {
         for (key, prefix) in [("generateName", true), ("name", false)] {
             let value = object
                 .get("metadata")
@@ -41,42 +61,54 @@ fn check(strategy: &dyn Strategy, namespaced: bool, object: &Value) -> ErrorList
             }
         }
     }
-    let rule: NameFn = if own { any_name } else { name_is_dns_subdomain };
-    errors.extend(validate_object_meta(object, namespaced, rule, &path));
-    let finalizers = object
-        .pointer("/metadata/finalizers")
-        .and_then(Value::as_array);
-    for (i, f) in finalizers
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .enumerate()
-    {
-        if !f.contains('/') && !STANDARD_FINALIZERS.contains(&f) {
-            let why = "name is neither a standard finalizer name nor is it fully qualified";
-            errors.invalid(&path.child("finalizers").index(i), f, why);
-        }
+    let rule: NameFn = if named {
+        any_name
+    } else {
+        name_is_dns_subdomain
+    };
+    errors.extend(validate_object_meta(object, def.namespaced, rule, &path));
+    if def.meta.finalizers {
+        finalizers(&mut errors, object);
     }
     errors
 }
 
-/// What is wrong with a new object's metadata.
-pub fn validate(strategy: &dyn Strategy, namespaced: bool, object: &Value) -> ErrorList {
-    check(strategy, namespaced, object)
+/// What every kind's metadata has to satisfy: a name that can be a segment of a path, and all but the name.
+fn common(def: &ResourceDef, object: &Value) -> ErrorList {
+    let rule: NameFn = |name, prefix| {
+        if prefix {
+            path_segment_prefix(name)
+        } else {
+            path_segment_name(name)
+        }
+    };
+    validate_object_meta(object, def.namespaced, rule, &Path::new("metadata"))
 }
 
-/// What is wrong with a changed object's metadata.
-pub fn validate_update(
-    strategy: &dyn Strategy,
-    namespaced: bool,
-    object: &Value,
-    old: &Value,
-) -> ErrorList {
-    // Upstream checks the change once for all resources and once more in each of them; both show in the causes.
-    let changed = || validate_object_meta_update(object, old, &Path::new("metadata"));
-    let mut errors = changed();
-    errors.extend(check(strategy, namespaced, object));
-    errors.extend(changed());
+/// What is wrong with a new object's metadata.
+pub fn validate(def: &ResourceDef, object: &Value) -> ErrorList {
+    if def.meta.on_create {
+        own(def, object)
+    } else {
+        common(def, object)
+    }
+}
+
+/// What is wrong with a changed object's metadata. Each check that upstream makes tells its errors, the same error
+/// maybe several times.
+pub fn validate_update(def: &ResourceDef, object: &Value, old: &Value) -> ErrorList {
+    let path = Path::new("metadata");
+    let mut errors = common(def, object);
+    errors.extend(validate_object_meta_update(object, old, &path));
+    for _ in 0..def.meta.updates {
+        errors.extend(validate_object_meta_update(object, old, &path));
+        if def.meta.finalizers {
+            finalizers(&mut errors, object);
+        }
+    }
+    for _ in 0..def.meta.full {
+        errors.extend(own(def, object));
+    }
     errors
 }
 

@@ -179,6 +179,21 @@ pub trait Strategy: Send + Sync + 'static {
         false
     }
 
+    /// Whether what belongs to a deleted object stays unless the request says otherwise.
+    fn orphans_by_default(&self) -> bool {
+        false
+    }
+
+    /// Whether a first delete only marks the object and a second one removes it.
+    fn marks_first(&self) -> bool {
+        false
+    }
+
+    /// What a delete that does not say what becomes of the rest is warned of.
+    fn orphan_warning(&self) -> Option<&'static str> {
+        None
+    }
+
     /// After an object is gone from the store (release of allocations).
     fn after_delete(&self, object: &Value) {
         let _ = object;
@@ -418,6 +433,31 @@ pub struct Conversion {
     pub to_storage: fn(&mut Value),
 }
 
+/// How often a kind's validation looks at the metadata: every look tells its errors again.
+#[derive(Clone, Copy, Debug)]
+pub struct MetaChecks {
+    /// Whether the kind itself looks at new objects' metadata, the name included.
+    pub on_create: bool,
+    /// Comparisons with the old metadata, beyond the one that every kind gets.
+    pub updates: u8,
+    /// Checks of changed metadata as if it were new.
+    pub full: u8,
+    /// Whether finalizers without a domain have to be known ones.
+    pub finalizers: bool,
+}
+
+impl MetaChecks {
+    /// With the checks of `finalizers`.
+    pub const fn new(updates: u8, full: u8) -> MetaChecks {
+        MetaChecks {
+            on_create: true,
+            updates,
+            full,
+            finalizers: true,
+        }
+    }
+}
+
 /// One resource in one version.
 #[derive(Clone)]
 pub struct ResourceDef {
@@ -457,4 +497,6 @@ pub struct ResourceDef {
     pub subresources: Vec<Subresource>,
     /// For resources that are only posted: the handler of POST (TokenReview, SubjectAccessReview, …).
     pub review: Option<Arc<dyn ActionSubresource>>,
+    /// How often metadata is checked.
+    pub meta: MetaChecks,
 }

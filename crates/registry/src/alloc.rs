@@ -37,12 +37,9 @@ pub enum Error {
     /// The address is taken.
     #[error("provided IP is already allocated")]
     AddressTaken,
-    /// No range holds the address.
+    /// No range holds the address, or it is that of the network itself or the broadcast one.
     #[error("the provided network does not match the current range")]
     OtherNetwork,
-    /// The network or broadcast address.
-    #[error("the provided IP ({0}) is not in the valid range. The range of valid IPs is {1}")]
-    NotUsable(IpAddr, String),
     /// The port is taken.
     #[error("provided port is already allocated")]
     PortTaken,
@@ -183,7 +180,7 @@ pub async fn take(
         .find(|r| r.contains(ip))
         .ok_or(Error::OtherNetwork)?;
     if !range.is_usable(ip) {
-        return Err(Error::NotUsable(ip, range.text()));
+        return Err(Error::OtherNetwork);
     }
     if claim(store, ip, parent).await? {
         Ok(())

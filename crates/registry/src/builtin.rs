@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use apiserver::resource::{
-    ActionSubresource, Conversion, Printer, ResourceDef, StorageDef, Strategy, Subresource,
-    SubresourceKind,
+    ActionSubresource, Conversion, MetaChecks, Printer, ResourceDef, StorageDef, Strategy,
+    Subresource, SubresourceKind,
 };
 use storage::SharedStore;
 
@@ -271,7 +271,42 @@ fn define(config: &Config, found: &'static api::resources::Resource) -> Option<R
         },
         subresources,
         review: parts.review,
+        meta: meta_checks(found.group, found.resource),
     })
+}
+
+/// How often each kind's validation looks at metadata.
+fn meta_checks(group: &str, resource: &str) -> MetaChecks {
+    let plain = |updates, full| MetaChecks {
+        finalizers: false,
+        ..MetaChecks::new(updates, full)
+    };
+    match (group, resource) {
+        ("policy", "poddisruptionbudgets") => MetaChecks {
+            on_create: false,
+            ..plain(0, 0)
+        },
+        ("coordination.k8s.io", _) => plain(1, 0),
+        ("node.k8s.io", _) => plain(1, 1),
+        ("admissionregistration.k8s.io", _) => plain(0, 1),
+        ("apps", "controllerrevisions") => MetaChecks::new(2, 1),
+        ("", "services" | "resourcequotas" | "podtemplates" | "replicationcontrollers")
+        | ("apps" | "autoscaling" | "scheduling.k8s.io", _)
+        | ("batch", "cronjobs")
+        | ("networking.k8s.io", "networkpolicies")
+        | ("storage.k8s.io", "csidrivers") => MetaChecks::new(1, 0),
+        ("", "limitranges" | "persistentvolumes")
+        | ("discovery.k8s.io" | "flowcontrol.apiserver.k8s.io", _)
+        | ("storage.k8s.io", "csinodes" | "volumeattachments") => MetaChecks::new(
+            0,
+            if resource == "persistentvolumes" {
+                2
+            } else {
+                1
+            },
+        ),
+        _ => MetaChecks::new(1, 1),
+    }
 }
 
 fn subresource(found: &'static api::resources::Subresource, parts: &Parts) -> Option<Subresource> {

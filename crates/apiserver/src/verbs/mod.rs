@@ -70,7 +70,9 @@ impl Call {
 
     async fn dispatch(&self, request: http::Request<Incoming>) -> Result<Response, Status> {
         let def = &self.served.def;
-        self.warn(def.strategy.deprecated().map(str::to_owned));
+        if self.info.subresource.is_empty() {
+            self.warn(def.strategy.deprecated().map(str::to_owned));
+        }
         self.route()?;
         if !self.info.subresource.is_empty() {
             return self.subresource(request).await;

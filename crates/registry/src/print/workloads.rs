@@ -268,6 +268,11 @@ fn metrics(o: &Value) -> String {
 }
 
 fn autoscaler(o: &Value, now: i64) -> Vec<Value> {
+    let mut stored = o.clone();
+    if o.text("apiVersion") == "autoscaling/v1" {
+        crate::resources::autoscaler::from_v1(&mut stored);
+    }
+    let o = &stored;
     let min = o
         .int_opt("spec.minReplicas")
         .map_or("<unset>".to_owned(), |n| n.to_string());

@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 
 use super::plain::Simple;
 use crate::builtin::{Config, Parts};
-use crate::check::{each, path_segment};
-use crate::validate::{Errors, Path};
+use crate::check::{dns1123_label, each, non_negative, path_segment};
+use crate::quant;
+use crate::validate::{Errors, Path, resources};
 use crate::value::Tree;
 
 const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
@@ -301,7 +302,7 @@ fn to_v1(o: &mut Value) {
     }
 }
 
-fn from_v1(o: &mut Value) {
+pub fn from_v1(o: &mut Value) {
     let percent = o
         .remove_at("spec.targetCPUUtilizationPercentage")
         .and_then(|v| v.as_i64());
@@ -339,35 +340,309 @@ static CONVERSIONS: [(&str, Conversion); 1] = [(
     },
 )];
 
-fn validate(e: &mut Errors, o: &Value) {
-    let (spec, path) = (o.at("spec"), Path::new("spec"));
+/// The spec as the stored version has it.
+fn spec_of(o: &Value) -> Value {
+    let mut o = o.clone();
+    if o.text("apiVersion") == "autoscaling/v1" {
+        from_v1(&mut o);
+    }
+    o.at("spec").clone()
+}
+
+/// What a reference to another object may leave out.
+#[derive(Clone, Copy, PartialEq)]
+enum Version {
+    Any,
+    Optional,
+    Needed,
+}
+
+fn reference(e: &mut Errors, path: &Path, r: &Value, version: Version) {
+    for key in ["kind", "name"] {
+        match r.text(key) {
+            "" => e.required(&path.child(key), ""),
+            v => each(e, &path.child(key), v, path_segment(v)),
+        }
+    }
+    let v = r.text("apiVersion");
+    if let Some(why) = bad_version(v, version) {
+        e.invalid(&path.child("apiVersion"), v, &why);
+    }
+}
+
+fn bad_version(v: &str, version: Version) -> Option<String> {
+    if version == Version::Any {
+        None
+    } else if v.matches('/').count() > 1 {
+        Some(format!("unexpected GroupVersion string: {v}"))
+    } else if version == Version::Needed && v.split_once('/').is_none_or(|(g, _)| g.is_empty()) {
+        Some("apiVersion must specify API group".into())
+    } else {
+        None
+    }
+}
+
+fn target(e: &mut Errors, path: &Path, t: &Value) {
+    let p = path.child("type");
+    let kind = t.text("type");
+    if kind.is_empty() {
+        e.required(&p, "must specify a metric target type");
+    }
+    if !["Utilization", "Value", "AverageValue"].contains(&kind) {
+        e.invalid(
+            &p,
+            kind,
+            "must be either Utilization, Value, or AverageValue",
+        );
+    }
+    for key in ["value", "averageValue"] {
+        let q = quant::of(t.at(key));
+        if t.has(key) && !q.is_positive() {
+            e.invalid(&path.child(key), q.to_string(), "must be positive");
+        }
+    }
+    if let Some(n) = t.int_opt("averageUtilization").filter(|n| *n < 1) {
+        e.invalid(
+            &path.child("averageUtilization"),
+            n,
+            "must be greater than 0",
+        );
+    }
+}
+
+fn identifier(e: &mut Errors, path: &Path, m: &Value) {
+    match m.text("name") {
+        "" => e.required(&path.child("name"), "must specify a metric name"),
+        name => each(e, &path.child("name"), name, path_segment(name)),
+    }
+}
+
+/// The fields of the sources, in the order of the checks.
+const SOURCES: [(&str, &str); 5] = [
+    ("object", "Object"),
+    ("external", "External"),
+    ("pods", "Pods"),
+    ("resource", "Resource"),
+    ("containerResource", "ContainerResource"),
+];
+const TYPES: [&str; 5] = [
+    "ContainerResource",
+    "External",
+    "Object",
+    "Pods",
+    "Resource",
+];
+
+fn metric_source(e: &mut Errors, path: &Path, key: &str, s: &Value, version: Version) {
+    let t = s.at("target");
+    let at = path.child("target");
+    if key == "object" {
+        reference(
+            e,
+            &path.child("describedObject"),
+            s.at("describedObject"),
+            version,
+        );
+    }
+    match key {
+        "object" | "external" | "pods" => identifier(e, &path.child("metric"), s.at("metric")),
+        _ => match s.text("name") {
+            "" => e.required(&path.child("name"), "must specify a resource name"),
+            name if key == "containerResource" => {
+                resources::container_resource_name(e, &path.child("name"), name);
+            }
+            _ => {}
+        },
+    }
+    if key == "containerResource" {
+        match s.text("container") {
+            "" => e.required(&path.child("container"), "must specify a container"),
+            c => each(e, &path.child("container"), c, dns1123_label(c)),
+        }
+    }
+    target(e, &at, t);
+    let (value, average) = (t.has("value"), t.has("averageValue"));
+    match key {
+        "object" if !value && !average => e.required(
+            &at.child("averageValue"),
+            "must set either a target value or averageValue",
+        ),
+        "external" if !value && !average => e.required(
+            &at.child("averageValue"),
+            "must set either a target value for metric or a per-pod target",
+        ),
+        "external" if value && average => e.forbidden(
+            &at.child("value"),
+            "may not set both a target value for metric and a per-pod target",
+        ),
+        "pods" if !average => e.required(
+            &at.child("averageValue"),
+            "must specify a positive target averageValue",
+        ),
+        "resource" | "containerResource" => match (t.has("averageUtilization"), average) {
+            (false, false) => e.required(
+                &at.child("averageUtilization"),
+                "must set either a target raw value or a target utilization",
+            ),
+            (true, true) => e.forbidden(
+                &at.child("averageValue"),
+                "may not set both a target raw value and a target utilization",
+            ),
+            _ => {}
+        },
+        _ => {}
+    }
+}
+
+fn metric(e: &mut Errors, path: &Path, m: &Value, version: Version) {
+    let kind = m.text("type");
+    let p = path.child("type");
+    if kind.is_empty() {
+        e.required(&p, "must specify a metric source type");
+    }
+    let known = SOURCES.iter().find(|(_, k)| *k == kind);
+    if known.is_none() {
+        e.not_supported(&p, kind, &TYPES);
+    }
+    let present: Vec<&str> = SOURCES
+        .iter()
+        .map(|(key, _)| *key)
+        .filter(|key| m.has(key))
+        .collect();
+    if let Some(first) = present.first() {
+        metric_source(e, &path.child(first), first, m.at(first), version);
+    }
+    match known {
+        Some((key, _)) if !m.has(key) => e.required(
+            &path.child(key),
+            "must populate information for the given metric source",
+        ),
+        Some(_) => {}
+        None => e.not_supported(&p, kind, &TYPES),
+    }
+    if present.len() != 1 {
+        let expected = known.map(|(key, _)| *key);
+        for key in present.iter().filter(|k| Some(**k) != expected) {
+            e.forbidden(
+                &path.child(key),
+                "must populate the given metric source only",
+            );
+        }
+    }
+}
+
+/// The longest window and period, in seconds.
+const MAX_WINDOW: i64 = 3600;
+const MAX_PERIOD: i64 = 1800;
+
+fn scaling(e: &mut Errors, path: &Path, r: &Value) {
+    if r.is_null() {
+        return;
+    }
+    if let Some(n) = r.int_opt("stabilizationWindowSeconds") {
+        let p = path.child("stabilizationWindowSeconds");
+        if n < 0 {
+            e.invalid(&p, n, "must be greater than or equal to zero");
+        }
+        if n > MAX_WINDOW {
+            e.invalid(&p, n, "must be less than or equal to 3600");
+        }
+    }
+    if let Some(s) = r.text_opt("selectPolicy")
+        && !["Disabled", "Max", "Min"].contains(&s)
+    {
+        e.not_supported(&path.child("selectPolicy"), s, &["Disabled", "Max", "Min"]);
+    }
+    let policies = path.child("policies");
+    if r.list("policies").is_empty() {
+        e.required(&policies, "must specify at least one Policy");
+    }
+    for (i, x) in r.list("policies").iter().enumerate() {
+        let p = policies.index(i);
+        if !["Pods", "Percent"].contains(&x.text("type")) {
+            e.not_supported(&p.child("type"), x.text("type"), &["Percent", "Pods"]);
+        }
+        for key in ["value", "periodSeconds"] {
+            if x.int(key) <= 0 {
+                e.invalid(&p.child(key), x.int(key), "must be greater than zero");
+            }
+        }
+        if x.int("periodSeconds") > MAX_PERIOD {
+            e.invalid(
+                &p.child("periodSeconds"),
+                x.int("periodSeconds"),
+                "must be less than or equal to 1800",
+            );
+        }
+    }
+    if r.has("tolerance") {
+        let q = quant::of(r.at("tolerance"));
+        if q.is_negative() {
+            e.invalid(
+                &path.child("tolerance"),
+                q.to_string(),
+                "must be greater than or equal to 0",
+            );
+        }
+    }
+}
+
+fn validate_spec(e: &mut Errors, spec: &Value, old: Option<&Value>) {
+    let path = Path::new("spec");
+    let lowest = i64::from(old.is_none_or(|o| o.int_opt("minReplicas") != Some(0)));
     let (min, max) = (spec.int_opt("minReplicas"), spec.int("maxReplicas"));
-    if let Some(n) = min.filter(|n| *n < 1) {
+    if let Some(n) = min.filter(|n| *n < lowest) {
         e.invalid(
             &path.child("minReplicas"),
             n,
-            "must be greater than or equal to 1",
+            &format!("must be greater than or equal to {lowest}"),
         );
     }
-    if max < 1 {
-        e.invalid(&path.child("maxReplicas"), max, "must be greater than 0");
+    let p = path.child("maxReplicas");
+    if max == 0 {
+        e.required(&p, "must be set and greater than 0");
+    } else if max < 0 {
+        e.invalid(&p, max, "must be greater than or equal to 1");
     }
     if min.is_some_and(|n| max < n) {
-        e.invalid(
-            &path.child("maxReplicas"),
-            max,
-            "must be greater than or equal to `minReplicas`",
-        );
+        e.invalid(&p, max, "must be greater than or equal to `minReplicas`");
     }
-    let target = spec.at("scaleTargetRef");
-    for key in ["kind", "name"] {
-        let (p, v) = (path.child("scaleTargetRef").child(key), target.text(key));
-        if v.is_empty() {
-            e.required(&p, "");
-        } else {
-            each(e, &p, v, path_segment(v));
-        }
+    let scaled = spec.at("scaleTargetRef");
+    let kept =
+        |key: &str| old.is_some_and(|o| o.at("scaleTargetRef").text(key) == scaled.text(key));
+    let version = if kept("apiVersion") && kept("kind") {
+        Version::Any
+    } else if scaled.text("kind") == "ReplicationController" {
+        Version::Optional
+    } else {
+        Version::Needed
+    };
+    reference(e, &path.child("scaleTargetRef"), scaled, version);
+    let bad = |m: &Value| {
+        let v = m.text("object.describedObject.apiVersion");
+        m.text("type") == "Object" && m.has("object") && bad_version(v, Version::Optional).is_some()
+    };
+    let version = if old.is_some_and(|o| o.list("metrics").iter().any(bad)) {
+        Version::Any
+    } else {
+        Version::Optional
+    };
+    let metrics = spec.list("metrics");
+    for (i, m) in metrics.iter().enumerate() {
+        metric(e, &path.child("metrics").index(i), m, version);
     }
+    let from_outside = |m: &Value| ["Object", "External"].contains(&m.text("type"));
+    if min == Some(0) && !metrics.iter().any(from_outside) {
+        e.forbidden(&path.child("metrics"), "must specify at least one Object or External metric to support scaling to zero replicas");
+    }
+    for key in ["scaleUp", "scaleDown"] {
+        let p = path.child("behavior").child(key);
+        scaling(e, &p, spec.at("behavior").at(key));
+    }
+}
+
+fn validate(e: &mut Errors, o: &Value) {
+    validate_spec(e, &spec_of(o), None);
 }
 
 /// Autoscalers.
@@ -377,6 +652,13 @@ pub fn parts(_: &Config) -> Parts {
         ..Parts::new(Simple {
             status: true,
             validate,
+            update: Some(|e, o, old| validate_spec(e, &spec_of(o), Some(&spec_of(old)))),
+            status_change: |e, o, _| {
+                for key in ["currentReplicas", "desiredReplicas"] {
+                    let n = o.at("status").int(key);
+                    non_negative(e, &Path::new("status").child(key), n);
+                }
+            },
             ..Simple::new(default)
         })
     }
@@ -416,6 +698,6 @@ mod tests {
             &mut e,
             &json!({"spec": {"minReplicas": 2, "maxReplicas": 1, "scaleTargetRef": {"kind": "a"}}}),
         );
-        assert_eq!(e.len(), 2);
+        assert_eq!(e.len(), 3);
     }
 }

@@ -30,6 +30,31 @@ fn too_many(message: String, retry_after_seconds: i32) -> Status {
     s
 }
 
+/// The condition that says whether more may be disrupted.
+fn tell_allowed(budget: &mut Value, now: &str) {
+    const KIND: &str = "DisruptionAllowed";
+    let (status, reason) = if budget.int("status.disruptionsAllowed") > 0 {
+        ("True", "SufficientPods")
+    } else {
+        ("False", "InsufficientPods")
+    };
+    let mut all = budget.list("status.conditions").to_vec();
+    let old = all.iter().position(|c| c.text("type") == KIND);
+    let since = old
+        .and_then(|i| all.get(i))
+        .filter(|c| c.text("status") == status)
+        .map_or(now, |c| c.text("lastTransitionTime"));
+    let condition = json!({
+        "type": KIND, "status": status, "reason": reason, "message": "",
+        "observedGeneration": budget.int("status.observedGeneration"), "lastTransitionTime": since,
+    });
+    match old.and_then(|i| all.get_mut(i)) {
+        Some(slot) => *slot = condition,
+        None => all.push(condition),
+    }
+    budget.put("status.conditions", all);
+}
+
 /// What a budget says to one more disruption: the new status, or the refusal.
 fn decrement(budget: &mut Value, pod: &str, now: &str, dry_run: bool) -> Result<(), Status> {
     let name = budget.name().to_owned();
@@ -53,6 +78,7 @@ fn decrement(budget: &mut Value, pod: &str, now: &str, dry_run: bool) -> Result<
         return Err(too_many(refusal(budget), 0));
     }
     budget.put("status.disruptionsAllowed", allowed - 1);
+    tell_allowed(budget, now);
     if !dry_run {
         let mut pods = budget.map("status.disruptedPods").clone();
         pods.insert(pod.to_owned(), now.into());

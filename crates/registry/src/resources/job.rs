@@ -816,6 +816,16 @@ impl Strategy for Job {
         e
     }
 
+    fn orphans_by_default(&self) -> bool {
+        true
+    }
+
+    fn orphan_warning(&self) -> Option<&'static str> {
+        Some(
+            "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning",
+        )
+    }
+
     fn field_values(&self, o: &Value) -> Vec<(&'static str, String)> {
         vec![("status.successful", o.int("status.succeeded").to_string())]
     }

@@ -33,6 +33,10 @@ fn validate(e: &mut Errors, o: &Value) {
 
 #[async_trait]
 impl Strategy for Namespace {
+    fn marks_first(&self) -> bool {
+        true
+    }
+
     fn returns_deleted(&self) -> bool {
         true
     }

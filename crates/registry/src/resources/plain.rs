@@ -58,6 +58,8 @@ pub struct Simple {
     pub returns_deleted: bool,
     /// Whether a PUT without resourceVersion overwrites whatever is there.
     pub unconditional: bool,
+    /// Whether a PUT may create.
+    pub creates: bool,
     /// Whether `/status` leaves the metadata as it is.
     pub status_keeps_meta: bool,
     /// What to warn of, given the old object on an update.
@@ -82,6 +84,7 @@ impl Simple {
             name: None,
             returns_deleted: false,
             unconditional: true,
+            creates: false,
             status_keeps_meta: false,
             warn: |_, _| vec![],
             status_warn: |_| vec![],
@@ -115,6 +118,10 @@ impl Strategy for Simple {
                 reset_meta_for_status(o, old);
             }
         }
+    }
+
+    fn allow_create_on_update(&self) -> bool {
+        self.creates
     }
 
     fn allow_unconditional_update(&self) -> bool {
@@ -272,11 +279,7 @@ fn scheduling_tolerations(e: &mut Errors, path: &Path, o: &Value) {
     let key = |t: &Value| ["key", "operator", "value", "effect"].map(|k| t.text(k).to_owned());
     for (i, t) in list.iter().enumerate() {
         if list.iter().take(i).any(|other| key(other) == key(t)) {
-            e.duplicate_shown(
-                &path.index(i),
-                &shown::internal("v1", "Toleration", t),
-                "",
-            );
+            e.duplicate_shown(&path.index(i), &shown::internal("v1", "Toleration", t), "");
         }
     }
 }
@@ -322,6 +325,10 @@ impl Strategy for RuntimeClass {
             );
         }
         e
+    }
+
+    fn allow_create_on_update(&self) -> bool {
+        true
     }
 
     fn allow_unconditional_update(&self) -> bool {

@@ -1,6 +1,8 @@
 //! Priority classes.
 
+use api::Status;
 use apiserver::resource::{Context, Strategy};
+use async_trait::async_trait;
 use serde_json::Value;
 
 use crate::builtin::{Config, Parts};
@@ -56,7 +58,20 @@ fn validate(e: &mut Errors, o: &Value) {
     }
 }
 
+#[async_trait]
 impl Strategy for PriorityClass {
+    async fn begin_delete(&self, _: &Context<'_>, o: &mut Value) -> Result<(), Status> {
+        if SYSTEM.iter().any(|(name, _)| *name == o.name()) {
+            return Err(Status::forbidden(
+                "scheduling.k8s.io",
+                "priorityclasses",
+                o.name(),
+                "this is a system priority class and cannot be deleted",
+            ));
+        }
+        Ok(())
+    }
+
     fn default(&self, o: &mut Value) {
         o.put_if_absent("preemptionPolicy", "PreemptLowerPriority");
     }

@@ -192,6 +192,7 @@ fn validate_range(e: &mut Errors, o: &Value) {
 pub fn limit_range(_: &Config) -> Parts {
     Parts::new(Simple {
         validate: validate_range,
+        creates: true,
         ..Simple::new(range_defaults)
     })
 }

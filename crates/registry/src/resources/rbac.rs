@@ -271,7 +271,11 @@ impl Role {
                 );
             }
             for (i, s) in selectors.iter().enumerate() {
+                let before = e.len();
                 meta::selector(&mut e, &p.index(i), s);
+                if e.len() > before {
+                    e.invalid(&p.index(i), Value::Null, "invalid label selector.");
+                }
             }
         }
         e

@@ -63,9 +63,7 @@ fn carry_over(o: &mut Value, old: &Value) {
         if o.text("spec.clusterIP").is_empty() {
             o.copy_at("spec.clusterIP", old);
         }
-        if o.list("spec.clusterIPs").is_empty()
-            && o.text("spec.clusterIP") == old.text("spec.clusterIP")
-        {
+        if o.list("spec.clusterIPs").is_empty() {
             o.copy_at("spec.clusterIPs", old);
         }
     }
@@ -590,7 +588,8 @@ impl Service {
             _ => false,
         };
         if needs_node_port(o) {
-            self.service_ports(ctx, o, &before, auto, taken).await?;
+            self.service_ports(ctx, o, &before, auto, old.is_some(), taken)
+                .await?;
         }
         let now = node_ports(o);
         taken
@@ -662,6 +661,7 @@ impl Service {
         o: &mut Value,
         before: &[u16],
         auto: bool,
+        update: bool,
         taken: &mut Taken,
     ) -> Result<(), Status> {
         for (i, p) in o.list("spec.ports").iter().enumerate() {
@@ -699,7 +699,8 @@ impl Service {
                     shared.push((i, t))
                 }
                 _ if number != 0
-                    && (before.contains(&number) || wanted.iter().any(|(_, n)| *n == number)) =>
+                    && (before.contains(&number)
+                        || update && wanted.iter().any(|(_, n)| *n == number)) =>
                 {
                     shared.push((i, i));
                 }

@@ -179,6 +179,7 @@ fn change_node(e: &mut Errors, o: &Value, old: &Value) {
 /// What CSI drivers say of nodes.
 pub fn node(_: &Config) -> Parts {
     Parts::new(Simple {
+        returns_deleted: true,
         unconditional: false,
         validate: validate_node,
         change: change_node,
@@ -330,6 +331,7 @@ fn update_attributes(e: &mut Errors, o: &Value, old: &Value) {
 /// Classes of volume attributes.
 pub fn attributes_class(_: &Config) -> Parts {
     Parts::new(Simple {
+        returns_deleted: true,
         validate: validate_attributes,
         update: Some(update_attributes),
         ..Simple::new(|_| {})
@@ -416,6 +418,7 @@ fn change_attachment(e: &mut Errors, o: &Value, old: &Value) {
 /// Volumes attached to nodes.
 pub fn attachment(_: &Config) -> Parts {
     Parts::new(Simple {
+        returns_deleted: true,
         status: true,
         status_keeps_meta: true,
         unconditional: false,

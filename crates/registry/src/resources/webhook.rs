@@ -63,6 +63,7 @@ fn static_name(o: &Value, _: Option<&Value>) -> Vec<String> {
 pub fn policy(_: &Config) -> Parts {
     Parts::new(Simple {
         generation: true,
+        unconditional: false,
         status: true,
         warn: static_name,
         ..Simple::new(policy_defaults)
@@ -73,6 +74,7 @@ pub fn policy(_: &Config) -> Parts {
 pub fn policy_binding(_: &Config) -> Parts {
     Parts::new(Simple {
         generation: true,
+        unconditional: false,
         warn: static_name,
         ..Simple::new(|o| {
             if let Some(m) = o.at_mut("spec.matchResources") {
@@ -86,6 +88,7 @@ pub fn policy_binding(_: &Config) -> Parts {
 pub fn webhooks(_: &Config) -> Parts {
     Parts::new(Simple {
         generation: true,
+        unconditional: false,
         content: |o| o.at("webhooks"),
         warn: static_name,
         ..Simple::new(webhook_defaults)

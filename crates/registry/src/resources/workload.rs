@@ -21,16 +21,11 @@ pub fn shown_selector(s: &Value) -> String {
     shown::served("v1", "LabelSelector", s)
 }
 
-/// Whether a selector says what can be asked: operators are known and have the values they need.
+/// Whether a selector says what can be asked.
 fn convertible(s: &Value) -> bool {
-    s.list("matchExpressions").iter().all(|r| {
-        let values = !r.list("values").is_empty();
-        match r.text("operator") {
-            "In" | "NotIn" => values,
-            "Exists" | "DoesNotExist" => !values,
-            _ => false,
-        }
-    })
+    let mut e = Errors::new();
+    meta::selector(&mut e, &Path::root(), s);
+    e.is_empty()
 }
 
 /// A map in an error: `null` when absent.
@@ -58,7 +53,11 @@ fn selector(e: &mut Errors, path: &Path, spec: &Value, what: &str) {
 fn template_matches(e: &mut Errors, path: &Path, spec: &Value, unclear: &str) {
     let s = spec.at("selector");
     if !convertible(s) {
-        e.invalid_shown(&Path::new("spec").child("selector"), &shown_selector(s), unclear);
+        e.invalid_shown(
+            &Path::new("spec").child("selector"),
+            &shown_selector(s),
+            unclear,
+        );
         return;
     }
     let labels = spec.at("template.metadata.labels");
@@ -122,11 +121,7 @@ pub fn int_or_percent(e: &mut Errors, path: &Path, v: &Value) {
 
 fn amount(v: &Value) -> i64 {
     match v {
-        Value::String(s) => s
-            .strip_suffix('%')
-            .unwrap_or(s)
-            .parse()
-            .unwrap_or_default(),
+        Value::String(s) => s.strip_suffix('%').unwrap_or(s).parse().unwrap_or_default(),
         other => other.as_i64().unwrap_or_default(),
     }
 }
@@ -168,10 +163,12 @@ struct Workload {
     status: fn(&mut Errors, &Value, &Value),
     label: bool,
     replicas_field: bool,
+    /// Whether `/status` leaves the labels as they are.
+    status_keeps_labels: bool,
     /// Whether what may not change is checked before the rest.
     change_first: bool,
-    /// Whether DELETE answers with the object.
-    returns_deleted: bool,
+    /// Whether what belongs to a deleted object stays unless asked otherwise.
+    orphans: bool,
     /// What to warn of, given the old object on an update.
     warn: fn(&Value, Option<&Value>) -> Vec<String>,
 }
@@ -225,6 +222,9 @@ impl Strategy for Workload {
 
     fn prepare_update(&self, ctx: &Context<'_>, o: &mut Value, old: &Value) {
         split_status(ctx, o, old);
+        if ctx.subresource == "status" && self.status_keeps_labels {
+            o.copy_at("metadata.labels", old);
+        }
     }
 
     fn has_generation(&self) -> bool {
@@ -259,8 +259,8 @@ impl Strategy for Workload {
         e
     }
 
-    fn returns_deleted(&self) -> bool {
-        self.returns_deleted
+    fn orphans_by_default(&self) -> bool {
+        self.orphans
     }
 
     fn field_values(&self, o: &Value) -> Vec<(&'static str, String)> {
@@ -403,8 +403,9 @@ pub fn deployment(_: &Config) -> Parts {
         status: deployment_status,
         label: false,
         replicas_field: false,
+        status_keeps_labels: true,
         change_first: false,
-        returns_deleted: false,
+        orphans: false,
         warn: named_warnings,
     })
     .sub("scale", scale(false))
@@ -462,8 +463,9 @@ pub fn replica_set(_: &Config) -> Parts {
         status: replica_set_status,
         label: false,
         replicas_field: true,
+        status_keeps_labels: false,
         change_first: false,
-        returns_deleted: false,
+        orphans: false,
         warn: named_warnings,
     })
     .fields(&["status.replicas"])
@@ -514,8 +516,9 @@ pub fn replication_controller(_: &Config) -> Parts {
         status: replica_set_status,
         label: false,
         replicas_field: true,
+        status_keeps_labels: false,
         change_first: false,
-        returns_deleted: true,
+        orphans: true,
         warn: named_warnings,
     })
     .fields(&["status.replicas"])
@@ -748,8 +751,9 @@ pub fn stateful_set(_: &Config) -> Parts {
         status: stateful_status,
         label: true,
         replicas_field: false,
+        status_keeps_labels: false,
         change_first: false,
-        returns_deleted: false,
+        orphans: false,
         warn: stateful_warnings,
     })
     .sub("scale", scale(false));
@@ -869,8 +873,9 @@ pub fn daemon_set(_: &Config) -> Parts {
         status: daemon_status,
         label: false,
         replicas_field: false,
+        status_keeps_labels: false,
         change_first: true,
-        returns_deleted: false,
+        orphans: false,
         warn: daemon_warnings,
     }))
 }
