@@ -6,6 +6,7 @@ pub mod duration;
 pub mod field;
 pub mod intstr;
 pub mod meta;
+pub mod quant;
 pub mod quantity;
 pub mod reader;
 pub mod resources;

@@ -15,7 +15,7 @@ pub mod cron;
 pub mod defaults;
 pub mod print;
 pub mod qos;
-pub mod quant;
+pub use api::quant;
 pub mod resources;
 pub mod validate;
 pub mod value;

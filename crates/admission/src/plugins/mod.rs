@@ -1,15 +1,16 @@
 //! The plugins, one file each, in upstream's order. To add one: a file, a `mod` line, and its `make` in [`ALL`].
 //!
-//! Absent so far, though upstream runs them by default: LimitRanger, PodSecurity, PodGroupProtection,
-//! PersistentVolumeClaimResize, ClusterTrustBundleAttest, PodTopologyLabels, ResourceQuota; webhooks and policies live
-//! elsewhere.
+//! Absent so far, though upstream runs them by default: PodSecurity, PodGroupProtection, ClusterTrustBundleAttest,
+//! PodTopologyLabels, ResourceQuota; webhooks and policies live elsewhere.
 
 mod always_pull_images;
 mod certificates;
+mod claim_resize;
 mod default_ingress_class;
 mod default_storage_class;
 mod default_toleration_seconds;
 mod deny_external_ips;
+mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod node_taint;
@@ -55,7 +56,7 @@ pub const ALL: &[Descriptor] = &[
     }),
     absent("NamespaceExists", false),
     absent("LimitPodHardAntiAffinityTopology", false),
-    absent("LimitRanger", true),
+    on("LimitRanger", |_| Arc::new(limit_ranger::LimitRanger)),
     on("ServiceAccount", |_| {
         Arc::new(service_account::ServiceAccount)
     }),
@@ -86,7 +87,9 @@ pub const ALL: &[Descriptor] = &[
     }),
     absent("PodGroupProtection", true),
     absent("OwnerReferencesPermissionEnforcement", false),
-    absent("PersistentVolumeClaimResize", true),
+    on("PersistentVolumeClaimResize", |_| {
+        Arc::new(claim_resize::PersistentVolumeClaimResize)
+    }),
     on("RuntimeClass", |_| Arc::new(runtime_class::RuntimeClass)),
     on("CertificateApproval", |d| {
         Arc::new(certificates::Approval(Arc::clone(&d.authorizer)))

@@ -337,6 +337,10 @@ fn capacity(e: &mut Errors, path: &Path, spec: &Value) {
     }
     for (name, q) in c {
         let q = quant::of(q);
+        if q.is_negative() {
+            let whole = i64::try_from(q.value()).unwrap_or(i64::MIN);
+            e.invalid(&path.key(name), whole, "must be a valid resource quantity");
+        }
         if !q.is_positive() {
             e.invalid(&path.key(name), q.to_string(), "must be greater than zero");
         }
