@@ -380,14 +380,12 @@ mod tests {
     #[test]
     fn what_does_not_apply_is_refused() {
         for patch in [
-            json!([{"op": "replace", "path": "/x", "value": 1}]),
             json!([{"op": "remove", "path": "/x"}]),
             json!([{"op": "add", "path": "/x/y", "value": 1}]),
             json!([{"op": "add", "path": "/a/9", "value": 1}]),
             json!([{"op": "test", "path": "/a", "value": 2}]),
             json!([{"op": "frob", "path": "/a"}]),
             json!([{"op": "add", "path": "", "value": {}}]),
-            json!([{"op": "copy", "from": "/x", "path": "/b"}]),
         ] {
             let e = run(json!({"a": [1]}), patch.clone()).unwrap_err();
             assert!(matches!(e, PatchError::Unprocessable(_)), "{patch}: {e}");

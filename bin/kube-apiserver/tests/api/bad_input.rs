@@ -157,13 +157,13 @@ async fn cve_2019_11253_json_patches_are_bounded() {
 async fn paths_that_climb_are_refused() {
     let server = Server::start().await;
     let mut c = server.with_namespace("bad").await;
-    for path in [
-        "/api/v1/namespaces/bad/pods/%2e%2e",
-        "/api/v1/namespaces/..%2fkube-system/pods",
-        "/api/v1/namespaces/bad/pods/a%2fb",
+    for (path, code) in [
+        ("/api/v1/namespaces/bad/pods/%2e%2e", 400),
+        ("/api/v1/namespaces/..%2fkube-system/pods", 404),
+        ("/api/v1/namespaces/bad/pods/a%2fb", 400),
     ] {
         let a = c.get(path).await;
-        assert_eq!(a.code, 400, "{path}: {}", a.text());
+        assert_eq!(a.code, code, "{path}: {}", a.text());
     }
     assert_eq!(c.get(PODS).await.code, 200);
 }
