@@ -132,7 +132,8 @@ async fn serve(flags: &Flags) -> Result<()> {
         event_ttl_seconds: i64::try_from(flags.duration("event-ttl").as_secs()).unwrap_or(3600),
         kubelet_address_types: flags.strings("kubelet-preferred-address-types").to_vec(),
         tokens: tokens::issuer(&auth),
-        authenticator: Some(authenticator.clone()),
+        authenticator: Some(Arc::new(auth.tokens.clone())),
+        audiences: auth.policy.api_audiences.clone(),
     });
     let prefix = flags.string("etcd-prefix");
     if prefix != "/registry" {
@@ -202,7 +203,7 @@ async fn serve(flags: &Flags) -> Result<()> {
             secure_port: port,
             authentication_info: authentication_info(flags)?,
         }),
-        extra_paths: tokens::paths(&auth, flags),
+        extra_paths: tokens::paths(&auth, flags, &config.advertise),
         extra_metrics: Vec::new(),
     };
     apiserver::run(config, dependencies, files, stop).await?;

@@ -79,19 +79,18 @@ pub fn issuer(auth: &Auth) -> Option<Arc<dyn TokenIssuer>> {
 }
 
 /// `/.well-known/openid-configuration` and `/openid/v1/jwks`.
-pub fn paths(auth: &Auth, flags: &Flags) -> Vec<(String, ExtraPath)> {
+/// `address` is where clients reach this server.
+pub fn paths(auth: &Auth, flags: &Flags, address: &str) -> Vec<(String, ExtraPath)> {
     let issuer = &auth.issuer_url;
     if !issuer.starts_with("https://") {
         return Vec::new();
     }
     let jwks_uri = match flags.non_empty("service-account-jwks-uri") {
         Some(u) => u.to_owned(),
-        None => format!("{}/openid/v1/jwks", issuer.trim_end_matches('/')),
+        None => format!("https://{address}/openid/v1/jwks"),
     };
-    let document = auth::issuer::openid_configuration(issuer, &jwks_uri, &auth.keys)
-        .to_string()
-        .into_bytes();
-    let jwks = auth.keys.jwks().to_string().into_bytes();
+    let document = auth::issuer::openid_configuration(issuer, &jwks_uri, &auth.keys).into_bytes();
+    let jwks = auth.keys.jwks_text().into_bytes();
     vec![
         (
             "/.well-known/openid-configuration".into(),

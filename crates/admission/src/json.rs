@@ -65,6 +65,9 @@ pub(crate) fn forbidden(a: &Attributes<'_>, object: Option<&Value>, why: &str) -
         if name.is_empty() {
             name = at(o, "/metadata/generateName");
         }
+        if name.is_empty() {
+            name = "Unknown";
+        }
     }
     Status::forbidden(a.group, a.resource, name, why)
 }

@@ -174,7 +174,21 @@ impl Server {
         let long = info.long_running();
         let label = self.metrics.begin(&info, &self.engine.core);
 
-        let limit = self.config.request_timeout;
+        let limit = match query.get("timeout").filter(|t| !long && !t.is_empty()) {
+            None => self.config.request_timeout,
+            Some(text) => match wire::time::parse_duration(text) {
+                Ok(nanos) => match u64::try_from(nanos) {
+                    Ok(n) if n > 0 => Duration::from_nanos(n).min(self.config.request_timeout),
+                    _ => self.config.request_timeout,
+                },
+                Err(e) => {
+                    let why = format!("invalid timeout specified in the request URL - {e}");
+                    let mut r = status_response(&errors, &Status::bad_request(why));
+                    finish(&mut r, &audit_id);
+                    return r;
+                }
+            },
+        };
         let walk = std::panic::AssertUnwindSafe(self.clone().walk(peer, info, query, request))
             .catch_unwind();
         let outcome = if long {
@@ -231,7 +245,10 @@ impl Server {
         };
 
         // Whom they act for.
-        let user = self.impersonate(user, request.headers()).await?;
+        let user = match self.impersonate(user, request.headers()).await {
+            Ok(user) => user,
+            Err(status) => return Ok(refused(request.headers(), &query, &status)),
+        };
 
         // A place among the requests in flight. Watches, streams, health checks and the server's own kind are exempt.
         let exempt = info.long_running() || !info.is_resource || user.in_group(auth::GROUP_MASTERS);
@@ -254,9 +271,10 @@ impl Server {
         let (decision, reason) = self.engine.authorizer.authorize(&attributes).await;
         if decision != Decision::Allow {
             // A small body is read, so that the connection can go on.
+            let refusal = refused(request.headers(), &query, &forbidden(&attributes, &reason));
             let drain = crate::body::read_limited(request.into_body());
             let _ = tokio::time::timeout(DRAIN, drain).await;
-            return Err(forbidden(&attributes, &reason));
+            return Ok(refusal);
         }
 
         // Where to.
@@ -341,7 +359,6 @@ impl Server {
                 negotiate::routed(headers, &["application/json"])?;
                 Some(self.documents.version(&self.config))
             }
-            "version" if path == "/version" => Some(page_not_found()),
             "openapi" => crate::openapi::serve(&self, &path, headers, &query),
             "" | "api" | "apis" => crate::discovery::serve(&self, &path, headers, &query)?,
             _ => None,
@@ -349,7 +366,27 @@ impl Server {
         match found {
             Some(_) if routed && !get => Err(Status::method_not_allowed()),
             Some(r) => Ok(r),
-            None => Ok(page_not_found()),
+            None => {
+                let mut parts = path.split('/').skip(1);
+                let group = (parts.next(), parts.next(), parts.next());
+                match group {
+                    (Some("version"), None, _) => Err(Status::method_not_allowed()),
+                    // Groups that are served have a router of their own.
+                    (Some("api"), Some(_), _) => Err(Status::no_such_path()),
+                    (Some("apis"), Some(g), Some(_))
+                        if self
+                            .engine
+                            .core
+                            .table()
+                            .all
+                            .iter()
+                            .any(|s| s.def.group == g) =>
+                    {
+                        Err(Status::no_such_path())
+                    }
+                    _ => Ok(page_not_found()),
+                }
+            }
         }
     }
 
@@ -457,7 +494,11 @@ impl Server {
         } else {
             auth::GROUP_AUTHENTICATED
         };
-        if !groups.iter().any(|g| g == always) {
+        // Who is to be unauthenticated stays so.
+        if !groups
+            .iter()
+            .any(|g| g == always || g == auth::GROUP_UNAUTHENTICATED)
+        {
             groups.push(always.to_owned());
         }
         Ok(UserInfo {
@@ -534,6 +575,16 @@ fn malformed() -> Response {
         HeaderValue::from_static("text/plain; charset=utf-8"),
     );
     headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+    r
+}
+
+/// A refusal before the request was looked at: what it echoes must not be guessed to be HTML.
+fn refused(headers: &HeaderMap, query: &Query, status: &Status) -> Response {
+    let mut r = status_response(&negotiate::for_errors(headers, query), status);
+    r.headers_mut().insert(
+        "x-content-type-options",
+        HeaderValue::from_static("nosniff"),
+    );
     r
 }
 

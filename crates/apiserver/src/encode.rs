@@ -350,8 +350,9 @@ impl Encoder<'_> {
                 self.json_into(source, false, None, &mut out)?;
                 if output.pretty {
                     out = indent(&out);
+                } else {
+                    out.push(b'\n');
                 }
-                out.push(b'\n');
                 Ok(out)
             }
             (Form::Object, Media::Protobuf) => {
@@ -878,7 +879,6 @@ pub fn any(media: Media, pretty: bool, value: &Value) -> Result<Vec<u8>, Status>
         }
         _ if pretty => {
             out = indent(&out);
-            out.push(b'\n');
             Ok(out)
         }
         _ => {

@@ -357,19 +357,30 @@ impl Engine {
         if !def.verbs.iter().any(|v| v == "create") {
             return Err(Status::method_not_allowed());
         }
-        let generated =
-            meta_str(&object, "name").is_empty() && !meta_str(&object, "generateName").is_empty();
-        if !generated {
+        let prefixed = !meta_str(&object, "generateName").is_empty();
+        if !prefixed {
             return self.create_once(r, object).await;
         }
+        let tries = if meta_str(&object, "name").is_empty() {
+            8
+        } else {
+            1
+        };
         let mut last = None;
-        for _ in 0..8 {
+        for _ in 0..tries {
             match self.create_once(r, object.clone()).await {
                 Err(s) if s.is_already_exists() => last = Some(s),
                 other => return other,
             }
         }
-        Err(last.unwrap_or_else(|| Status::internal("no name was free")))
+        let mut taken = last.unwrap_or_else(|| Status::internal("no name was free"));
+        taken
+            .message
+            .push_str(", the server was not able to generate a unique name for the object");
+        if let Some(d) = &mut taken.details {
+            d.retry_after_seconds = 1;
+        }
+        Err(taken)
     }
 
     async fn create_once(&self, r: &Request<'_>, mut object: Value) -> Result<Value, Status> {
@@ -575,7 +586,13 @@ impl Engine {
         if let Some(wanted) = change.uid()
             && wanted != uid
         {
+            // Upstream names keys below its prefix.
             let key = String::from_utf8_lossy(key);
+            let key = key
+                .trim_start_matches('/')
+                .find('/')
+                .and_then(|at| key.get(at + 1..))
+                .unwrap_or(&key);
             return Err(Status::conflict(
                 &def.group,
                 &def.resource,

@@ -526,11 +526,24 @@ impl<'t> Schemas<'t> {
             m.insert("default".into(), d);
         }
         if !f.values.is_empty() {
+            let mut values = f.values.to_vec();
+            values.sort_unstable();
             // The values of a list are those of its items.
             match m.get_mut("items").and_then(Value::as_object_mut) {
-                Some(items) => items.insert("enum".into(), f.values.to_vec().into()),
-                None => m.insert("enum".into(), f.values.to_vec().into()),
-            };
+                Some(items) => {
+                    items.insert("enum".into(), values.into());
+                }
+                None => {
+                    let text = m
+                        .get("description")
+                        .and_then(Value::as_str)
+                        .unwrap_or_default();
+                    let all: Vec<String> = values.iter().map(|v| format!(" - `\"{v}\"`")).collect();
+                    let text = format!("{text}\n\nPossible enum values:\n{}", all.join("\n"));
+                    m.insert("description".into(), text.into());
+                    m.insert("enum".into(), values.into());
+                }
+            }
         }
         if matches!(f.ty, Type::List(_) | Type::WrappedList(_)) {
             let kind = match f.list {

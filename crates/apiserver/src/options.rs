@@ -158,6 +158,8 @@ impl DeleteOptions {
             None => {
                 out.grace = query.int("gracePeriodSeconds")?;
                 out.orphan = query.flag("orphanDependents");
+                out.uid = query.get("uid").map(str::to_owned);
+                out.resource_version = query.get("resourceVersion").map(str::to_owned);
                 (
                     query.get("propagationPolicy").map(str::to_owned),
                     query.all("dryRun").map(str::to_owned).collect(),
@@ -244,10 +246,22 @@ impl ListOptions {
         let (rv, m) = (o.resource_version.as_str(), o.version_match.as_str());
         let path = Path::new("resourceVersionMatch");
         let watch_list = watch && o.send_initial_events.is_some();
-        if !m.is_empty() && !watch_list {
-            if watch {
-                errors.forbidden(&path, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
-            }
+        if !m.is_empty() && watch && !watch_list {
+            errors.forbidden(
+                &path,
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            );
+        } else if watch
+            && o.send_initial_events.is_none()
+            && matches!(rv, "" | "0")
+            && !o.continue_token.is_empty()
+        {
+            // Upstream reads such a watch as one that asks for the initial events.
+            errors.forbidden(
+                &path,
+                "resourceVersionMatch is forbidden when continue is provided",
+            );
+        } else if !m.is_empty() && !watch_list {
             if rv.is_empty() {
                 errors.forbidden(
                     &path,

@@ -71,10 +71,10 @@ impl Query {
             .map(|v| !(v == "0" || v.eq_ignore_ascii_case("false")))
     }
 
-    /// An integer, with Go's error text. Empty is absent.
+    /// An integer, with Go's error text.
     pub fn int(&self, key: &str) -> Result<Option<i64>, Status> {
         match self.get(key) {
-            None | Some("") => Ok(None),
+            None => Ok(None),
             Some(v) => parse_int(v).map(Some),
         }
     }

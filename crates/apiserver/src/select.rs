@@ -64,6 +64,7 @@ pub struct Fields(pub Vec<Term>);
 
 impl Fields {
     /// Parses a selector over `metadata.name`, `metadata.namespace` and `selectable`.
+    /// Kinds that select by nothing else mostly have no words of their own for what they do not know.
     pub fn parse(s: &str, selectable: &[&str]) -> Result<Fields, Status> {
         let parsed = FieldSelector::parse(s).map_err(Status::bad_request)?;
         let mut out = Vec::with_capacity(parsed.terms.len());
@@ -74,6 +75,13 @@ impl Fields {
                 "metadata.namespace" => Field::Namespace,
                 other => match selectable.iter().position(|f| *f == other) {
                     Some(i) => Field::Custom(i),
+                    None if other.is_empty() && value.is_empty() => continue,
+                    None if selectable.is_empty() => {
+                        return Err(Status::bad_request(format!(
+                            "{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+                            api::text::go_quote(other)
+                        )));
+                    }
                     None => {
                         return Err(Status::bad_request(format!(
                             "field label not supported: {other}"

@@ -315,12 +315,13 @@ pub async fn token_request(
 
 /// The document of `/.well-known/openid-configuration`. `jwks_uri` is `--service-account-jwks-uri`, or the apiserver's own
 /// `/openid/v1/jwks`.
-pub fn openid_configuration(issuer: &str, jwks_uri: &str, keys: &KeySet) -> Value {
-    json!({
-        "issuer": issuer,
-        "jwks_uri": jwks_uri,
-        "response_types_supported": ["id_token"],
-        "subject_types_supported": ["public"],
-        "id_token_signing_alg_values_supported": keys.algorithms(),
-    })
+pub fn openid_configuration(issuer: &str, jwks_uri: &str, keys: &KeySet) -> String {
+    // As text, for the order of the members.
+    format!(
+        "{{\"issuer\":{},\"jwks_uri\":{},\"response_types_supported\":[\"id_token\"],\
+         \"subject_types_supported\":[\"public\"],\"id_token_signing_alg_values_supported\":{}}}",
+        json!(issuer),
+        json!(jwks_uri),
+        json!(keys.algorithms()),
+    )
 }

@@ -315,6 +315,24 @@ impl KeySet {
     }
 
     /// The document of `/openid/v1/jwks`.
+    pub fn jwks_text(&self) -> String {
+        // In the order that upstream's library has.
+        const ORDER: [&str; 9] = ["use", "kty", "kid", "crv", "alg", "x", "y", "n", "e"];
+        let keys: Vec<String> = self
+            .0
+            .iter()
+            .map(|k| {
+                let members: Vec<String> = ORDER
+                    .iter()
+                    .filter_map(|name| k.jwk.get(name).map(|v| format!("\"{name}\":{v}")))
+                    .collect();
+                format!("{{{}}}", members.join(","))
+            })
+            .collect();
+        format!("{{\"keys\":[{}]}}", keys.join(","))
+    }
+
+    /// The key set as a document.
     pub fn jwks(&self) -> Value {
         json!({"keys": self.0.iter().map(|k| k.jwk.clone()).collect::<Vec<_>>()})
     }

@@ -72,6 +72,12 @@ pub(crate) fn strict_errors(patch: &[u8]) -> Vec<String> {
             }
         }
     }
+    // In the order of the operations.
+    out.sort_by_key(|text| {
+        text.split_once('[')
+            .and_then(|(_, rest)| rest.split_once(']'))
+            .and_then(|(i, _)| i.parse::<usize>().ok())
+    });
     out
 }
 

@@ -32,7 +32,9 @@ pub struct Config {
     /// Signs service account tokens; without it `serviceaccounts/token` answers 404.
     pub tokens: Option<Arc<dyn TokenIssuer>>,
     /// Answers TokenReview; without it every token is unknown.
-    pub authenticator: Option<Arc<dyn auth::Authenticator>>,
+    pub authenticator: Option<Arc<dyn auth::TokenAuthenticator>>,
+    /// The apiserver's own audiences, which a review without any asks for.
+    pub audiences: Vec<String>,
 }
 
 /// What a resource's file gives beyond its line in the list.

@@ -295,6 +295,29 @@ fn empty(value: &Value) -> bool {
     }
 }
 
+/// The value of a field that may have been read before: Go reads a second map or struct into the first.
+fn again(before: Option<Value>, value: Option<Value>, ty: &Type) -> Option<Value> {
+    match (before, value) {
+        (Some(Value::Object(mut first)), Some(Value::Object(second))) => {
+            for (key, value) in second {
+                let of = match ty {
+                    Type::Message(m) => m.field(&key).map(|f| &f.ty),
+                    _ => None,
+                };
+                let value = match of {
+                    Some(ty) => again(first.remove(&key), Some(value), ty),
+                    None => Some(value),
+                };
+                if let Some(v) = value {
+                    first.insert(key, v);
+                }
+            }
+            Some(Value::Object(first))
+        }
+        (_, value) => value,
+    }
+}
+
 /// Stores a decoded field: what Go's encoder would leave out is left out.
 fn store(map: &mut Map<String, Value>, field: &Field, value: Option<Value>) {
     let keep = value.filter(|v| {
@@ -1270,7 +1293,8 @@ impl<'a> Parser<'a> {
                     check.stack.truncate(len);
                     check.structure = structure;
                     check.leave(at);
-                    store(&mut out, field, value);
+                    let before = out.remove(field.json).filter(|b| b.is_object());
+                    store(&mut out, field, again(before, value, &field.ty));
                     Ok(())
                 }
                 None if msg.open => {

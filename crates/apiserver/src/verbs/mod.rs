@@ -98,7 +98,7 @@ impl Call {
         let named = !self.info.name.is_empty();
         let everywhere = def.namespaced && self.info.namespace.is_empty();
         let within = !def.namespaced && !self.info.namespace.is_empty();
-        if within && def.resource != "namespaces" {
+        if (within && def.resource != "namespaces") || self.info.verb == "proxy" {
             return Err(Status::no_such_path());
         }
         let posted = def.review.is_some() || def.verbs.iter().all(|v| v == "create");

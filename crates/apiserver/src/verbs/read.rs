@@ -153,8 +153,7 @@ impl Call {
                 .map_err(store_error)?;
             return got.kv.map(|kv| Arc::new(entry_of(kv))).ok_or_else(missing);
         }
-        let revision = parse_revision(rv)
-            .map_err(|e| Status::bad_request(format!("invalid resource version: {e}")))?;
+        let revision = parse_revision(rv).map_err(|e| Status::failure(500, "", e))?;
         if revision == 0 {
             cache.wait_ready().await;
         } else {
@@ -207,12 +206,12 @@ impl Call {
             .revision()
             .map_err(|e| Status::bad_request(format!("invalid resource version: {e}")))?;
         if !o.continue_token.is_empty() {
+            let token = decode_token(&o.continue_token)?;
             if asked.is_some_and(|r| r != 0) {
                 return Err(Status::bad_request(
                     "specifying resource version is not allowed when using continue",
                 ));
             }
-            let token = decode_token(&o.continue_token)?;
             let mut start = prefix.clone();
             start.extend_from_slice(token.start.as_bytes());
             if token.rv < 0 {
@@ -234,7 +233,13 @@ impl Call {
             _ => None,
         };
         if let Some(r) = exact {
-            at_least(cache, r).await?;
+            at_least(cache, r).await.map_err(|mut s| {
+                // It will not come by waiting a little.
+                if let Some(d) = &mut s.details {
+                    d.retry_after_seconds = 0;
+                }
+                s
+            })?;
             return self
                 .page_at(cache, &prefix, &prefix, r, o.limit, selection)
                 .await;

@@ -92,8 +92,17 @@ impl Call {
                 engine
                     .validate_admission(&attributes, Some(&body), None)
                     .await?;
+                let managers = body.pointer("/metadata/managedFields").cloned();
                 let writer = self.writer(&request);
-                let (code, result) = a.post(&self.context(&request), &writer, body).await?;
+                let (code, mut result) = a.post(&self.context(&request), &writer, body).await?;
+                // An action that answers its body shows who sent it.
+                let same = result.get("kind").and_then(Value::as_str) == Some(sub.gvk.2);
+                if let (Some(m), Some(meta)) = (
+                    managers,
+                    crate::codec::meta_mut(&mut result).filter(|_| same),
+                ) {
+                    meta.insert("managedFields".into(), m);
+                }
                 self.respond_kind(&output, code, sub.gvk, sub.schema, &result)
             }
             _ => Err(Status::method_not_allowed()),

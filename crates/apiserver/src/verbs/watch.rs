@@ -80,8 +80,8 @@ impl Call {
                 Some(cache.revision())
             }
             (_, Some(r)) => {
+                // A revision that has not happened is waited for by the watch.
                 cache.wait_ready().await;
-                at_least(cache, r).await?;
                 Some(r)
             }
         };

@@ -26,7 +26,9 @@ impl Call {
     }
 
     pub(super) async fn create(&self, body: Result<Bytes, Status>) -> Result<Response, Status> {
-        let output = self.output()?;
+        // What is only posted has no table.
+        let transforms = self.served.def.review.is_none();
+        let output = negotiate::output(&self.headers, &self.query, transforms)?;
         let media = negotiate::input(&self.headers)?;
         let options = WriteOptions::parse(&self.query, "CreateOptions", false)?;
         let def: &ResourceDef = &self.served.def;
@@ -34,6 +36,7 @@ impl Call {
             self.decode_body(body, media, options.validation, self.gvk(), def.schema)?;
         let request = self.write_request(options.dry_run, self.manager(&options.field_manager));
         if let Some(review) = &def.review {
+            crate::engine::match_namespace(&mut object, def.namespaced, self.namespace())?;
             crate::meta::manage(
                 &self.served,
                 None,
@@ -55,13 +58,16 @@ impl Call {
         let output = self.output()?;
         let media = negotiate::input(&self.headers)?;
         let options = WriteOptions::parse(&self.query, "UpdateOptions", false)?;
-        let object = self.decode_body(
+        let mut object = self.decode_body(
             body,
             media,
             options.validation,
             self.gvk(),
             self.served.def.schema,
         )?;
+        if self.served.def.namespaced {
+            crate::engine::match_namespace(&mut object, true, self.namespace())?;
+        }
         self.check_name(&object)?;
         let request = self.write_request(options.dry_run, self.manager(&options.field_manager));
         let (object, created) = self
@@ -189,25 +195,48 @@ fn decode_delete_options(
     media: Media,
     schema: &'static wire::schema::Message,
 ) -> Result<Value, Status> {
-    let kind = "DeleteOptions";
     let bad = |e: wire::Error| match e {
-        wire::Error::Syntax(m) => {
-            Status::bad_request(format!("couldn't get version/kind; json parse error: {m}"))
+        wire::Error::Syntax(m) => unread(&m),
+        e => Status::bad_request(e.to_string()),
+    };
+    fn unread(m: &str) -> Status {
+        Status::bad_request(format!("couldn't get version/kind; json parse error: {m}"))
+    }
+    let check = |api_version: &str, kind: &str| {
+        let api_version = if api_version.is_empty() {
+            "meta.k8s.io/v1"
+        } else {
+            api_version
+        };
+        if matches!(kind, "" | "DeleteOptions") {
+            return Ok(());
         }
-        e => Status::bad_request(format!(
-            "{kind} in version \"v1\" cannot be handled as a {kind}: {e}"
-        )),
+        Err(Status::bad_request(format!(
+            "no kind \"{kind}\" is registered for version \"{api_version}\" in scheme \
+             \"k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme/register.go:27\""
+        )))
     };
     match media {
-        Media::Json => Ok(wire::json::decode(bytes, schema, Strictness::Ignore)
-            .map_err(bad)?
-            .value),
-        Media::Yaml => Ok(wire::yaml::decode(bytes, schema, Strictness::Ignore)
-            .map_err(bad)?
-            .value),
+        Media::Json => {
+            let found = super::interpret(bytes).map_err(|m| unread(&m))?;
+            check(&found.api_version, &found.kind)?;
+            Ok(wire::json::decode(bytes, schema, Strictness::Ignore)
+                .map_err(bad)?
+                .value)
+        }
+        Media::Yaml => {
+            let value =
+                wire::yaml::to_value(bytes).map_err(|e| Status::bad_request(e.to_string()))?;
+            let found = super::interpret_tree(&value).map_err(|m| unread(&m))?;
+            check(&found.api_version, &found.kind)?;
+            Ok(wire::json::normalize(value, schema, Strictness::Ignore)
+                .map_err(bad)?
+                .value)
+        }
         Media::Protobuf => {
             let u =
                 wire::envelope::unwrap(bytes).map_err(|e| Status::bad_request(e.to_string()))?;
+            check(u.api_version, u.kind)?;
             wire::proto::from_slice(u.raw, schema).map_err(bad)
         }
     }
@@ -399,11 +428,6 @@ impl Patched<'_> {
             errors.invalid(&Path::new("patch"), text.as_str(), why);
             Status::invalid("", "", "", &errors)
         };
-        self.strict(
-            call,
-            patch::strict_errors(self.bytes, self.kind == PatchKind::Json),
-            &refuse,
-        )?;
         let text = |key: &str| {
             shown
                 .get(key)
@@ -435,7 +459,11 @@ impl Patched<'_> {
             let restored = wire::json::restore_error(&shown, self.schema);
             refuse(&restored.filter(|_| strategic).unwrap_or(e.to_string()))
         })?;
-        self.strict(call, decoded.strict_errors, &refuse)?;
+        let mut found = patch::strict_errors(self.bytes, self.kind == PatchKind::Json);
+        found.extend(decoded.strict_errors);
+        if self.validation != FieldValidation::Ignore {
+            self.strict(call, found, &refuse)?;
+        }
         let mut value = decoded.value;
         if value.get("metadata").is_none() {
             codec::meta_mut(&mut value);

@@ -608,15 +608,17 @@ fn validate_at(node: Node, value: &Value, path: &mut Vec<Element>, out: &mut Vec
             let Value::Object(map) = value else {
                 return fail(format!("expected map, got {}", shown()), path, out);
             };
+            let open = !matches!(node, Node::Struct(m) if !m.open);
+            // A field that does not exist is all that is said of a struct.
+            if let Some(key) = map.keys().find(|k| !open && !node.child(k).1) {
+                path.push(Element::Field(key.clone()));
+                fail("field not declared in schema".to_owned(), path, out);
+                path.pop();
+                return;
+            }
             for (key, value) in map {
                 path.push(Element::Field(key.clone()));
-                let (child, named) = node.child(key);
-                let open = matches!(node, Node::Struct(m) if m.open);
-                if matches!(node, Node::Struct(_)) && !named && !open {
-                    fail("field not declared in schema".to_owned(), path, out);
-                } else {
-                    validate_at(child, value, path, out);
-                }
+                validate_at(node.child(key).0, value, path, out);
                 path.pop();
             }
         }

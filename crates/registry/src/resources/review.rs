@@ -6,7 +6,7 @@ use std::sync::Arc;
 use api::Status;
 use apiserver::resource::{ActionSubresource, Context, ObjectWriter};
 use async_trait::async_trait;
-use auth::{Attributes, Authenticator, Decision, Peer, Rule, UserInfo};
+use auth::{Attributes, Decision, Rule, TokenAuthenticator, UserInfo};
 use serde_json::{Map, Value, json};
 
 use crate::builtin::{Config, Parts};
@@ -59,7 +59,9 @@ pub fn self_subject(_: &Config) -> Parts {
 }
 
 struct TokenReview {
-    authenticator: Option<Arc<dyn Authenticator>>,
+    authenticator: Option<Arc<dyn TokenAuthenticator>>,
+    /// Of this server.
+    audiences: Vec<String>,
 }
 
 #[async_trait]
@@ -80,24 +82,30 @@ impl ActionSubresource for TokenReview {
         let Some(authenticator) = &self.authenticator else {
             return Ok((201, body));
         };
-        let mut headers = http::HeaderMap::new();
-        if let Ok(mut value) = http::HeaderValue::try_from(format!("Bearer {token}")) {
-            value.set_sensitive(true);
-            headers.insert(http::header::AUTHORIZATION, value);
-        }
-        match authenticator.authenticate(&Peer::default(), &headers).await {
-            Ok(Some(user)) => {
+        let asked: Vec<String> = body
+            .at("spec.audiences")
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|a| a.as_str().map(str::to_owned))
+            .collect();
+        let wanted = if asked.is_empty() {
+            &self.audiences
+        } else {
+            &asked
+        };
+        match authenticator.authenticate_token(&token, wanted).await {
+            Ok(Some((user, audiences))) => {
                 body.put(
                     "status",
                     json!({"authenticated": true, "user": user_json(&user)}),
                 );
-                let audiences = body.at("spec.audiences").clone();
-                if !audiences.is_blank() {
+                if !audiences.is_empty() {
                     body.put("status.audiences", audiences);
                 }
             }
-            Ok(None) => {}
-            Err(why) => body.put("status.error", why.to_string()),
+            Ok(None) => body.put("status.error", "invalid bearer token"),
+            Err(why) => body.put("status.error", format!("[invalid bearer token, {why}]")),
         }
         Ok((201, body))
     }
@@ -107,6 +115,7 @@ impl ActionSubresource for TokenReview {
 pub fn token(config: &Config) -> Parts {
     Parts::review(TokenReview {
         authenticator: config.authenticator.clone(),
+        audiences: config.audiences.clone(),
     })
 }
 
