@@ -31,7 +31,27 @@ impl Documents {
             m.insert("gitVersion".into(), config.git_version.clone().into());
             m.insert("gitCommit".into(), config.git_commit.clone().into());
         }
-        let bytes = serde_json::to_vec_pretty(&info).unwrap_or_default();
+        // In the order of upstream's struct.
+        const ORDER: [&str; 13] = [
+            "major",
+            "minor",
+            "emulationMajor",
+            "emulationMinor",
+            "minCompatibilityMajor",
+            "minCompatibilityMinor",
+            "gitVersion",
+            "gitCommit",
+            "gitTreeState",
+            "buildDate",
+            "goVersion",
+            "compiler",
+            "platform",
+        ];
+        let members: Vec<String> = ORDER
+            .iter()
+            .filter_map(|k| info.get(k).map(|v| format!("\"{k}\":{v}")))
+            .collect();
+        let bytes = encode::indent(format!("{{{}}}", members.join(",")).as_bytes());
         let mut r = Response::new(Body::from(bytes));
         r.headers_mut()
             .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -1,8 +1,8 @@
 //! `/openapi/v3`: the index, and one document per group and version, made from the schema tables when asked for.
 //!
 //! Descriptions come from a compressed table that the build script writes; it is inflated for the one document that is
-//! made. Absent on purpose: descriptions of operations and parameters, `/openapi/v2`, and the protobuf form of the
-//! documents.
+//! made. `/openapi/v2` is a document without definitions: kubectl asks it only for kinds that no v3 document has. Absent on
+//! purpose: descriptions of operations and parameters, and the protobuf form of the v3 documents.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Read as _;
@@ -33,6 +33,9 @@ pub fn serve(
     query: &Query,
 ) -> Option<Response> {
     let table = server.engine.core.table();
+    if path == "/openapi/v2" {
+        return Some(second(headers));
+    }
     let rest = path.strip_prefix("/openapi/v3")?;
     if rest.is_empty() {
         // Upstream's aggregator leaves the type of the index to be guessed.
@@ -95,6 +98,38 @@ pub fn serve(
         h.insert(EXPIRES, HeaderValue::from_str(&text).ok()?);
     }
     Some(r)
+}
+
+/// `/openapi/v2`, as protobuf where that is asked for.
+fn second(headers: &HeaderMap) -> Response {
+    const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+    let version = component::version::GIT_VERSION;
+    let accept = negotiate::accept(headers);
+    let protobuf = accept.contains("proto-openapi.spec.v2");
+    let bytes = if protobuf {
+        let mut info = Vec::new();
+        wire::proto::put_bytes(1, b"Kubernetes", &mut info);
+        wire::proto::put_bytes(2, version.as_bytes(), &mut info);
+        let mut out = Vec::new();
+        wire::proto::put_bytes(1, b"2.0", &mut out);
+        wire::proto::put_bytes(2, &info, &mut out);
+        out
+    } else {
+        let document = json!({
+            "swagger": "2.0",
+            "info": {"title": "Kubernetes", "version": version},
+            "paths": {},
+        });
+        document.to_string().into_bytes()
+    };
+    let tag = hex(ring::digest::digest(&ring::digest::SHA512, &bytes).as_ref());
+    let mut r = send(bytes, &tag, headers);
+    let h = r.headers_mut();
+    h.insert(VARY, HeaderValue::from_static("Accept"));
+    if protobuf {
+        h.insert(CONTENT_TYPE, HeaderValue::from_static(PROTOBUF));
+    }
+    r
 }
 
 fn quoted(tag: &str) -> HeaderValue {

@@ -1131,7 +1131,8 @@ pub(crate) fn put_uint(tag: u32, v: u64, out: &mut Vec<u8>) {
 }
 
 #[inline]
-pub(crate) fn put_bytes(tag: u32, b: &[u8], out: &mut Vec<u8>) {
+/// A length-delimited field.
+pub fn put_bytes(tag: u32, b: &[u8], out: &mut Vec<u8>) {
     put_varint(u64::from(tag) << 3 | 2, out);
     put_varint(b.len() as u64, out);
     out.extend_from_slice(b);
