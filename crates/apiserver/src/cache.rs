@@ -744,7 +744,13 @@ impl Cache {
         };
         let values = def.strategy.field_values(&object);
         fields.matches(namespace, name, |i| {
-            let key = def.selectable_fields.get(i).copied().unwrap_or_default();
+            // A version may have other names for the same fields.
+            let key = self
+                .def
+                .selectable_fields
+                .get(i)
+                .copied()
+                .unwrap_or_default();
             values
                 .iter()
                 .find(|(k, _)| *k == key)

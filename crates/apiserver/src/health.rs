@@ -118,6 +118,17 @@ impl Health {
                 lines.push_str(&format!("[-]{name} failed: reason withheld\n"));
             }
         }
+        let strangers: Vec<String> = excluded
+            .iter()
+            .filter(|e| !checks.iter().any(|(n, _)| n == *e))
+            .map(|e| api::text::go_quote(e))
+            .collect();
+        if !strangers.is_empty() {
+            lines.push_str(&format!(
+                "warn: some health checks cannot be excluded: no matches for {}\n",
+                strangers.join(",")
+            ));
+        }
         if failed {
             return text(500, format!("{lines}{endpoint} check failed\n"));
         }

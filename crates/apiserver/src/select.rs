@@ -5,6 +5,8 @@
 use api::Status;
 use api::selector::{FieldSelector, Selector};
 
+use crate::resource::ResourceDef;
+
 /// A parsed label selector; the empty one matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Labels(Selector);
@@ -63,6 +65,30 @@ pub struct Term {
 pub struct Fields(pub Vec<Term>);
 
 impl Fields {
+    /// Parses a selector for a resource, with its words for what it does not know.
+    pub fn parse_for(s: &str, def: &ResourceDef) -> Result<Fields, Status> {
+        // Kinds with fields of their own list all that they know, and clusters' kinds leave out the namespace.
+        if !def.namespaced && !def.selectable_fields.is_empty() {
+            let parsed = FieldSelector::parse(s).map_err(Status::bad_request)?;
+            if parsed.terms.iter().any(|t| t.field == "metadata.namespace") {
+                return Err(Status::bad_request(
+                    "field label not supported: metadata.namespace",
+                ));
+            }
+        }
+        Fields::parse(s, def.selectable_fields).map_err(|mut e| {
+            if def.kind == "Job"
+                && let Some(label) = e.message.strip_prefix("field label not supported: ")
+            {
+                e.message = format!(
+                    "field label {} not supported for Job",
+                    api::text::go_quote(label)
+                );
+            }
+            e
+        })
+    }
+
     /// Parses a selector over `metadata.name`, `metadata.namespace` and `selectable`.
     /// Kinds that select by nothing else mostly have no words of their own for what they do not know.
     pub fn parse(s: &str, selectable: &[&str]) -> Result<Fields, Status> {

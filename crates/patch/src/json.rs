@@ -384,14 +384,43 @@ mod tests {
     }
 
     #[test]
+    fn members_need_not_be_there() {
+        // As upstream's library: a member that is missing is null.
+        for (patch, want) in [
+            (
+                json!([{"op": "replace", "path": "/x", "value": 1}]),
+                json!({"a": [1], "x": 1}),
+            ),
+            (
+                json!([{"op": "copy", "from": "/x", "path": "/b"}]),
+                json!({"a": [1], "b": null}),
+            ),
+            (
+                json!([{"op": "add", "path": "a/x", "value": 1}]),
+                json!({"a": [1], "x": 1}),
+            ),
+            (
+                json!([{"op": "replace", "path": "", "value": {}}]),
+                json!({}),
+            ),
+            (json!(null), json!({"a": [1]})),
+        ] {
+            assert_eq!(run(json!({"a": [1]}), patch.clone()), Ok(want), "{patch}");
+        }
+    }
+
+    #[test]
     fn what_does_not_apply_is_refused() {
         for patch in [
+            json!([{"op": "replace", "path": "/x/y", "value": 1}]),
+            json!([{"op": "replace", "path": "/a/9", "value": 1}]),
             json!([{"op": "remove", "path": "/x"}]),
             json!([{"op": "add", "path": "/x/y", "value": 1}]),
             json!([{"op": "add", "path": "/a/9", "value": 1}]),
             json!([{"op": "test", "path": "/a", "value": 2}]),
             json!([{"op": "frob", "path": "/a"}]),
             json!([{"op": "add", "path": "", "value": {}}]),
+            json!([{"op": "copy", "from": "/x/y", "path": "/b"}]),
         ] {
             let e = run(json!({"a": [1]}), patch.clone()).unwrap_err();
             assert!(matches!(e, PatchError::Unprocessable(_)), "{patch}: {e}");

@@ -259,7 +259,11 @@ fn define(config: &Config, found: &'static api::resources::Resource) -> Option<R
         schema,
         storage,
         conversion,
-        selectable_fields: parts.fields,
+        selectable_fields: if found.group == "events.k8s.io" {
+            r::event::REGARDING
+        } else {
+            parts.fields
+        },
         strategy: parts.strategy,
         printer: Printer {
             columns: print::columns::columns(found.group, found.version, found.resource)

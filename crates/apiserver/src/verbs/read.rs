@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use api::Status;
 use base64::Engine as _;
-use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use storage::Revision;
@@ -37,30 +37,60 @@ fn encode_token(revision: Revision, start: &str) -> String {
     URL_SAFE_NO_PAD.encode(serde_json::to_vec(&t).unwrap_or_default())
 }
 
+/// Go takes tokens with or without padding, whatever their last bits are.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::URL_SAFE,
+    GeneralPurposeConfig::new()
+        .with_encode_padding(false)
+        .with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
+
+fn illegal_base64(e: &base64::DecodeError, token: &str) -> String {
+    let at = match e {
+        base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => {
+            *at
+        }
+        // Go names the beginning of the last group.
+        _ => token.len() / 4 * 4,
+    };
+    format!("illegal base64 data at input byte {at}")
+}
+
 fn decode_token(token: &str) -> Result<Token, Status> {
     let bad = |why: String| {
         Status::bad_request(format!(
             "invalid continue token: continue key is not valid: {why}"
         ))
     };
-    let bytes = URL_SAFE_NO_PAD
+    let bytes = LENIENT
         .decode(token)
-        .or_else(|_| URL_SAFE.decode(token))
-        .map_err(|_| bad("illegal base64 data".into()))?;
-    let t: Token = match serde_json::from_slice(&bytes) {
-        Ok(t) => t,
-        Err(_) => {
-            let first = String::from_utf8_lossy(&bytes).chars().next();
-            return Err(bad(match first {
-                None => "unexpected end of JSON input".into(),
-                Some(c) => format!("invalid character '{c}' looking for beginning of value"),
-            }));
-        }
+        .map_err(|e| bad(illegal_base64(&e, token)))?;
+    let value = wire::json::parse(&bytes).map_err(|e| bad(e.to_string()))?;
+    let Value::Object(members) = &value else {
+        return Err(bad(format!(
+            "json: cannot unmarshal {} into Go value of type storage.continueToken",
+            super::go_kind(&value)
+        )));
     };
+    for (field, ty) in [("v", "string"), ("rv", "int64"), ("start", "string")] {
+        let fits = match members.get(field) {
+            None | Some(Value::Null) => true,
+            Some(Value::Number(n)) => ty == "int64" && n.is_i64(),
+            Some(v) => ty == "string" && v.is_string(),
+        };
+        if !fits {
+            let what = members.get(field).map_or("null", super::go_kind);
+            return Err(bad(format!(
+                "json: cannot unmarshal {what} into Go struct field continueToken.{field} of type {ty}"
+            )));
+        }
+    }
+    let t: Token = serde_json::from_value(value).map_err(|e| bad(e.to_string()))?;
     if t.v != "meta.k8s.io/v1" {
         return Err(bad(format!(
             "server does not recognize this encoded version {}",
-            api::text::go_quote(&t.v)
+            t.v
         )));
     }
     if t.rv == 0 {
@@ -73,7 +103,7 @@ fn decode_token(token: &str) -> Result<Token, Status> {
             "encoded start key empty (version meta.k8s.io/v1)".into()
         ));
     }
-    if t.start.split('/').any(|p| p == "..") || t.start.starts_with('/') {
+    if t.start.split('/').any(|p| p == "..") {
         return Err(bad(t.start));
     }
     Ok(t)
@@ -175,7 +205,7 @@ impl Call {
     pub(super) fn selection(&self, o: &ListOptions) -> Result<Selection, Status> {
         Ok(Selection {
             labels: Labels::parse(&o.label_selector)?,
-            fields: Fields::parse(&o.field_selector, self.served.def.selectable_fields)?,
+            fields: Fields::parse_for(&o.field_selector, &self.served.def)?,
         })
     }
 
@@ -189,14 +219,15 @@ impl Call {
         Ok(self.respond(200, output.media, body))
     }
 
-    /// Everything that a selection selects now.
+    /// What a selection selects now, up to its limit, with the metadata of the list.
     pub(super) async fn select_all(
         &self,
         options: &ListOptions,
-    ) -> Result<(Vec<Arc<Entry>>, Revision), Status> {
+    ) -> Result<(Vec<Arc<Entry>>, Value), Status> {
         let selection = self.selection(options)?;
         let page = self.page(options, &selection).await?;
-        Ok((page.items, page.revision))
+        let metadata = list_meta(&page);
+        Ok((page.items, metadata))
     }
 
     async fn page(&self, o: &ListOptions, selection: &Selection) -> Result<Page, Status> {
@@ -212,15 +243,18 @@ impl Call {
                     "specifying resource version is not allowed when using continue",
                 ));
             }
+            // As in a first page, revision 0 asks for everything.
+            let limit = if asked == Some(0) { 0 } else { o.limit };
             let mut start = prefix.clone();
-            start.extend_from_slice(token.start.as_bytes());
+            start.extend_from_slice(token.start.trim_start_matches('/').as_bytes());
             if token.rv < 0 {
                 cache.wait_current().await?;
                 let snapshot = cache.snapshot();
-                return Ok(self.cut(cache, snapshot, &prefix, &start, o.limit, selection));
+                return Ok(self.cut(cache, snapshot, &prefix, &start, limit, selection));
             }
+            exists(cache, token.rv).await?;
             return match self
-                .page_at(cache, &prefix, &start, token.rv, o.limit, selection)
+                .page_at(cache, &prefix, &start, token.rv, limit, selection)
                 .await
             {
                 Err(s) if s.code == 410 => Err(expired_continue(&token.start)),
@@ -233,13 +267,7 @@ impl Call {
             _ => None,
         };
         if let Some(r) = exact {
-            at_least(cache, r).await.map_err(|mut s| {
-                // It will not come by waiting a little.
-                if let Some(d) = &mut s.details {
-                    d.retry_after_seconds = 0;
-                }
-                s
-            })?;
+            exists(cache, r).await?;
             return self
                 .page_at(cache, &prefix, &prefix, r, o.limit, selection)
                 .await;
@@ -332,7 +360,9 @@ impl Call {
             };
         }
         for e in snapshot.range(prefix, start) {
-            if next.is_some() {
+            // Whether what follows is selected shows on the next page only.
+            if limit > 0 && items.len() >= limit {
+                next = next.or_else(|| items.last().map(|l| relative(prefix, &l.key)));
                 if selection.is_empty() {
                     remaining += 1;
                     continue;
@@ -340,11 +370,6 @@ impl Call {
                 break;
             }
             if !selection.matches(cache, self, e) {
-                continue;
-            }
-            if limit > 0 && items.len() == limit {
-                next = items.last().map(|l| relative(prefix, &l.key));
-                remaining += 1;
                 continue;
             }
             items.push(e.clone());
@@ -380,6 +405,16 @@ pub(super) async fn at_least(cache: &Cache, revision: Revision) -> Result<(), St
     cache.wait_for(revision).await
 }
 
+/// [`at_least`] for exactly this revision: waiting a little would not help.
+async fn exists(cache: &Cache, revision: Revision) -> Result<(), Status> {
+    at_least(cache, revision).await.map_err(|mut s| {
+        if let Some(d) = &mut s.details {
+            d.retry_after_seconds = 0;
+        }
+        s
+    })
+}
+
 fn list_meta(page: &Page) -> Value {
     let mut m = json!({"resourceVersion": page.revision.to_string()});
     if let (Some(map), Some(next)) = (m.as_object_mut(), &page.next) {
@@ -411,7 +446,7 @@ mod tests {
 
     #[test]
     fn tokens_cannot_leave_their_prefix() {
-        for start in ["../x\0", "a/../../b\0", "/x\0"] {
+        for start in ["../x\0", "a/../../b\0", "/../x\0"] {
             assert!(decode_token(&encode_token(5, start)).is_err(), "{start}");
         }
     }

@@ -152,8 +152,7 @@ impl Call {
         let options = self.delete_options(body)?;
         let request = self.write_request(options.dry_run, "");
         let (object, gone) = self.server.engine.delete(&request, &options).await?;
-        let foreground = options.policy == Some(crate::options::Propagation::Foreground);
-        let code = if !gone && (options.orphan == Some(false) || foreground) {
+        let code = if !gone && options.orphan == Some(false) {
             202
         } else {
             200
@@ -168,7 +167,7 @@ impl Call {
         let output = self.output()?;
         let list = ListOptions::parse(&self.query, false)?;
         let options = self.delete_options(body)?;
-        let (entries, revision) = self.select_all(&list).await?;
+        let (entries, metadata) = self.select_all(&list).await?;
         let mut items = Vec::with_capacity(entries.len());
         for e in entries {
             let cache = self.served.cache()?;
@@ -184,7 +183,6 @@ impl Call {
                 Err(s) => return Err(s),
             }
         }
-        let metadata = json!({"resourceVersion": revision.to_string()});
         let body = self.served.lister().list(&output, &metadata, items)?;
         Ok(self.respond(200, output.media, body))
     }

@@ -220,6 +220,21 @@ impl Strategy for Event {
     }
 }
 
+/// The fields of events.k8s.io, in the order of the core group's; one of those has no name here.
+pub const REGARDING: &[&str] = &[
+    "regarding.kind",
+    "regarding.namespace",
+    "regarding.name",
+    "regarding.uid",
+    "regarding.apiVersion",
+    "regarding.resourceVersion",
+    "regarding.fieldPath",
+    "reason",
+    "reportingController",
+    "\0",
+    "type",
+];
+
 /// Events.
 pub fn parts(config: &Config) -> Parts {
     let mut parts = Parts::new(Event).fields(&[

@@ -118,10 +118,7 @@ impl Strategy for Namespace {
     }
 
     fn field_values(&self, o: &Value) -> Vec<(&'static str, String)> {
-        vec![
-            ("status.phase", o.text("status.phase").to_owned()),
-            ("name", o.name().to_owned()),
-        ]
+        vec![("status.phase", o.text("status.phase").to_owned())]
     }
 
     /// The first delete only marks the namespace; the controller empties it.
@@ -148,5 +145,5 @@ pub fn masked(name: &str, prefix: bool) -> String {
 
 /// Namespaces.
 pub fn parts(_: &Config) -> Parts {
-    Parts::new(Namespace).fields(&["status.phase", "name"])
+    Parts::new(Namespace).fields(&["status.phase"])
 }

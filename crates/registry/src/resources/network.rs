@@ -336,7 +336,6 @@ pub fn ip_address(_: &Config) -> Parts {
         }),
         ..Simple::new(|_| {})
     })
-    .fields(&["spec.parentRef.name"])
 }
 
 fn policy_defaults(o: &mut Value) {

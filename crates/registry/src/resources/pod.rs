@@ -18,7 +18,7 @@ use crate::value::{Tree, same};
 use crate::{defaults, qos, warn};
 
 /// The fields by which pods can be selected.
-const FIELDS: [&str; 8] = [
+const FIELDS: [&str; 9] = [
     "spec.nodeName",
     "spec.restartPolicy",
     "spec.schedulerName",
@@ -27,6 +27,8 @@ const FIELDS: [&str; 8] = [
     "status.phase",
     "status.podIP",
     "status.nominatedNodeName",
+    // Known, and without a value, as upstream has it.
+    "status.podIPs",
 ];
 
 struct Pod {
@@ -279,6 +281,7 @@ impl Strategy for Pod {
     fn field_values(&self, o: &Value) -> Vec<(&'static str, String)> {
         let value = |name: &str| match name {
             "spec.hostNetwork" => o.flag(name).to_string(),
+            "status.podIPs" => String::new(),
             "status.podIP" => match o.list("status.podIPs").first() {
                 Some(ip) => ip.text("ip").to_owned(),
                 None => o.text(name).to_owned(),

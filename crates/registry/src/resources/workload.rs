@@ -468,7 +468,6 @@ pub fn replica_set(_: &Config) -> Parts {
         orphans: false,
         warn: named_warnings,
     })
-    .fields(&["status.replicas"])
     .sub("scale", scale(false))
 }
 
