@@ -172,6 +172,7 @@ impl Server {
             }
         };
         let long = info.long_running();
+        let gzip = info.is_resource && !long && crate::compress::accepted(request.headers());
         let label = self.metrics.begin(&info, &self.engine.core);
 
         let limit = match query.get("timeout").filter(|t| !long && !t.is_empty()) {
@@ -208,6 +209,9 @@ impl Server {
                 status_response(&errors, &Status::failure(500, "InternalError", text))
             }
         };
+        if gzip {
+            response = crate::compress::compress(response).await;
+        }
         self.metrics
             .end(label, response.status().as_u16(), started.elapsed());
         let unauthorized = response.status() == http::StatusCode::UNAUTHORIZED

@@ -344,6 +344,10 @@ fn aggregated(table: &Table, headers: &HeaderMap, core: bool) -> Response {
             "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
         ),
     );
+    h.insert(
+        http::header::CACHE_CONTROL,
+        HeaderValue::from_static("public"),
+    );
     h.insert(VARY, HeaderValue::from_static("Accept"));
     if let Ok(v) = HeaderValue::from_str(&etag) {
         h.insert(ETAG, v);

@@ -40,6 +40,24 @@ pub struct Engine {
     pub authorizer: Arc<dyn auth::Authorizer>,
     /// Other objects.
     pub reader: Arc<dyn ObjectReader>,
+    /// See [`Gates`].
+    pub gates: Gates,
+}
+
+/// Writes that met a conflict go on one after the other: many at once on one object would mostly defeat each other.
+#[derive(Default)]
+pub struct Gates([tokio::sync::Mutex<()>; 32]);
+
+impl Gates {
+    /// A place in the line for a key. `None` after a while, lest a write within a write wait for itself.
+    async fn enter(&self, key: &[u8]) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        const PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
+        let hash = key.iter().fold(0usize, |h, b| {
+            h.wrapping_mul(31).wrapping_add(usize::from(*b))
+        });
+        let gate = self.0.get(hash % self.0.len())?;
+        tokio::time::timeout(PATIENCE, gate.lock()).await.ok()
+    }
 }
 
 /// Who writes what.
@@ -491,6 +509,7 @@ impl Engine {
             .await
             .map_err(store_error)?
             .kv;
+        let mut turn = None;
         for _ in 0..RETRIES {
             let Some(kv) = current.take() else {
                 if !creates {
@@ -510,7 +529,18 @@ impl Engine {
             };
             match self.update_once(r, change, &key, kv).await? {
                 Ok(object) => return Ok((object, false)),
-                Err(found) => current = found,
+                Err(found) if turn.is_some() => current = found,
+                Err(_) => {
+                    turn = self.gates.enter(&key).await;
+                    // What was found may be old by now.
+                    current = self
+                        .core
+                        .store()
+                        .get(&key, 0)
+                        .await
+                        .map_err(store_error)?
+                        .kv;
+                }
             }
         }
         Err(Status::conflict(
@@ -586,12 +616,13 @@ impl Engine {
         if let Some(wanted) = change.uid()
             && wanted != uid
         {
-            // Upstream names keys below its prefix.
             let key = String::from_utf8_lossy(key);
+            // Where nothing is stored, upstream has not yet put its prefix before the key.
             let key = key
                 .trim_start_matches('/')
                 .find('/')
                 .and_then(|at| key.get(at + 1..))
+                .filter(|_| r.dry_run)
                 .unwrap_or(&key);
             return Err(Status::conflict(
                 &def.group,

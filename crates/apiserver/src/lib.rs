@@ -7,6 +7,7 @@ pub mod body;
 pub mod cache;
 pub mod chain;
 pub mod codec;
+pub mod compress;
 pub mod core;
 pub mod discovery;
 pub mod encode;

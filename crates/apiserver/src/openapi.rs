@@ -64,16 +64,11 @@ pub fn serve(
     let asked = query.str("hash");
     if !asked.is_empty() && asked != tag {
         let to = format!("/openapi/v3/{name}?hash={tag}");
-        let mut r = Response::new(Body::from(
-            format!("<a href=\"{to}\">Moved Permanently</a>.\n\n").into_bytes(),
-        ));
+        let mut r = Response::new(Body::empty());
         *r.status_mut() = StatusCode::MOVED_PERMANENTLY;
         let h = r.headers_mut();
         h.insert(LOCATION, HeaderValue::from_str(&to).ok()?);
-        h.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("text/html; charset=utf-8"),
-        );
+        h.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         h.insert(VARY, HeaderValue::from_static("Accept"));
         return Some(r);
     }

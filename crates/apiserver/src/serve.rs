@@ -225,6 +225,7 @@ pub async fn run_on(
         admission: dependencies.admission,
         authorizer: dependencies.authorizer,
         reader,
+        gates: Default::default(),
     });
     let server = Arc::new(Server {
         permits: tokio::sync::Semaphore::new(config.max_in_flight.max(1)),

@@ -156,12 +156,7 @@ async fn finalizers_keep_an_object_until_the_last_is_gone() {
         let a = c
             .delete(&format!("{MAPS}/{name}?propagationPolicy={policy}"))
             .await;
-        assert_eq!(
-            a.code,
-            if policy == "Foreground" { 202 } else { 200 },
-            "{}",
-            a.text()
-        );
+        assert_eq!(a.code, 200, "{}", a.text());
         assert_eq!(a.json()["metadata"]["finalizers"], json!([finalizer]));
     }
 }

@@ -120,7 +120,7 @@ async fn a_nodes_watch_sees_its_pods_come_and_go() {
     assert_eq!(listed["items"].as_array().unwrap().len(), 1);
     let now = "/api/v1/namespaces/w/pods/p2?gracePeriodSeconds=0";
     c.delete(now).await.expect(200);
-    // The beginning of the deletion is told too.
+    // The deletion is marked before it happens.
     assert_eq!(n1.brief().await, ("MODIFIED".into(), "p2".into()));
     assert_eq!(n1.brief().await, ("DELETED".into(), "p2".into()));
 }
