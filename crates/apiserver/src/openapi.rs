@@ -548,6 +548,7 @@ impl<'t> Schemas<'t> {
             // What stands beside a reference is ignored, so it is wrapped.
             schema = json!({"allOf": [schema]});
         }
+        let bare = schema.pointer("/allOf/0").cloned();
         let Some(m) = schema.as_object_mut() else {
             return schema;
         };
@@ -610,7 +611,11 @@ impl<'t> Schemas<'t> {
                 m.insert("x-kubernetes-patch-merge-key".into(), f.merge_key.into());
             }
         }
-        schema
+        match bare {
+            // Nothing stands beside the reference.
+            Some(reference) if m.len() == 1 => reference,
+            _ => schema,
+        }
     }
 }
 
