@@ -589,7 +589,7 @@ fn ingress(o: &Value, now: i64) -> Vec<Value> {
     ]
 }
 
-fn ip_address(o: &Value, _: i64) -> Vec<Value> {
+fn ip_address(o: &Value, now: i64) -> Vec<Value> {
     let p = o.at("spec.parentRef");
     let parent = if p.is_null() {
         "<none>".to_owned()
@@ -602,7 +602,7 @@ fn ip_address(o: &Value, _: i64) -> Vec<Value> {
         }
         s
     };
-    vec![o.name().into(), parent.into()]
+    vec![o.name().into(), parent.into(), age::of(o, now)]
 }
 
 fn network_policy(o: &Value, now: i64) -> Vec<Value> {

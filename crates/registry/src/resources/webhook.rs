@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::plain::Simple;
 use crate::builtin::{Config, Parts};
+use crate::validate::hooks;
 use crate::value::Tree;
 
 fn rule_scopes(rules: &mut [Value]) {
@@ -62,6 +63,8 @@ fn static_name(o: &Value, _: Option<&Value>) -> Vec<String> {
 /// Admission policies.
 pub fn policy(_: &Config) -> Parts {
     Parts::new(Simple {
+        validate: hooks::policy,
+        update: Some(hooks::policy_update),
         generation: true,
         unconditional: false,
         status: true,
@@ -73,6 +76,7 @@ pub fn policy(_: &Config) -> Parts {
 /// What binds admission policies.
 pub fn policy_binding(_: &Config) -> Parts {
     Parts::new(Simple {
+        validate: hooks::policy_binding,
         generation: true,
         unconditional: false,
         warn: static_name,
@@ -87,6 +91,8 @@ pub fn policy_binding(_: &Config) -> Parts {
 /// Admission webhooks.
 pub fn webhooks(_: &Config) -> Parts {
     Parts::new(Simple {
+        validate: hooks::webhooks,
+        update: Some(hooks::webhooks_update),
         generation: true,
         unconditional: false,
         content: |o| o.at("webhooks"),

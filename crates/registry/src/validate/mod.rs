@@ -4,6 +4,7 @@
 pub mod affinity;
 pub mod container;
 pub mod diff;
+pub mod hooks;
 pub mod meta;
 pub mod pod;
 pub mod pod_spec;
