@@ -1,7 +1,8 @@
 //! The scheduler without its I/O: events and time in, actions out.
 //!
 //! Invariants: a pod that was decided is counted on its node ("assumed") until the watch shows it bound, its binding
-//! fails or it is deleted; a pod is decided at most once per attempt; nothing is decided for a pod that is being deleted.
+//! fails or it is deleted; a pod is decided at most once per attempt; nothing is decided for a pod that is being deleted;
+//! room that preemption made for a pod is given to none of lower or equal priority.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -14,6 +15,9 @@ use crate::pod::{Classes, Pod};
 use crate::preemption::preempt;
 use crate::queue::{Millis, Queue, Queued};
 use crate::view::{NodeView, PodView};
+
+/// What upstream's plugin for resource claims, which comes before preemption, says of a pod that holds none.
+const NO_CLAIMS: &str = "no new claims to deallocate";
 
 /// What happened.
 #[derive(Clone, Debug)]
@@ -59,9 +63,20 @@ pub enum Action {
         pod: Arc<PodView>,
         /// The message of the condition and the event.
         message: String,
-        /// Pods to delete to make room, and where.
-        preemption: Option<(String, Vec<Arc<PodView>>)>,
+        /// What becomes of the room it was promised.
+        nomination: Nomination,
     },
+}
+
+/// The node that preemption makes room on.
+#[derive(Clone, Debug)]
+pub enum Nomination {
+    /// As it was.
+    Kept,
+    /// None, or none any more.
+    Cleared,
+    /// A new one, once these pods are deleted.
+    Made(String, Vec<Arc<PodView>>),
 }
 
 /// Sizes for metrics.
@@ -84,6 +99,8 @@ pub struct Core {
     deciders: HashMap<String, Decider>,
     classes: Classes,
     assumed: BTreeSet<String>,
+    /// Pods that wait for room made for them, by uid, and the node it is made on.
+    nominated: BTreeMap<String, (Pod, String)>,
 }
 
 impl Core {
@@ -100,6 +117,7 @@ impl Core {
             deciders,
             classes: Classes::default(),
             assumed: BTreeSet::new(),
+            nominated: BTreeMap::new(),
         }
     }
 
@@ -157,6 +175,7 @@ impl Core {
         let uid = view.metadata.uid.clone();
         self.queue.remove(&uid);
         self.assumed.remove(&uid);
+        self.nominated.remove(&uid);
         if self.table.remove_pod(&uid) {
             let pod = self.classes.pod(view);
             self.wake(now, &ClusterEvent::PodGone(&pod));
@@ -170,6 +189,7 @@ impl Core {
         let uid = view.metadata.uid.clone();
         if !view.spec.node_name.is_empty() {
             self.queue.remove(&uid);
+            self.nominated.remove(&uid);
             let news = !self.assumed.remove(&uid) && self.table.row_of_pod(&uid).is_none();
             let pod = self.classes.pod(view);
             self.table.place(&pod, &pod.view.spec.node_name.clone());
@@ -185,9 +205,16 @@ impl Core {
             || !self.deciders.contains_key(&view.spec.scheduler_name)
         {
             self.queue.remove(&uid);
+            self.nominated.remove(&uid);
             return;
         }
         let pod = self.classes.pod(view);
+        // A view without it may be older than the nomination.
+        let node = &pod.view.status.nominated_node_name;
+        if !node.is_empty() {
+            let promised = (pod.clone(), node.clone());
+            self.nominated.insert(uid, promised);
+        }
         let gated = self.gate(&pod);
         self.queue.upsert(pod, gated, now);
     }
@@ -229,7 +256,32 @@ impl Core {
         }
     }
 
+    /// Counts the pods that were promised room and are no less important as if they had it; gives their uids.
+    fn reserve(&mut self, pod: &Pod) -> Vec<String> {
+        let mut uids = Vec::new();
+        for (uid, (other, node)) in &self.nominated {
+            if uid != pod.uid()
+                && other.view.spec.priority >= pod.view.spec.priority
+                && self.table.row_of_pod(uid).is_none()
+                && self.table.find(node).is_some()
+            {
+                self.table.place(other, node);
+                uids.push(uid.clone());
+            }
+        }
+        uids
+    }
+
     fn attempt(&mut self, q: Queued, now: Millis, random: u64) -> Option<Action> {
+        let reserved = self.reserve(&q.pod);
+        let action = self.decide(q, now, random);
+        for uid in reserved {
+            self.table.remove_pod(&uid);
+        }
+        action
+    }
+
+    fn decide(&mut self, q: Queued, now: Millis, random: u64) -> Option<Action> {
         let uid = q.pod.uid().to_owned();
         let Some(decider) = self.deciders.get_mut(&q.pod.view.spec.scheduler_name) else {
             self.queue.remove(&uid);
@@ -239,6 +291,7 @@ impl Core {
             Decision::Place(row) => {
                 let node = self.table.row(row)?.name.clone();
                 self.table.place(&q.pod, &node);
+                self.nominated.remove(&uid);
                 self.assumed.insert(uid);
                 Some(Action::Bind {
                     pod: q.pod.view,
@@ -253,12 +306,12 @@ impl Core {
                 Some(Action::Explain {
                     pod: q.pod.view,
                     message,
-                    preemption: None,
+                    nomination: Nomination::Kept,
                 })
             }
             Decision::Unfit(mut error) => {
                 let found = preempt(decider, &q.pod, &mut self.table, &error);
-                let preemption = match found {
+                let nomination = match found {
                     Ok(p) => {
                         let row = self.table.find(&p.node).and_then(|r| self.table.row(r));
                         let victims = p
@@ -267,18 +320,25 @@ impl Core {
                             .filter_map(|uid| row.and_then(|r| r.pods.get(uid)))
                             .map(|v| v.view.clone())
                             .collect();
-                        Some((p.node, victims))
+                        let promised = (q.pod.clone(), p.node.clone());
+                        self.nominated.insert(uid.clone(), promised);
+                        Nomination::Made(p.node, victims)
                     }
-                    Err(why) => {
-                        error.post_filter = why;
-                        None
+                    Err(refused) => {
+                        error.post_filter = format!("{NO_CLAIMS}, {}", refused.why);
+                        if refused.eligible {
+                            self.nominated.remove(&uid);
+                            Nomination::Cleared
+                        } else {
+                            Nomination::Kept
+                        }
                     }
                 };
                 self.queue.reject(&uid, error.plugins.clone(), now);
                 Some(Action::Explain {
                     pod: q.pod.view,
                     message: error.message(),
-                    preemption,
+                    nomination,
                 })
             }
         }
@@ -345,7 +405,7 @@ mod tests {
         c.input(Input::Pod(pending("p", "1")), 0);
         let Some(Action::Explain {
             message,
-            preemption,
+            nomination,
             ..
         }) = c.step(0, 0)
         else {
@@ -353,10 +413,10 @@ mod tests {
         };
         assert_eq!(
             message,
-            "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: \
+            "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: \
              1 No preemption victims found for incoming pod."
         );
-        assert!(preemption.is_none() && c.step(0, 0).is_none());
+        assert!(matches!(nomination, Nomination::Cleared) && c.step(0, 0).is_none());
         c.input(Input::PodGone(bound("x", "2", "a")), 10);
         c.tick(2000);
         assert_eq!(bind(c.step(2000, 0)), ("p".into(), "a".into()));
@@ -394,7 +454,7 @@ mod tests {
         v.spec.priority = 100;
         c.input(Input::Pod(Arc::new(v)), 0);
         let Some(Action::Explain {
-            preemption: Some((node, victims)),
+            nomination: Nomination::Made(node, victims),
             message,
             ..
         }) = c.step(0, 0)
@@ -406,6 +466,39 @@ mod tests {
             ("a", "low")
         );
         assert_eq!(message, "0/1 nodes are available: 1 Insufficient cpu.");
+    }
+
+    #[test]
+    fn room_made_for_a_pod_is_kept_for_it() {
+        let with = |uid: &str, priority: i32| {
+            let mut v = (*pending(uid, "2")).clone();
+            v.spec.priority = priority;
+            Arc::new(v)
+        };
+        let mut c = core();
+        c.input(Input::Node(Arc::new(node("a", "2", "4Gi"))), 0);
+        c.input(Input::Pod(bound("low", "2", "a")), 0);
+        c.input(Input::Pod(with("high", 100)), 0);
+        assert!(matches!(
+            c.step(0, 0),
+            Some(Action::Explain {
+                nomination: Nomination::Made(..),
+                ..
+            })
+        ));
+        // The victim goes; one like it and one as important are first in the queue, and get nothing.
+        c.input(Input::PodGone(bound("low", "2", "a")), 1);
+        c.input(Input::Pod(with("low-2", 0)), 1);
+        c.input(Input::Pod(with("equal", 100)), 1);
+        let mut placed = Vec::new();
+        for now in [1, 1, 3000, 3000, 3000] {
+            c.tick(now);
+            if let Some(Action::Bind { pod, .. }) = c.step(now, 0) {
+                placed.push(pod.metadata.uid.clone());
+            }
+        }
+        assert_eq!(placed, ["high"]);
+        assert_eq!(c.nodes().columns.req_cpu.iter().sum::<i64>(), 2000);
     }
 
     proptest! {

@@ -22,6 +22,22 @@ pub struct Preemption {
     pub victims: Vec<String>,
 }
 
+/// Why there is no room to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The text that follows the fit error.
+    pub why: String,
+    /// Whether room was looked for: then a promise of room made earlier is void.
+    pub eligible: bool,
+}
+
+fn ineligible(why: &str) -> Refused {
+    Refused {
+        why: format!("preemption: not eligible due to {why}."),
+        eligible: false,
+    }
+}
+
 /// More important first: priority, then earlier creation.
 fn importance(a: &Pod, b: &Pod) -> std::cmp::Ordering {
     let age = |p: &Pod| {
@@ -38,15 +54,15 @@ fn importance(a: &Pod, b: &Pod) -> std::cmp::Ordering {
         .then_with(|| age(a).cmp(&age(b)))
 }
 
-/// Finds room, or says why there is none (the text that follows the fit error).
+/// Finds room, or says why there is none.
 pub fn preempt(
     decider: &Decider,
     pod: &Pod,
     nodes: &mut NodeTable,
     error: &FitError,
-) -> Result<Preemption, String> {
+) -> Result<Preemption, Refused> {
     if pod.view.spec.preemption_policy.as_deref() == Some("Never") {
-        return Err("preemption: not eligible due to preemptionPolicy=Never.".into());
+        return Err(ineligible("preemptionPolicy=Never"));
     }
     let nominated = &pod.view.status.nominated_node_name;
     if let Some(row) = nodes.find(nominated)
@@ -58,9 +74,7 @@ pub fn preempt(
             })
         })
     {
-        return Err(
-            "preemption: not eligible due to a terminating pod on the nominated node.".into(),
-        );
+        return Err(ineligible("a terminating pod on the nominated node"));
     }
     let mut best: Option<(Harm, Preemption)> = None;
     let mut no_victims = 0;
@@ -104,7 +118,10 @@ pub fn preempt(
     if unhelpful > 0 {
         reasons.insert("Preemption is not helpful for scheduling".into(), unhelpful);
     }
-    Err(format!("preemption: {}", histogram(error.nodes, &reasons)))
+    Err(Refused {
+        why: format!("preemption: {}", histogram(error.nodes, &reasons)),
+        eligible: true,
+    })
 }
 
 /// Compared field by field; smaller is better.
@@ -242,7 +259,7 @@ mod tests {
         let p = pod("p", "2", 0);
         let e = unfit(&mut d, &p, &t);
         assert_eq!(
-            preempt(&d, &p, &mut t, &e).unwrap_err(),
+            preempt(&d, &p, &mut t, &e).unwrap_err().why,
             "preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, \
              1 Preemption is not helpful for scheduling."
         );

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::core::{Action, Core, Input};
+use crate::core::{Action, Core, Input, Nomination};
 use crate::metrics::Metrics;
 use crate::queue::Millis;
 use crate::view::{Meta, NodeView, PodView};
@@ -133,10 +133,10 @@ pub async fn run(config: Config, mut deps: Dependencies, shutdown: CancellationT
                 Action::Explain {
                     pod,
                     message,
-                    preemption,
+                    nomination,
                 } => {
                     tasks.spawn(async move {
-                        explain(&client, &recorder, &pod, &message, preemption).await;
+                        explain(&client, &recorder, &pod, &message, nomination).await;
                         drop(slot);
                     });
                 }
@@ -225,7 +225,7 @@ async fn explain(
     recorder: &Recorder,
     pod: &PodView,
     message: &str,
-    preemption: Option<(String, Vec<Arc<PodView>>)>,
+    nomination: Nomination,
 ) {
     warn(recorder, pod, message);
     let known = pod.status.conditions.iter().any(|c| {
@@ -234,8 +234,12 @@ async fn explain(
             && c.reason == "Unschedulable"
             && c.message == message
     });
-    let nominated = preemption.as_ref().map(|(node, _)| node.as_str());
-    let clear = nominated.is_none() && !pod.status.nominated_node_name.is_empty();
+    let nominated = match &nomination {
+        Nomination::Made(node, _) => Some(node.as_str()),
+        Nomination::Kept | Nomination::Cleared => None,
+    };
+    let clear =
+        matches!(nomination, Nomination::Cleared) && !pod.status.nominated_node_name.is_empty();
     if !known || nominated.is_some() || clear {
         let now = client::view::print_time(client::Time::now());
         let old = pod
@@ -275,7 +279,7 @@ async fn explain(
             tracing::warn!(pod = %pod.metadata.name, error = %e, "Error updating pod condition");
         }
     }
-    let Some((node, victims)) = preemption else {
+    let Nomination::Made(node, victims) = nomination else {
         return;
     };
     for victim in victims {
