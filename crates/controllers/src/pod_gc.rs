@@ -169,14 +169,12 @@ async fn remove(client: &client::Client, pod: &Pod, why: Why) -> Result<(), clie
         if why == Why::Orphaned
             && let Some(s) = status.as_object_mut()
         {
-            let now = client::view::print_time(Time::now());
-            s.insert(
-                "conditions".into(),
-                json!([{
-                    "type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC",
-                    "message": "PodGC: node no longer exists", "lastTransitionTime": now,
-                }]),
+            let condition = pod.disruption(
+                "DeletionByPodGC",
+                "PodGC: node no longer exists",
+                Time::now(),
             );
+            s.insert("conditions".into(), json!([condition]));
         }
         let patch =
             Patch::Strategic(json!({"metadata": {"uid": pod.metadata.uid}, "status": status}));

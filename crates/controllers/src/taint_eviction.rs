@@ -187,13 +187,14 @@ pub fn start(ctx: Context) {
 
 async fn evict(client: &client::Client, pod: &Pod) -> Result<(), client::Error> {
     let api = client.namespaced(&PODS, &pod.metadata.namespace);
+    let condition = pod.disruption(
+        "DeletionByTaintManager",
+        "Taint manager: deleting due to NoExecute taint",
+        Time::now(),
+    );
     let patch = Patch::Strategic(json!({
         "metadata": {"uid": pod.metadata.uid},
-        "status": {"conditions": [{
-            "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
-            "message": "Taint manager: deleting due to NoExecute taint",
-            "lastTransitionTime": client::view::print_time(Time::now()),
-        }]},
+        "status": {"conditions": [condition]},
     }));
     match api
         .patch_status::<serde::de::IgnoredAny>(&pod.metadata.name, &patch)

@@ -293,15 +293,21 @@ async fn evict(client: &Client, recorder: &Recorder, pod: &PodView, victim: &Pod
     let api = client.namespaced(&PODS, &m.namespace);
     let now = client::view::print_time(client::Time::now());
     let name = &pod.spec.scheduler_name;
+    let mut condition = json!({
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": "PreemptionByScheduler",
+        "message": format!("{name}: preempting to accommodate a higher priority pod"),
+        "lastTransitionTime": now,
+    });
+    if victim.status.observed_generation != 0
+        && let Some(c) = condition.as_object_mut()
+    {
+        c.insert("observedGeneration".into(), m.generation.into());
+    }
     let patch = client::Patch::Strategic(json!({
         "metadata": {"uid": m.uid},
-        "status": {"conditions": [{
-            "type": "DisruptionTarget",
-            "status": "True",
-            "reason": "PreemptionByScheduler",
-            "message": format!("{name}: preempting to accommodate a higher priority pod"),
-            "lastTransitionTime": now,
-        }]},
+        "status": {"conditions": [condition]},
     }));
     let marked = api
         .patch_status::<serde::de::IgnoredAny>(&m.name, &patch)

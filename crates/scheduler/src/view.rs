@@ -80,6 +80,8 @@ pub struct PodStatus {
     pub phase: String,
     /// Where preemption made room.
     pub nominated_node_name: String,
+    /// The generation the kubelet speaks of.
+    pub observed_generation: i64,
     /// To tell whether the PodScheduled condition must change.
     pub conditions: Vec<Condition>,
 }

@@ -76,6 +76,11 @@ pub fn set_condition(
             c.put(key, text);
         }
     }
+    // Only where the kubelet says which generation it speaks of, others do.
+    let generation = o.int("metadata.generation");
+    if o.int("status.observedGeneration") != 0 && generation != 0 {
+        c.put("observedGeneration", generation);
+    }
     let mut all = o.list("status.conditions").to_vec();
     match all.iter_mut().find(|c| c.text("type") == kind) {
         Some(slot) => *slot = c,
