@@ -17,6 +17,9 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 pub fn main(dir: PathBuf, mut args: Args) -> Result<ExitCode> {
     let mut cluster = Cluster::open(&dir)?;
     let what = args.next_word().unwrap_or_default();
+    if !["add", "stop", "start", "cut", "heal", "remove"].contains(&what.as_str()) {
+        bail!("say what to do: keelson node add|stop|start|cut|heal|remove NAME");
+    }
     let name = args.next_word();
     args.end()?;
     let steps = Steps::new();

@@ -11,7 +11,7 @@ use crate::units;
 use crate::{certs, host, images, net, objects, preflight, static_pods};
 use anyhow::{Context, Result, bail};
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -44,20 +44,35 @@ pub fn main(dir: PathBuf, mut args: Args) -> Result<ExitCode> {
     );
     bring_up(&cluster, &steps, timeout, fresh)?;
     say!(
-        "\nReady after {:.1} s. The kubeconfig is {}.\n\n\
+        "\nReady after {1:.1} s. The kubeconfig is {2}.\n\n\
          Try next:\n  \
-         export KUBECONFIG={}\n  \
+         export KUBECONFIG={2}\n  \
          kubectl get nodes -o wide\n  \
          kubectl create deployment hello --image=keelson.local/hello:1 --replicas=4\n  \
          kubectl expose deployment hello --port=80 --target-port=8080\n  \
-         keelson exec node-1 curl -s http://$(kubectl get service hello -o jsonpath='{{.spec.clusterIP}}')\n  \
+         {0} exec node-1 curl -s http://$(kubectl get service hello -o jsonpath='{{.spec.clusterIP}}')\n  \
          kubectl set image deployment/hello hello=keelson.local/hello:2\n  \
-         keelson status",
+         {0} status",
+        call_again(&cluster.dir),
         steps.seconds(),
-        cluster.admin_kubeconfig().display(),
         cluster.admin_kubeconfig().display(),
     );
     Ok(ExitCode::SUCCESS)
+}
+
+/// How this program is called for this cluster from the user's shell.
+fn call_again(dir: &Path) -> String {
+    let own = std::env::current_exe().unwrap_or_default();
+    let same = |path: PathBuf| path.canonicalize().is_ok_and(|p| p == own);
+    let mut call = if crate::run::find_program("keelson").is_some_and(same) {
+        "keelson".to_string()
+    } else {
+        own.display().to_string()
+    };
+    if crate::cluster::state_dir(None).is_ok_and(|d| d != dir) {
+        call.push_str(&format!(" --state-dir {}", dir.display()));
+    }
+    call
 }
 
 fn apply_options(cluster: &mut Cluster, args: &mut Args, fresh: bool) -> Result<()> {
