@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use client::events::{EventType, Format, ObjectReference, Recorder};
 use client::resource::{ENDPOINT_SLICES, SERVICES};
 use client::{Change, Client, Informers, Options as ClientOptions, Selector};
 use component::Shutdown;
@@ -324,6 +325,28 @@ pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
         Mode::Nftables => Mode::Iptables,
     };
     clean(&config, &[other]).await;
+
+    let (recorder, events) = Recorder::new(
+        client.clone(),
+        Format::Events,
+        "kube-proxy",
+        format!("kube-proxy-{node}"),
+        shutdown.token.clone(),
+    );
+    shutdown.spawn(events);
+    let own_node = ObjectReference {
+        kind: "Node".into(),
+        name: node.clone(),
+        ..ObjectReference::default()
+    };
+    recorder.action(
+        own_node,
+        None,
+        EventType::Normal,
+        "Starting",
+        "StartKubeProxy",
+        "",
+    );
 
     let informers = Informers::new(client, shutdown.token.clone());
     let (tx, rx) = mpsc::unbounded_channel();
