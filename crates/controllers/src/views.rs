@@ -63,6 +63,7 @@ view!(
 view!(
     /// `v1.PodStatus`
     PodStatus {
+        observed_generation: i64,
         phase: String,
         reason: String,
         conditions: Vec<Condition>,
@@ -326,6 +327,24 @@ impl Pod {
     /// Whether the pod may still run: not ended and not being deleted.
     pub fn is_active(&self) -> bool {
         !self.is_ended() && !self.metadata.is_deleting()
+    }
+
+    /// The condition that says why the pod is made to end.
+    pub fn disruption(&self, reason: &str, message: &str, now: Time) -> Value {
+        let mut condition = serde_json::json!({
+            "type": "DisruptionTarget",
+            "status": "True",
+            "reason": reason,
+            "message": message,
+            "lastTransitionTime": client::view::print_time(now),
+        });
+        // Only where the kubelet says which generation it speaks of, others do.
+        if self.status.observed_generation != 0
+            && let Some(c) = condition.as_object_mut()
+        {
+            c.insert("observedGeneration".into(), self.metadata.generation.into());
+        }
+        condition
     }
 
     /// Whether all containers have ended for good.
