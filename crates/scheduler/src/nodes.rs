@@ -109,6 +109,8 @@ pub struct NodeTable {
     image_nodes: HashMap<Arc<str>, usize>,
     static_version: u64,
     with_affinity: usize,
+    /// By controller and row: how many of its pods are there and stay.
+    replicas: HashMap<String, HashMap<usize, i64>>,
     namespaces: HashMap<String, BTreeMap<String, String>>,
 }
 
@@ -164,6 +166,29 @@ impl NodeTable {
     /// Whether any placed pod has required anti-affinity or preferred affinity terms of its own.
     pub fn has_pods_with_affinity(&self) -> bool {
         self.with_affinity > 0
+    }
+
+    /// The rows that hold pods of a controller, and how many; pods that are being deleted do not count.
+    pub fn replicas(&self, controller: &str) -> Option<&HashMap<usize, i64>> {
+        self.replicas.get(controller)
+    }
+
+    fn count_replica(&mut self, row: usize, pod: &Pod, sign: i64) {
+        let Some(controller) = pod.view.replica_of() else {
+            return;
+        };
+        if pod.view.metadata.deletion_timestamp.is_some() {
+            return;
+        }
+        let rows = self.replicas.entry(controller.to_owned()).or_default();
+        let n = rows.entry(row).or_default();
+        *n += sign;
+        if *n == 0 {
+            rows.remove(&row);
+        }
+        if rows.is_empty() {
+            self.replicas.remove(controller);
+        }
     }
 
     /// The labels of a namespace; `None` while it is not known.
@@ -319,6 +344,7 @@ impl NodeTable {
     }
 
     fn count(&mut self, row: usize, pod: &Pod, sign: i64) {
+        self.count_replica(row, pod, sign);
         let u = &pod.usage;
         let c = &mut self.columns;
         for (column, amount) in [

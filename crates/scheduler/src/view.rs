@@ -24,6 +24,33 @@ pub struct Meta {
     pub deletion_timestamp: Option<String>,
     /// For the condition's observedGeneration.
     pub generation: i64,
+    /// Who made a pod.
+    pub owner_references: Vec<Owner>,
+}
+
+/// An owner reference.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Owner {
+    /// `ReplicaSet`, ….
+    pub kind: String,
+    /// Its identity.
+    pub uid: String,
+    /// Whether it is the one that manages the object.
+    pub controller: Option<bool>,
+}
+
+impl PodView {
+    /// The uid of the controller whose pods are replicas of each other; none for a pod that is one of its kind.
+    pub fn replica_of(&self) -> Option<&str> {
+        let owners = &self.metadata.owner_references;
+        let owner = owners.iter().find(|o| o.controller == Some(true))?;
+        matches!(
+            owner.kind.as_str(),
+            "ReplicaSet" | "StatefulSet" | "ReplicationController"
+        )
+        .then_some(owner.uid.as_str())
+    }
 }
 
 /// A pod.

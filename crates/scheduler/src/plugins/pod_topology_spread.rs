@@ -1,9 +1,10 @@
 //! PodTopologySpread: keeps matching pods even over the domains of a topology.
 //!
-//! Absent on purpose: upstream's default constraints (zone and hostname, from the pod's Services and ReplicaSets); only
-//! constraints in the pod count.
+//! A pod without constraints of its own is kept even with the pods of its controller, over hosts and zones, as far as
+//! scores go. Upstream finds those pods by the selectors of the controller and of the Services before it, which select the
+//! same pods; for a pod without a controller that Services alone select, this is absent.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::bits::BitSet;
 use crate::framework::{Check, ClusterEvent, Filter, MAX_SCORE, Plugin, Reason, Scope, Score};
@@ -119,19 +120,71 @@ impl Filter for PodTopologySpread {
     }
 }
 
+const HOSTNAME: &str = "kubernetes.io/hostname";
+const ZONE: &str = "topology.kubernetes.io/zone";
+/// The skew allowed by default, less one: over hosts, over zones.
+const DEFAULT_SKEW: (f64, f64) = (2.0, 4.0);
+
+/// How much more a domain counts where there are more of them.
+fn weight(domains: usize) -> f64 {
+    (domains as f64 + 2.0).ln()
+}
+
+/// Raw scores by row from the pods of the same controller. A node without a label takes no part in that label's spreading.
+fn by_default(pod: &Pod, nodes: &NodeTable, rows: &BitSet) -> BTreeMap<usize, i64> {
+    let none = HashMap::new();
+    let controller = pod.view.replica_of().unwrap_or_default();
+    let here = nodes.replicas(controller).unwrap_or(&none);
+    let zone = |row: usize| nodes.row(row).and_then(|r| r.labels.get(ZONE));
+    let zones: BTreeSet<Option<&String>> = rows.iter().map(zone).collect();
+    let mut in_zone: HashMap<&String, i64> = HashMap::new();
+    for (row, n) in here {
+        if let (Some(z), Some(r)) = (zone(*row), nodes.row(*row))
+            && suits(&pod.class, r)
+        {
+            *in_zone.entry(z).or_default() += n;
+        }
+    }
+    let (of_host, of_zone) = (weight(rows.len()), weight(zones.len()));
+    rows.iter()
+        .map(|row| {
+            let mut sum = 0.0;
+            if nodes
+                .row(row)
+                .is_some_and(|r| r.labels.contains_key(HOSTNAME))
+            {
+                let n = here.get(&row).copied().unwrap_or(0);
+                sum += n as f64 * of_host + DEFAULT_SKEW.0;
+            }
+            if let Some(z) = zone(row) {
+                let n = in_zone.get(z).copied().unwrap_or(0);
+                sum += n as f64 * of_zone + DEFAULT_SKEW.1;
+            }
+            (row, sum.round() as i64)
+        })
+        .collect()
+}
+
 impl Score for PodTopologySpread {
     fn relevant(&self, pod: &Pod, _: &NodeTable) -> bool {
-        !constraints(pod, false).is_empty()
+        if pod.view.spec.topology_spread_constraints.is_empty() {
+            pod.view.replica_of().is_some()
+        } else {
+            !constraints(pod, false).is_empty()
+        }
     }
 
     /// Normalised here: nodes without a key score 0, the emptiest domain 100.
     fn score(&self, pod: &Pod, nodes: &NodeTable, rows: &BitSet, out: &mut [i64]) {
+        if pod.view.spec.topology_spread_constraints.is_empty() {
+            return spread(&by_default(pod, nodes, rows), rows, out);
+        }
         let soft = constraints(pod, false);
         let state: Vec<_> = soft
             .iter()
             .map(|c| {
                 let d = domains(c, &soft, pod, nodes);
-                let weight = (d.len() as f64 + 2.0).ln();
+                let weight = weight(d.len());
                 (*c, d, weight)
             })
             .collect();
@@ -153,16 +206,21 @@ impl Score for PodTopologySpread {
                 raw.insert(row, sum.round() as i64);
             }
         }
-        let max = raw.values().max().copied().unwrap_or(0);
-        let min = raw.values().min().copied().unwrap_or(0);
-        for row in rows.iter() {
-            if let Some(o) = out.get_mut(row) {
-                *o = match raw.get(&row) {
-                    None => 0,
-                    Some(_) if max == 0 => MAX_SCORE,
-                    Some(s) => MAX_SCORE * (max + min - s) / max,
-                };
-            }
+        spread(&raw, rows, out);
+    }
+}
+
+/// Turns raw scores, of which fewer is better, into those of the framework.
+fn spread(raw: &BTreeMap<usize, i64>, rows: &BitSet, out: &mut [i64]) {
+    let max = raw.values().max().copied().unwrap_or(0);
+    let min = raw.values().min().copied().unwrap_or(0);
+    for row in rows.iter() {
+        if let Some(o) = out.get_mut(row) {
+            *o = match raw.get(&row) {
+                None => 0,
+                Some(_) if max == 0 => MAX_SCORE,
+                Some(s) => MAX_SCORE * (max + min - s) / max,
+            };
         }
     }
 }
@@ -186,8 +244,49 @@ mod tests {
     use super::*;
     use crate::nodes::tests::{node, view};
     use crate::pod::Classes;
-    use crate::view::LabelSelector;
+    use crate::view::{LabelSelector, Owner};
     use std::sync::Arc;
+
+    #[test]
+    fn replicas_spread_by_default() {
+        let mut t = NodeTable::default();
+        for (name, zone) in [("a", "x"), ("b", "x"), ("c", "y")] {
+            let mut n = node(name, "8", "8Gi");
+            n.metadata.labels.insert(HOSTNAME.into(), name.into());
+            n.metadata.labels.insert(ZONE.into(), zone.into());
+            t.upsert_node(&n);
+        }
+        let make = |uid: &str, kind: &str, gone: bool| {
+            let mut v = view(uid, "1", "");
+            v.metadata.owner_references.push(Owner {
+                kind: kind.into(),
+                uid: "rs".into(),
+                controller: Some(true),
+            });
+            v.metadata.deletion_timestamp = gone.then(|| "2026-01-01T00:00:00Z".to_owned());
+            Classes::default().pod(Arc::new(v))
+        };
+        let scores = |t: &NodeTable| {
+            let mut out = vec![0; t.width()];
+            PodTopologySpread.score(&make("new", "ReplicaSet", false), t, t.live(), &mut out);
+            out
+        };
+        let relevant =
+            |kind: &str| Score::relevant(&PodTopologySpread, &make("p", kind, false), &t);
+        assert!(relevant("ReplicaSet") && !relevant("DaemonSet"));
+        assert_eq!(scores(&t), [100, 100, 100]);
+        t.place(&make("1", "ReplicaSet", false), "a");
+        let s = scores(&t);
+        assert!(s[0] < s[1] && s[1] < s[2], "host, then zone: {s:?}");
+        // One that goes does not count any more, and neither does one that has gone.
+        t.place(&make("1", "ReplicaSet", true), "a");
+        assert_eq!(scores(&t), [100, 100, 100]);
+        t.place(&make("2", "ReplicaSet", false), "c");
+        t.remove_pod("2");
+        t.remove_pod("1");
+        assert_eq!(scores(&t), [100, 100, 100]);
+        assert!(t.replicas("rs").is_none());
+    }
 
     #[test]
     fn skew_over_zones() {
