@@ -29,6 +29,7 @@ pub mod replicaset;
 pub mod root_ca;
 pub mod service_account;
 pub mod taint_eviction;
+pub mod ttl;
 
 use std::sync::Arc;
 

@@ -48,6 +48,7 @@ pub const CONTROLLERS: &[Descriptor] = &[
     controller("node-ipam-controller", &["nodeipam"], "node-controller", crate::node_ipam::start),
     controller("node-lifecycle-controller", &["nodelifecycle"], "node-controller", crate::node_lifecycle::start),
     controller("taint-eviction-controller", &[], "node-controller", crate::taint_eviction::start),
+    controller("ttl-controller", &["ttl"], "ttl-controller", crate::ttl::start),
     controller("clusterrole-aggregation-controller", &["clusterrole-aggregation"], "clusterrole-aggregation-controller", crate::clusterrole_aggregation::start),
 ];
 
