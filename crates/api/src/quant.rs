@@ -4,6 +4,7 @@
 use std::cmp::Ordering;
 
 use serde_json::Value;
+use wire::quantity::Quantity;
 
 /// Billionths.
 const NANO: i128 = 1_000_000_000;
@@ -27,53 +28,10 @@ pub fn of(v: &Value) -> Quant {
     }
 }
 
-/// Parses `1`, `1.5Gi`, `100m`, `1e3`. What is finer than a billionth is rounded away from zero; what is larger than
-/// 128 bits hold is refused.
+/// Parses `1`, `1.5Gi`, `100m`, `1e3`. What is finer than a billionth is rounded away from zero.
 pub fn parse(s: &str) -> Option<Quant> {
-    let end = s
-        .char_indices()
-        .find(|(i, c)| !(c.is_ascii_digit() || *c == '.' || *i == 0 && (*c == '+' || *c == '-')))
-        .map_or(s.len(), |(i, _)| i);
-    let (number, suffix) = s.split_at(end);
-    let (mul, div): (i128, i128) = match suffix {
-        "" => (1, 1),
-        "n" => (1, NANO),
-        "u" => (1, 1_000_000),
-        "m" => (1, 1000),
-        "k" => (1000, 1),
-        "M" => (1_000_000, 1),
-        "G" => (NANO, 1),
-        "T" => (NANO * 1000, 1),
-        "P" => (NANO * 1_000_000, 1),
-        "E" => (NANO * NANO, 1),
-        "Ki" => (1 << 10, 1),
-        "Mi" => (1 << 20, 1),
-        "Gi" => (1 << 30, 1),
-        "Ti" => (1 << 40, 1),
-        "Pi" => (1 << 50, 1),
-        "Ei" => (1 << 60, 1),
-        _ => {
-            let exponent: i32 = suffix.strip_prefix(['e', 'E'])?.parse().ok()?;
-            let ten = 10i128.checked_pow(exponent.unsigned_abs())?;
-            if exponent >= 0 { (ten, 1) } else { (1, ten) }
-        }
-    };
-    let (sign, digits) = match number.strip_prefix('-') {
-        Some(d) => (-1, d),
-        None => (1, number.strip_prefix('+').unwrap_or(number)),
-    };
-    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    if whole.is_empty() && fraction.is_empty() {
-        return None;
-    }
-    let all: i128 = format!("{whole}{fraction}").parse().ok()?;
-    let below = 10i128
-        .checked_pow(u32::try_from(fraction.len()).ok()?)?
-        .checked_mul(div)?;
-    let above = all.checked_mul(mul)?.checked_mul(NANO)?;
-    let up = above.checked_add(below - 1)? / below;
     Some(Quant {
-        nano: sign * up,
+        nano: Quantity::parse(s).ok()?.nanos(),
         text: s.to_owned(),
     })
 }

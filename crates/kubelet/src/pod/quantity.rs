@@ -11,58 +11,8 @@ pub struct Quantity(pub i128);
 impl Quantity {
     /// Parses `100m`, `1.5Gi`, `2e3`, …; `None` when the text is no quantity.
     pub fn parse(text: &str) -> Option<Quantity> {
-        let text = text.trim();
-        let end = text
-            .find(|c: char| !(c.is_ascii_digit() || matches!(c, '+' | '-' | '.')))
-            .unwrap_or(text.len());
-        let (number, suffix) = text.split_at(end);
-        let negative = number.starts_with('-');
-        let digits = number.strip_prefix(['+', '-']).unwrap_or(number);
-        let (whole, frac) = digits.split_once('.').unwrap_or((digits, ""));
-        if whole.is_empty() && frac.is_empty() || whole.starts_with(['+', '-']) {
-            return None;
-        }
-        let scale: (i128, i128) = match suffix {
-            "" => (1, 1),
-            "n" => (1, NANO),
-            "u" => (1, 1_000_000),
-            "m" => (1, 1000),
-            "k" => (1000, 1),
-            "M" => (1_000_000, 1),
-            "G" => (1_000_000_000, 1),
-            "T" => (1_000_000_000_000, 1),
-            "P" => (1_000_000_000_000_000, 1),
-            "E" => (1_000_000_000_000_000_000, 1),
-            "Ki" => (1 << 10, 1),
-            "Mi" => (1 << 20, 1),
-            "Gi" => (1 << 30, 1),
-            "Ti" => (1 << 40, 1),
-            "Pi" => (1 << 50, 1),
-            "Ei" => (1 << 60, 1),
-            other => {
-                let exp: i32 = other.strip_prefix(['e', 'E'])?.parse().ok()?;
-                if !(-18..=18).contains(&exp) {
-                    return None;
-                }
-                let p = 10i128.pow(exp.unsigned_abs());
-                if exp >= 0 { (p, 1) } else { (1, p) }
-            }
-        };
-        let whole: i128 = if whole.is_empty() {
-            0
-        } else {
-            whole.parse().ok()?
-        };
-        let frac: String = frac
-            .chars()
-            .chain(std::iter::repeat('0'))
-            .take(18)
-            .collect();
-        let frac: i128 = frac.parse().ok()?;
-        // frac counts 1e-18; bring both to billionths, rounding up as the API does.
-        let nano = whole.saturating_mul(NANO).saturating_mul(scale.0) / scale.1
-            + div_ceil(frac.saturating_mul(scale.0), scale.1.saturating_mul(NANO));
-        Some(Quantity(if negative { -nano } else { nano }))
+        let parsed = wire::quantity::Quantity::parse(text).ok()?;
+        Some(Quantity(parsed.nanos()))
     }
 
     /// From whole units.
