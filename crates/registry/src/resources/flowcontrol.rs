@@ -426,7 +426,7 @@ mod tests {
     fn messages(check: fn(&mut Errors, &Value), o: &Value) -> Vec<String> {
         let mut e = Errors::new();
         check(&mut e, o);
-        e.iter().map(|x| x.message()).collect()
+        e.iter().map(ToString::to_string).collect()
     }
 
     #[test]

@@ -744,7 +744,7 @@ mod tests {
     fn messages(check: impl Fn(&mut Errors)) -> Vec<String> {
         let mut e = Errors::new();
         check(&mut e);
-        e.iter().map(|x| x.message()).collect()
+        e.iter().map(ToString::to_string).collect()
     }
 
     fn config() -> Value {
