@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::plain::{Simple, immutable_shown};
 use crate::builtin::{Config, Parts};
 use crate::check::{dns1123_label, dns1123_subdomain, each, label_value};
-use crate::validate::{Errors, Path, meta, resources, shown, volumes};
+use crate::validate::{Errors, Path, affinity, meta, resources, shown, volumes};
 use crate::value::Tree;
 
 fn request_defaults(spec: &mut Value) {
@@ -48,6 +48,7 @@ pub fn claim(_: &Config) -> Parts {
         returns_deleted: true,
         validate: |e, o| claim_rules(e, &Path::new("spec"), o.at("spec")),
         update: Some(|e, o, old| fixed_spec(e, "ResourceClaimSpec", o, old)),
+        status_change: claim_status,
         ..Simple::new(|o| {
             if let Some(spec) = o.at_mut("spec") {
                 request_defaults(spec);
@@ -142,6 +143,10 @@ fn distinct(
 
 fn name_of(request: &Value) -> &str {
     request.text("name")
+}
+
+fn uid_of(consumer: &Value) -> &str {
+    consumer.text("uid")
 }
 
 fn text_of(item: &Value) -> &str {
@@ -267,26 +272,29 @@ fn selectors(e: &mut Errors, path: &Path, o: &Value) {
 fn request_refs(e: &mut Errors, path: &Path, o: &Value, devices: &Value) {
     let at = path.child("requests");
     distinct(e, &at, o.list("requests"), MOST, text_of, |e, at, item| {
-        const DETAIL: &str = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
-        let name = text_of(item);
-        let segments: Vec<_> = name.split('/').collect();
-        if segments.len() > 2 {
-            return e.invalid(at, name, DETAIL);
-        }
-        for s in &segments {
-            request_name(e, at, s);
-        }
-        let known = devices.list("requests").iter().any(|r| {
-            r.text("name") == segments[0]
-                && segments.get(1).is_none_or(|sub| {
-                    let mut all = r.list("firstAvailable").iter();
-                    all.any(|f| f.text("name") == *sub)
-                })
-        });
-        if !known {
-            e.invalid(at, name, DETAIL);
-        }
+        request_ref(e, at, text_of(item), devices);
     });
+}
+
+fn request_ref(e: &mut Errors, path: &Path, name: &str, devices: &Value) {
+    const DETAIL: &str = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
+    let segments: Vec<_> = name.split('/').collect();
+    if segments.len() > 2 {
+        return e.invalid(path, name, DETAIL);
+    }
+    for s in &segments {
+        request_name(e, path, s);
+    }
+    let known = devices.list("requests").iter().any(|r| {
+        r.text("name") == segments[0]
+            && segments.get(1).is_none_or(|sub| {
+                let mut all = r.list("firstAvailable").iter();
+                all.any(|f| f.text("name") == *sub)
+            })
+    });
+    if !known {
+        e.invalid(path, name, DETAIL);
+    }
 }
 
 fn constraint(e: &mut Errors, path: &Path, c: &Value) {
@@ -349,6 +357,133 @@ fn configuration(e: &mut Errors, path: &Path, c: &Value) {
         v if v.to_string().len() > MAX_PARAMETERS => e.too_long(&at, MAX_PARAMETERS),
         Value::Object(_) => {}
         _ => e.invalid(&at, "<value omitted>", "must be a valid JSON object"),
+    }
+}
+
+const MOST_CONSUMERS: usize = 256;
+const MOST_BINDING: usize = 4;
+
+fn claim_status(e: &mut Errors, o: &Value, old: &Value) {
+    let path = Path::new("status");
+    let consumers = o.list("status.reservedFor");
+    let reserved = path.child("reservedFor");
+    distinct(
+        e,
+        &reserved,
+        consumers,
+        MOST_CONSUMERS,
+        uid_of,
+        |e, at, c| {
+            for key in ["resource", "name", "uid"] {
+                if c.text(key).is_empty() {
+                    e.required(&at.child(key), "");
+                }
+            }
+        },
+    );
+    if !consumers.is_empty() {
+        let known = old.list("status.reservedFor");
+        if !o.has("status.allocation") {
+            e.forbidden(
+                &reserved,
+                "may not be specified when `allocated` is not set",
+            );
+        } else if o.has("metadata.deletionTimestamp")
+            && consumers.iter().any(|c| !known.contains(c))
+        {
+            e.forbidden(
+                &reserved,
+                "new entries may not be added while `deallocationRequested` or `deletionTimestamp` are set",
+            );
+        }
+    }
+    let at = path.child("allocation");
+    let new = o.at("status.allocation");
+    if !o.has("status.allocation") {
+        return;
+    }
+    if old.has("status.allocation") {
+        let shown = shown::internal("resource.k8s.io/v1", "AllocationResult", new);
+        return immutable_shown(e, &at, &shown, new, old.at("status.allocation"));
+    }
+    let devices = at.child("devices");
+    let requests = o.at("spec.devices");
+    let list = new.list("devices.results");
+    items(e, &devices.child("results"), list, MOST, |e, at, r| {
+        request_ref(e, &at.child("request"), r.text("request"), requests);
+        volumes::csi_driver_name(e, &at.child("driver"), r.text("driver"));
+        pool(e, &at.child("pool"), r.text("pool"));
+        let device = r.text("device");
+        each(e, &at.child("device"), device, dns1123_label(device));
+        binding(e, at, r);
+    });
+    let list = new.list("devices.config");
+    items(e, &devices.child("config"), list, 2 * MOST, |e, at, c| {
+        match c.text("source") {
+            "" => e.required(&at.child("source"), ""),
+            "FromClaim" | "FromClass" => {}
+            other => e.not_supported(&at.child("source"), other, &["FromClaim", "FromClass"]),
+        }
+        request_refs(e, at, c, requests);
+        configuration(e, at, c);
+    });
+    if new.has("nodeSelector") {
+        affinity::node_selector(e, &at.child("nodeSelector"), new.at("nodeSelector"));
+    }
+}
+
+fn pool(e: &mut Errors, path: &Path, name: &str) {
+    const MAX_NAME: usize = 253;
+    if name.is_empty() {
+        return e.required(path, "");
+    }
+    if name.len() > MAX_NAME {
+        e.too_long(path, MAX_NAME);
+    }
+    for part in name.split('/') {
+        each(e, path, part, dns1123_subdomain(part));
+    }
+}
+
+/// The conditions that a device waits for or fails by before a pod is bound.
+fn binding(e: &mut Errors, path: &Path, r: &Value) {
+    let keys = ["bindingConditions", "bindingFailureConditions"];
+    for key in keys {
+        items(
+            e,
+            &path.child(key),
+            r.list(key),
+            MOST_BINDING,
+            |e, at, c| {
+                meta::label_name(e, at, text_of(c));
+            },
+        );
+    }
+    let waited = r.texts(keys[0]);
+    for key in keys {
+        let mut seen = HashSet::new();
+        for (i, c) in r.texts(key).into_iter().enumerate() {
+            let at = path.child(key).index(i);
+            if !seen.insert(c) {
+                e.duplicate(&at, c);
+            }
+            if key == keys[1] && waited.contains(&c) {
+                e.invalid(
+                    &at,
+                    c,
+                    "bindingFailureConditions must not overlap with bindingConditions",
+                );
+            }
+        }
+    }
+    for (key, other) in [(keys[0], keys[1]), (keys[1], keys[0])] {
+        if r.list(key).is_empty() && !r.list(other).is_empty() {
+            e.invalid(
+                &path.child(key),
+                r.at(key).clone(),
+                &format!("{key} are required to use {other}"),
+            );
+        }
     }
 }
 
