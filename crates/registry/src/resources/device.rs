@@ -286,7 +286,7 @@ fn request_ref(e: &mut Errors, path: &Path, name: &str, devices: &Value) {
         request_name(e, path, s);
     }
     let known = devices.list("requests").iter().any(|r| {
-        r.text("name") == segments[0]
+        Some(&r.text("name")) == segments.first()
             && segments.get(1).is_none_or(|sub| {
                 let mut all = r.list("firstAvailable").iter();
                 all.any(|f| f.text("name") == *sub)
