@@ -17,6 +17,7 @@ pub fn schema(_: &Config) -> Parts {
         status_change: conditions,
         generation: true,
         status: true,
+        status_keeps_meta: true,
         ..Simple::new(|o| o.put_if_zero("spec.matchingPrecedence", 1000))
     })
 }
@@ -48,6 +49,7 @@ pub fn level(_: &Config) -> Parts {
         status_change: conditions,
         generation: true,
         status: true,
+        status_keeps_meta: true,
         ..Simple::new(level_defaults)
     })
 }
