@@ -299,6 +299,20 @@ fn wants_aggregated(headers: &HeaderMap) -> bool {
     })
 }
 
+/// The encoding of the first clause that asks for the aggregated form.
+fn aggregated_media(headers: &HeaderMap) -> Media {
+    let accept = negotiate::accept(headers);
+    let clause = accept
+        .split(',')
+        .find(|c| c.contains("as=APIGroupDiscoveryList") && c.contains("v=v2"))
+        .unwrap_or_default();
+    match clause.split(';').next().unwrap_or_default().trim() {
+        "application/yaml" => Media::Yaml,
+        negotiate::PROTOBUF => Media::Protobuf,
+        _ => Media::Json,
+    }
+}
+
 fn aggregated(table: &Table, headers: &HeaderMap, core: bool) -> Response {
     let names = if core {
         vec![String::new()]
@@ -321,7 +335,19 @@ fn aggregated(table: &Table, headers: &HeaderMap, core: bool) -> Response {
     let document = json!({
         "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items,
     });
-    let bytes = serde_json::to_vec(&document).unwrap_or_default();
+    let media = aggregated_media(headers);
+    let kind =
+        api::schema::message("apidiscovery.k8s.io/v2", "APIGroupDiscoveryList").map(|schema| {
+            encode::Kind {
+                schema,
+                api_version: "apidiscovery.k8s.io/v2",
+                kind: "APIGroupDiscoveryList",
+                dynamic: false,
+            }
+        });
+    let bytes = kind
+        .and_then(|k| encode::tree(media, false, k, &document).ok())
+        .unwrap_or_default();
     let digest = ring::digest::digest(&ring::digest::SHA512, &bytes);
     let mut etag = String::from("\"");
     for b in digest.as_ref() {
@@ -340,9 +366,13 @@ fn aggregated(table: &Table, headers: &HeaderMap, core: bool) -> Response {
     let h = r.headers_mut();
     h.insert(
         CONTENT_TYPE,
-        HeaderValue::from_static(
-            "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
-        ),
+        HeaderValue::from_static(match media {
+            Media::Json => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+            Media::Yaml => "application/yaml;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+            Media::Protobuf => {
+                "application/vnd.kubernetes.protobuf;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+            }
+        }),
     );
     h.insert(
         http::header::CACHE_CONTROL,

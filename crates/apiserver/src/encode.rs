@@ -320,6 +320,73 @@ impl Encoder<'_> {
         })
     }
 
+    /// Appends a Table in the order of upstream's structs.
+    fn table_json(&self, table: &Value, beta: bool, out: &mut Vec<u8>) -> Result<(), Status> {
+        let list = |key: &str| {
+            table
+                .get(key)
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+        };
+        let members = |out: &mut Vec<u8>, of: &Value, keys: &[&str]| {
+            for (i, key) in keys.iter().enumerate() {
+                out.extend_from_slice(if i > 0 { b",\"" } else { b"{\"" });
+                out.extend_from_slice(key.as_bytes());
+                out.extend_from_slice(b"\":");
+                wire::json::encode_any(of.get(key).unwrap_or(&Value::Null), out);
+            }
+        };
+        members(out, table, &["kind", "apiVersion"]);
+        out.extend_from_slice(b",\"metadata\":");
+        let metadata = table.get("metadata").unwrap_or(&Value::Null);
+        wire::json::encode(metadata, api::schema::list_meta(), out).map_err(failed)?;
+        out.extend_from_slice(b",\"columnDefinitions\":[");
+        for (i, column) in list("columnDefinitions").enumerate() {
+            if i > 0 {
+                out.push(b',');
+            }
+            let keys = ["name", "type", "format", "description", "priority"];
+            members(out, column, &keys);
+            out.push(b'}');
+        }
+        out.extend_from_slice(b"],\"rows\":[");
+        for (i, row) in list("rows").enumerate() {
+            if i > 0 {
+                out.push(b',');
+            }
+            members(out, row, &["cells"]);
+            out.extend_from_slice(b",\"object\":");
+            match row.get("object") {
+                None => out.extend_from_slice(b"null"),
+                Some(o)
+                    if o.get("kind").and_then(Value::as_str) == Some("PartialObjectMetadata") =>
+                {
+                    wire::json::encode(o, partial_kind(beta)?.schema, out).map_err(failed)?;
+                }
+                Some(o) if self.kind().dynamic => wire::json::encode_any(o, out),
+                Some(o) => wire::json::encode(o, self.def.schema, out).map_err(failed)?,
+            }
+            out.push(b'}');
+        }
+        out.extend_from_slice(b"]}");
+        Ok(())
+    }
+
+    /// A Table in an encoding.
+    fn table_bytes(&self, output: &Output, table: &Value, beta: bool) -> Result<Vec<u8>, Status> {
+        if output.media == Media::Yaml {
+            return any(Media::Yaml, false, table);
+        }
+        let mut out = Vec::with_capacity(1024);
+        self.table_json(table, beta, &mut out)?;
+        if output.pretty {
+            return Ok(indent(&out));
+        }
+        out.push(b'\n');
+        Ok(out)
+    }
+
     fn table(&self, beta: bool, metadata: Value, rows: Vec<Value>) -> Value {
         let columns: Vec<Value> = self
             .def
@@ -368,13 +435,13 @@ impl Encoder<'_> {
                 partial_kind(beta)?,
                 &self.partial(source, beta)?,
             ),
-            (Form::Table(beta, include), media) => {
+            (Form::Table(beta, include), _) => {
                 let row = self.row(source, beta, include, unix_now())?;
                 let rv = self.with_tree(source, |v| {
                     Ok(codec::meta_str(v, "resourceVersion").to_owned())
                 })?;
                 let table = self.table(beta, json!({"resourceVersion": rv}), vec![row]);
-                any(media, output.pretty, &table)
+                self.table_bytes(output, &table, beta)
             }
         }
     }
@@ -413,7 +480,7 @@ impl Encoder<'_> {
                     vec![row],
                 );
                 let mut out = frame_head(event);
-                wire::json::encode_any(&table, &mut out);
+                self.table_json(&table, beta, &mut out)?;
                 out.extend_from_slice(b"}\n");
                 Ok(out.into())
             }
@@ -449,7 +516,7 @@ impl Encoder<'_> {
                     vec![row],
                 );
                 let mut out = frame_head("BOOKMARK");
-                wire::json::encode_any(&table, &mut out);
+                self.table_json(&table, beta, &mut out)?;
                 out.extend_from_slice(b"}\n");
                 Ok(out.into())
             }
@@ -498,12 +565,8 @@ impl Lister {
                 for i in &items {
                     rows.push(e.row(Source::Stored(i), beta, include, now)?);
                 }
-                return Ok(any(
-                    output.media,
-                    output.pretty,
-                    &e.table(beta, metadata.clone(), rows),
-                )?
-                .into());
+                let table = e.table(beta, metadata.clone(), rows);
+                return Ok(e.table_bytes(output, &table, beta)?.into());
             }
         };
         match output.media {

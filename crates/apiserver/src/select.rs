@@ -76,7 +76,14 @@ impl Fields {
                 ));
             }
         }
+        let own = def.kind == "ResourceSlice";
         Fields::parse(s, def.selectable_fields).map_err(|mut e| {
+            if own && let Some(label) = e.message.split('"').nth(1) {
+                e.message = format!(
+                    "field label not supported for {}/{}, Kind={}: {label}",
+                    def.group, def.version, def.kind
+                );
+            }
             if def.kind == "Job"
                 && let Some(label) = e.message.strip_prefix("field label not supported: ")
             {

@@ -54,22 +54,6 @@ pub struct Call {
     pub warnings: Mutex<Vec<String>>,
 }
 
-/// Kinds that are served and should not be used any more, and what is said of them.
-const DEPRECATED: &[(&str, &str, &str, &str)] = &[
-    (
-        "",
-        "v1",
-        "ComponentStatus",
-        "v1 ComponentStatus is deprecated in v1.19+",
-    ),
-    (
-        "",
-        "v1",
-        "Endpoints",
-        "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
-    ),
-];
-
 impl Call {
     /// Serves the request. Warnings go with errors too.
     pub async fn serve(&self, request: http::Request<Incoming>) -> Response {
@@ -85,17 +69,9 @@ impl Call {
     }
 
     async fn dispatch(&self, request: http::Request<Incoming>) -> Result<Response, Status> {
-        let def = &self.served.def;
-        if self.info.subresource.is_empty() {
-            self.warn(def.strategy.deprecated().map(str::to_owned));
-        }
         self.route()?;
-        let def = &self.served.def;
-        let deprecated = DEPRECATED
-            .iter()
-            .find(|(g, v, k, _)| (*g, *v, *k) == (&*def.group, &*def.version, &*def.kind));
-        if let Some((.., warning)) = deprecated {
-            self.warn([(*warning).to_owned()]);
+        if self.info.subresource.is_empty() {
+            self.warn(self.served.def.strategy.deprecated().map(str::to_owned));
         }
         if !self.info.subresource.is_empty() {
             return self.subresource(request).await;
