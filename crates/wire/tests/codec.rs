@@ -602,3 +602,63 @@ fn json_errors_as_go() {
         json!({"name": "", "children": [{"name": "b"}], "labels": {"q": "2"}})
     );
 }
+
+#[test]
+fn what_a_patch_leaves_alone_keeps_its_order() {
+    let old = json!({"name": "a", "inner": "x", "children": [{"name": "b", "count": 1}]});
+    let old = wire::json::normalize(old, &NODE, Strictness::Ignore)
+        .unwrap()
+        .value;
+    let printed = |value: &Value| {
+        let mut out = Vec::new();
+        wire::json::encode_patched(value, &old, &NODE, &mut out);
+        String::from_utf8(out).unwrap()
+    };
+    let mut whole = Vec::new();
+    wire::json::encode(&old, &NODE, &mut whole).unwrap();
+    assert_eq!(printed(&old), String::from_utf8(whole).unwrap());
+    let mut patched = old.clone();
+    patched["count"] = json!("x");
+    let mut child = Vec::new();
+    wire::json::encode(&old["children"][0], &NODE, &mut child).unwrap();
+    let child = String::from_utf8(child).unwrap();
+    let text = printed(&patched);
+    assert!(text.contains(&format!("\"children\":[{child}]")), "{text}");
+    let at = |key: &str| text.find(&format!("\"{key}\":")).unwrap();
+    assert!(
+        at("children") < text.rfind("\"count\":\"x\"").unwrap(),
+        "{text}"
+    );
+}
+
+#[test]
+fn trees_that_do_not_fit_are_refused_as_by_the_converter() {
+    for (value, error) in [
+        (json!({"name": 5}), Some("unrecognized type: string")),
+        (json!({"count": "x"}), Some("unrecognized type: int32")),
+        (
+            json!({"labels": "x"}),
+            Some("cannot restore map from string"),
+        ),
+        (
+            json!({"labels": [1]}),
+            Some("cannot restore map from slice"),
+        ),
+        (
+            json!({"children": {}}),
+            Some("cannot restore slice from map"),
+        ),
+        (
+            json!({"children": ["x"]}),
+            Some("cannot restore struct from: string"),
+        ),
+        (
+            json!({"data": "!"}),
+            Some("error decoding from json: illegal base64 data at input byte 0"),
+        ),
+        (json!({"name": "a", "count": null, "x": 1}), None),
+    ] {
+        let found = wire::json::restore_error(&value, &NODE);
+        assert_eq!(found.as_deref(), error, "{value}");
+    }
+}
