@@ -89,17 +89,12 @@ pub async fn namespace(target: &Target, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// A pod as a ReplicaSet makes it, about 2.3 KB once stored.
-pub fn pod(name: &str) -> Bytes {
-    pod_for("default-scheduler", name)
-}
+/// Stands for the name in [`pod`].
+const NAME: &str = "@name@";
 
-/// The same for nobody to schedule.
-pub fn pending_pod(name: &str) -> Bytes {
-    pod_for("none", name)
-}
-
-fn pod_for(scheduler: &str, name: &str) -> Bytes {
+/// A pod as a ReplicaSet makes it, about 2.3 KB once stored. Made once and given names later, so that the load costs little
+/// beside what is measured.
+pub fn pod(scheduler: &str) -> String {
     let env: Vec<_> = (0..10)
         .map(|i| json!({"name": format!("SETTING_{i}"), "value": format!("value-{i}")}))
         .collect();
@@ -107,7 +102,7 @@ fn pod_for(scheduler: &str, name: &str) -> Bytes {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
-            "name": name,
+            "name": NAME,
             "labels": {"app": "web", "tier": "frontend", "pod-template-hash": "5d4f8c7b9"},
             "annotations": {"example.com/checksum": "3f786850e387550fdab836ed7e6dc881de23001b"},
         },
@@ -126,7 +121,6 @@ fn pod_for(scheduler: &str, name: &str) -> Bytes {
         },
     })
     .to_string()
-    .into()
 }
 
 /// Creates `count` pods over some connections; returns pods per second and server CPU per pod.
@@ -138,7 +132,15 @@ pub async fn create(
     connections: usize,
 ) -> Result<(f64, Duration)> {
     let cpu = server.daemon.cpu()?;
-    let took = create_at(&server.target, ns, from, count, connections, pod).await?;
+    let took = create_at(
+        &server.target,
+        ns,
+        from,
+        count,
+        connections,
+        &pod("default-scheduler"),
+    )
+    .await?;
     let used = server.daemon.cpu()?.saturating_sub(cpu);
     Ok((
         count as f64 / took.as_secs_f64(),
@@ -146,14 +148,14 @@ pub async fn create(
     ))
 }
 
-/// Creates `count` pods over some connections, each from its name; returns how long it took.
+/// Creates `count` pods of a template over some connections; returns how long it took.
 pub async fn create_at(
     target: &Target,
     ns: &str,
     from: usize,
     count: usize,
     connections: usize,
-    pod: fn(&str) -> Bytes,
+    template: &str,
 ) -> Result<Duration> {
     let next = Arc::new(AtomicU64::new(0));
     let path = format!("/api/v1/namespaces/{ns}/pods");
@@ -165,16 +167,15 @@ pub async fn create_at(
     let tasks: Vec<_> = open
         .into_iter()
         .map(|mut c| {
-            let (next, path) = (next.clone(), path.clone());
+            let (next, path, template) = (next.clone(), path.clone(), template.to_owned());
             tokio::spawn(async move {
                 loop {
                     let i = next.fetch_add(1, Ordering::Relaxed) as usize;
                     if i >= count {
                         return Ok(());
                     }
-                    let (code, body) = c
-                        .call(Method::POST, &path, JSON, pod(&format!("pod-{}", from + i)))
-                        .await?;
+                    let body = template.replace(NAME, &format!("pod-{}", from + i));
+                    let (code, body) = c.call(Method::POST, &path, JSON, body.into()).await?;
                     ensure!(
                         code == 201,
                         "pod: {code} {}",

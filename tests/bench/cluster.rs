@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::Row;
-use crate::apiserver::{create_at, pending_pod};
+use crate::apiserver::{create_at, pod};
 use crate::load::Target;
 use crate::process::resident;
 
@@ -94,7 +94,7 @@ pub async fn run() -> Result<Vec<Row>> {
     let idle = memory(&cluster)?;
     let target = Target::new(&cluster.dir.join("admin.conf"))?;
     // Nobody schedules these, so that they fill the caches of the control plane alone.
-    create_at(&target, "default", 0, PODS, 16, pending_pod).await?;
+    create_at(&target, "default", 0, PODS, 16, &pod("none")).await?;
     tokio::time::sleep(Duration::from_secs(10)).await;
     let full = memory(&cluster)?;
     for ((daemon, idle), (_, full)) in idle.iter().zip(&full) {
