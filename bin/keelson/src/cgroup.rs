@@ -5,7 +5,9 @@
 //! `/NAME/NODE/kubepods` for pods, made by the kubelet.
 
 use anyhow::{Context, Result};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 const MOUNT: &str = "/sys/fs/cgroup";
 
@@ -48,10 +50,7 @@ impl Hierarchies {
                 enable_controllers(&dir);
                 let parent = dir.clone();
                 dir.push(part);
-                if !dir.is_dir() {
-                    std::fs::create_dir(&dir)
-                        .with_context(|| format!("make the control group {}", dir.display()))?;
-                }
+                make(&dir).with_context(|| format!("make the control group {}", dir.display()))?;
                 // A cpuset group holds no process until it has processors and memory nodes.
                 for file in ["cpuset.cpus", "cpuset.mems"] {
                     inherit(&parent.join(file), &dir.join(file));
@@ -109,6 +108,24 @@ impl Hierarchies {
     }
 }
 
+/// How long the kernel may take to let go of a group.
+const PATIENCE: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Makes a group unless it is there. One that was removed a moment ago may keep its name while it can no longer be seen.
+fn make(dir: &Path) -> std::io::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !dir.is_dir() {
+        match std::fs::create_dir(dir) {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists && Instant::now() < deadline => {
+                std::thread::sleep(PAUSE);
+            }
+            done => return done,
+        }
+    }
+    Ok(())
+}
+
 fn enable_controllers(dir: &Path) {
     let available = std::fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
     let enabled = std::fs::read_to_string(dir.join("cgroup.subtree_control")).unwrap_or_default();
@@ -159,15 +176,13 @@ fn remove_tree(dir: &Path) -> Result<()> {
     for child in children(dir) {
         remove_tree(&child)?;
     }
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(2);
+    let deadline = Instant::now() + PATIENCE;
     loop {
         match std::fs::remove_dir(dir) {
             Ok(()) => return Ok(()),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
             // Processes that have been killed are still being taken down.
-            Err(_) if std::time::Instant::now() < deadline => {
-                std::thread::sleep(std::time::Duration::from_millis(5))
-            }
+            Err(_) if Instant::now() < deadline => std::thread::sleep(PAUSE),
             Err(e) => {
                 return Err(e)
                     .with_context(|| format!("remove the control group {}", dir.display()));
