@@ -1,7 +1,7 @@
 //! Writes: the one path by which objects come to be, change and go, whoever asks.
 //!
-//! The order of a write: decode (the caller's), defaults, mutating admission, defaults again, prepare, validate,
-//! validating admission, reserve, store. Updates retry on conflict with the change applied anew, unless the client named
+//! The order of a write: decode (the caller's), defaults, mutating admission, defaults again, prepare, reserve, validate,
+//! validating admission, store. Updates retry on conflict with the change applied anew, unless the client named
 //! the resourceVersion it knows. A write that changes nothing is not stored.
 
 use std::sync::Arc;
@@ -341,6 +341,11 @@ impl Engine {
         served.def.strategy.default(object);
     }
 
+    async fn newest(&self, key: &[u8]) -> Result<Option<KeyValue>, Status> {
+        let got = self.core.store().get(key, 0).await.map_err(store_error)?;
+        Ok(got.kv)
+    }
+
     /// Reads the newest object.
     pub async fn read(
         &self,
@@ -349,8 +354,7 @@ impl Engine {
         name: &str,
     ) -> Result<Option<Found>, Status> {
         let key = served.key(namespace, name)?;
-        let got = self.core.store().get(&key, 0).await.map_err(store_error)?;
-        match got.kv {
+        match self.newest(&key).await? {
             None => Ok(None),
             Some(kv) => {
                 let object = codec::decode(&served.def, &kv.value, kv.mod_revision)?;
@@ -467,8 +471,7 @@ impl Engine {
         let key = r.served.key(r.namespace, &name)?;
         let exists = || Status::already_exists(&def.group, &def.resource, &name);
         if r.dry_run {
-            let got = self.core.store().get(&key, 0).await.map_err(store_error)?;
-            if got.kv.is_some() {
+            if self.newest(&key).await?.is_some() {
                 return Err(exists());
             }
             return Ok(object);
@@ -502,13 +505,7 @@ impl Engine {
         let key = r.served.key(r.namespace, r.name)?;
         let creates =
             r.subresource.is_empty() && (change.creates() || def.strategy.allow_create_on_update());
-        let mut current = self
-            .core
-            .store()
-            .get(&key, 0)
-            .await
-            .map_err(store_error)?
-            .kv;
+        let mut current = self.newest(&key).await?;
         let mut turn = None;
         for _ in 0..RETRIES {
             let Some(kv) = current.take() else {
@@ -518,13 +515,7 @@ impl Engine {
                 if let Some(o) = self.create_by_update(r, change).await? {
                     return Ok((o, true));
                 }
-                current = self
-                    .core
-                    .store()
-                    .get(&key, 0)
-                    .await
-                    .map_err(store_error)?
-                    .kv;
+                current = self.newest(&key).await?;
                 continue;
             };
             match self.update_once(r, change, &key, kv).await? {
@@ -533,13 +524,7 @@ impl Engine {
                 Err(_) => {
                     turn = self.gates.enter(&key).await;
                     // What was found may be old by now.
-                    current = self
-                        .core
-                        .store()
-                        .get(&key, 0)
-                        .await
-                        .map_err(store_error)?
-                        .kv;
+                    current = self.newest(&key).await?;
                 }
             }
         }
@@ -809,13 +794,7 @@ impl Engine {
     ) -> Result<(Value, bool), Status> {
         let def = r.served.def.clone();
         let key = r.served.key(r.namespace, r.name)?;
-        let mut current = self
-            .core
-            .store()
-            .get(&key, 0)
-            .await
-            .map_err(store_error)?
-            .kv;
+        let mut current = self.newest(&key).await?;
         for _ in 0..RETRIES {
             let Some(kv) = current.take() else {
                 return Err(r.not_found());

@@ -69,14 +69,4 @@ pub fn strict_errors(patch: &[u8], json_patch: bool) -> Vec<String> {
         .unwrap_or_default()
 }
 
-/// What a JSON value is called in Go's type errors.
-pub(crate) fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
-}
+pub(crate) use wire::json::go_kind as kind;

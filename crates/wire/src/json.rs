@@ -410,6 +410,18 @@ fn int_fits(ty: &Type, n: &Number) -> bool {
     }
 }
 
+/// What a JSON value is called in Go's type errors.
+pub fn go_kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
 /// A scalar of some type from a JSON scalar; `literal` is the text of a number.
 fn scalar(
     value: Value,
@@ -417,14 +429,7 @@ fn scalar(
     kind: &Kind<'_>,
     check: &mut Check,
 ) -> Result<Option<Value>, Error> {
-    let found = match &value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    };
+    let found = go_kind(&value);
     Ok(match (&kind.ty, value) {
         (Type::Any | Type::RawExtension | Type::FieldsV1 | Type::Json, v) => {
             Some(v).filter(|v| !v.is_null())

@@ -398,18 +398,6 @@ fn segment(what: &str, name: &str) -> Result<(), Status> {
     )))
 }
 
-/// What Go calls the kind of a value.
-fn go_kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
-}
-
 /// `apiVersion` and `kind` as they stand in a body, read before anything else of it. Keys of other letters count too.
 #[derive(Default)]
 struct TypeMeta {
@@ -431,7 +419,7 @@ impl TypeMeta {
             Value::Null => {}
             other => {
                 let field = if api_version { "apiVersion" } else { "kind" };
-                let what = go_kind(other);
+                let what = wire::json::go_kind(other);
                 self.wrong.get_or_insert_with(|| {
                     format!(
                         "json: cannot unmarshal {what} into Go struct field .{field} of type string"
@@ -594,7 +582,7 @@ fn interpret_tree(value: &Value) -> Result<TypeMeta, String> {
             }
         }
         Value::Null => {}
-        other => return Err(no_object(go_kind(other))),
+        other => return Err(no_object(wire::json::go_kind(other))),
     }
     match out.wrong {
         Some(w) => Err(w),

@@ -70,7 +70,7 @@ fn decode_token(token: &str) -> Result<Token, Status> {
     let Value::Object(members) = &value else {
         return Err(bad(format!(
             "json: cannot unmarshal {} into Go value of type storage.continueToken",
-            super::go_kind(&value)
+            wire::json::go_kind(&value)
         )));
     };
     for (field, ty) in [("v", "string"), ("rv", "int64"), ("start", "string")] {
@@ -80,7 +80,7 @@ fn decode_token(token: &str) -> Result<Token, Status> {
             Some(v) => ty == "string" && v.is_string(),
         };
         if !fits {
-            let what = members.get(field).map_or("null", super::go_kind);
+            let what = members.get(field).map_or("null", wire::json::go_kind);
             return Err(bad(format!(
                 "json: cannot unmarshal {what} into Go struct field continueToken.{field} of type {ty}"
             )));

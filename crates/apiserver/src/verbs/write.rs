@@ -329,7 +329,7 @@ pub(super) fn configuration(bytes: &[u8]) -> Result<(Value, Vec<String>), Status
         return Err(Status::bad_request(format!(
             "error decoding YAML: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {} into Go value \
              of type map[string]interface {{}}",
-            super::go_kind(&config)
+            wire::json::go_kind(&config)
         )));
     }
     Ok((config, duplicates))
