@@ -990,6 +990,7 @@ mod tests {
             },
             subresources: vec![],
             review: None,
+            computed: None,
             meta: crate::resource::MetaChecks::new(1, 1),
         };
         Cache::new(Arc::new(def), storage, Arc::new(NoStore))

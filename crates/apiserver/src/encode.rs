@@ -446,6 +446,44 @@ impl Encoder<'_> {
         }
     }
 
+    /// A list of objects that are not stored, in the form and encoding asked for.
+    pub fn trees(&self, output: &Output, items: &[Value]) -> Result<Vec<u8>, Status> {
+        let (kind, api_version, items) = match output.form {
+            Form::Table(beta, include) => {
+                let now = unix_now();
+                let rows = items
+                    .iter()
+                    .map(|i| self.row(Source::Tree(i), beta, include, now))
+                    .collect::<Result<_, _>>()?;
+                let table = self.table(beta, json!({}), rows);
+                return self.table_bytes(output, &table, beta);
+            }
+            Form::Partial(beta) => {
+                let partial = items.iter().map(|i| self.partial(Source::Tree(i), beta));
+                (
+                    "PartialObjectMetadataList",
+                    meta_version(beta),
+                    partial.collect::<Result<_, _>>()?,
+                )
+            }
+            Form::Object => (
+                self.def.list_kind.as_str(),
+                self.api_version,
+                items.to_vec(),
+            ),
+        };
+        let list = json!({"kind": kind, "apiVersion": api_version, "metadata": {}, "items": items});
+        let schema = api::schema::message(api_version, kind)
+            .ok_or_else(|| Status::internal(format!("no schema of {kind}")))?;
+        let kind = Kind {
+            schema,
+            api_version,
+            kind,
+            dynamic: false,
+        };
+        tree(output.media, output.pretty, kind, &list)
+    }
+
     /// One object of a watch event, as the bytes of a frame. `revision` replaces the object's own (deletions).
     pub fn frame(
         &self,

@@ -345,6 +345,15 @@ pub trait ObjectWriter: Send + Sync {
     ) -> Result<Value, Status>;
 }
 
+/// Objects that are not stored but made when they are asked for.
+#[async_trait]
+pub trait Computed: Send + Sync + 'static {
+    /// The object of that name, with kind and apiVersion left out.
+    async fn get(&self, name: &str) -> Option<Value>;
+    /// All of them.
+    async fn list(&self) -> Vec<Value>;
+}
+
 /// POST handlers on a named object.
 #[async_trait]
 pub trait ActionSubresource: Send + Sync + 'static {
@@ -497,6 +506,8 @@ pub struct ResourceDef {
     pub subresources: Vec<Subresource>,
     /// For resources that are only posted: the handler of POST (TokenReview, SubjectAccessReview, …).
     pub review: Option<Arc<dyn ActionSubresource>>,
+    /// For resources that are not stored and only read.
+    pub computed: Option<Arc<dyn Computed>>,
     /// How often metadata is checked.
     pub meta: MetaChecks,
 }

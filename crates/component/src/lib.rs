@@ -10,6 +10,7 @@ pub mod flags;
 pub mod health;
 pub mod logging;
 pub mod metrics;
+pub mod probe;
 pub mod reload;
 pub mod serve;
 pub mod shutdown;

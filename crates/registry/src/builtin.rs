@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use apiserver::resource::{
-    ActionSubresource, Conversion, MetaChecks, Printer, ResourceDef, StorageDef, Strategy,
-    Subresource, SubresourceKind,
+    ActionSubresource, Computed, Conversion, MetaChecks, Printer, ResourceDef, StorageDef,
+    Strategy, Subresource, SubresourceKind,
 };
 use storage::SharedStore;
 
@@ -47,6 +47,8 @@ pub struct Parts {
     pub subresources: Vec<(&'static str, SubresourceKind)>,
     /// The handler of a resource that is only posted.
     pub review: Option<Arc<dyn ActionSubresource>>,
+    /// Makes the objects of a resource that is not stored.
+    pub computed: Option<Arc<dyn Computed>>,
     /// Seconds until objects end by themselves; 0 for never.
     pub ttl_seconds: i64,
     /// Conversions of served versions that differ from the stored one.
@@ -61,6 +63,7 @@ impl Parts {
             fields: &[],
             subresources: vec![],
             review: None,
+            computed: None,
             ttl_seconds: 0,
             conversions: &[],
         }
@@ -130,7 +133,7 @@ const STORAGE: &str = "storage.k8s.io/v1";
 #[rustfmt::skip]
 pub static BUILTINS: &[Builtin] = &[
     b("", "bindings", "", "v1", r::pod::bindings),
-    b("", "componentstatuses", "", "v1", r::plain::componentstatus),
+    b("", "componentstatuses", "", "v1", r::componentstatus::parts),
     b("", "configmaps", "/registry/configmaps", "v1", r::configmap::parts),
     b("", "endpoints", "/registry/services/endpoints", "v1", r::endpoints::parts),
     b("", "events", "/registry/events", "v1", r::event::parts),
@@ -277,6 +280,7 @@ fn define(config: &Config, found: &'static api::resources::Resource) -> Option<R
         },
         subresources,
         review: parts.review,
+        computed: parts.computed,
         meta: meta_checks(found.group, found.resource),
     })
 }

@@ -12,6 +12,7 @@ use storage::Revision;
 use super::Call;
 use crate::Response;
 use crate::cache::{Cache, Entry, entry_of, store_error, too_large};
+use crate::codec;
 use crate::encode::Source;
 use crate::options::{ListOptions, parse_revision};
 use crate::select::{Fields, Labels};
@@ -194,6 +195,20 @@ impl Call {
 
     pub(super) async fn get(&self) -> Result<Response, Status> {
         let output = self.output()?;
+        if let Some(computed) = &self.served.def.computed {
+            let name = &self.info.name;
+            let mut object = computed
+                .get(name)
+                .await
+                .ok_or_else(|| Status::not_found("", &self.served.def.singular, name))?;
+            let encoder = self.served.encoder();
+            if let Some(o) = object.as_object_mut() {
+                o.insert("kind".into(), self.served.def.kind.as_str().into());
+                o.insert("apiVersion".into(), encoder.api_version.into());
+            }
+            let bytes = encoder.object(&output, Source::Tree(&object))?;
+            return Ok(self.respond(200, output.media, bytes));
+        }
         let entry = self.find().await?;
         let bytes = self
             .served
@@ -213,6 +228,17 @@ impl Call {
         let output = self.output()?;
         let options = ListOptions::parse(&self.query, false)?;
         let selection = self.selection(&options)?;
+        if let Some(computed) = &self.served.def.computed {
+            let mut items = computed.list().await;
+            items.retain(|o| {
+                let name = codec::meta_str(o, "name");
+                // They have no labels.
+                selection.labels.matches(&[])
+                    && selection.fields.matches("", name, |_| String::new())
+            });
+            let bytes = self.served.encoder().trees(&output, &items)?;
+            return Ok(self.respond(200, output.media, bytes));
+        }
         let page = self.page(&options, &selection).await?;
         let metadata = list_meta(&page);
         let body = self.served.lister().list(&output, &metadata, page.items)?;

@@ -1,6 +1,7 @@
 //! One file per resource or small family: strategies and subresources.
 
 pub mod autoscaler;
+pub mod componentstatus;
 pub mod configmap;
 pub mod connect;
 pub mod csr;

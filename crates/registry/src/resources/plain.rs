@@ -201,19 +201,6 @@ pub fn spec_status(_: &Config) -> Parts {
     Parts::new(SpecStatus)
 }
 
-struct ComponentStatus;
-
-impl Strategy for ComponentStatus {
-    fn deprecated(&self) -> Option<&'static str> {
-        Some("v1 ComponentStatus is deprecated in v1.19+")
-    }
-}
-
-/// Component statuses are read only and made up by the server; none are listed.
-pub fn componentstatus(_: &Config) -> Parts {
-    Parts::new(ComponentStatus)
-}
-
 struct ApiService;
 
 impl Strategy for ApiService {
