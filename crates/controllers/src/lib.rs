@@ -17,6 +17,7 @@ pub mod views;
 pub mod clusterrole_aggregation;
 pub mod daemonset;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoint_pods;
 pub mod endpoints;
 pub mod endpointslice;
@@ -28,6 +29,7 @@ pub mod pod_gc;
 pub mod replicaset;
 pub mod root_ca;
 pub mod service_account;
+pub mod storage_protection;
 pub mod taint_eviction;
 pub mod ttl;
 

@@ -49,6 +49,9 @@ pub const CONTROLLERS: &[Descriptor] = &[
     controller("node-lifecycle-controller", &["nodelifecycle"], "node-controller", crate::node_lifecycle::start),
     controller("taint-eviction-controller", &[], "node-controller", crate::taint_eviction::start),
     controller("ttl-controller", &["ttl"], "ttl-controller", crate::ttl::start),
+    controller("disruption-controller", &["disruption"], "disruption-controller", crate::disruption::start),
+    controller("persistentvolumeclaim-protection-controller", &["pvc-protection"], "pvc-protection-controller", crate::storage_protection::start_claims),
+    controller("persistentvolume-protection-controller", &["pv-protection"], "pv-protection-controller", crate::storage_protection::start_volumes),
     controller("clusterrole-aggregation-controller", &["clusterrole-aggregation"], "clusterrole-aggregation-controller", crate::clusterrole_aggregation::start),
 ];
 

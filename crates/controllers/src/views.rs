@@ -35,8 +35,89 @@ view!(
         readiness_gates: Vec<Value>,
         scheduling_gates: Vec<Value>,
         affinity: Value,
+        /// Only those that name a claim, or have one made for them.
+        #[serde(rename = "volumes", deserialize_with = "with_claims")]
+        claims: Vec<ClaimVolume>,
     }
 );
+view!(
+    /// `v1.Volume`, as far as claims go
+    ClaimVolume {
+        name: String,
+        persistent_volume_claim: Option<ClaimSource>,
+        ephemeral: Option<Value>,
+    }
+);
+view!(
+    /// `v1.PersistentVolumeClaimVolumeSource`
+    ClaimSource { claim_name: String }
+);
+view!(
+    /// `v1.PersistentVolumeClaim`
+    PersistentVolumeClaim { metadata: ObjectMeta }
+);
+view!(
+    /// `v1.PersistentVolume`
+    PersistentVolume { metadata: ObjectMeta, status: PersistentVolumeStatus }
+);
+view!(
+    /// `v1.PersistentVolumeStatus`
+    PersistentVolumeStatus { phase: String }
+);
+view!(
+    /// `apps/v1.StatefulSet` and `v1.ReplicationController`, as far as their size goes
+    Scaled { metadata: ObjectMeta, spec: ScaledSpec }
+);
+view!(
+    /// `spec` of what is scaled
+    ScaledSpec { replicas: Option<i32> }
+);
+view!(
+    /// `policy/v1.PodDisruptionBudget`
+    PodDisruptionBudget { metadata: ObjectMeta, spec: BudgetSpec, status: BudgetStatus }
+);
+view!(
+    /// `policy/v1.PodDisruptionBudgetSpec`
+    BudgetSpec {
+        min_available: Option<Value>,
+        max_unavailable: Option<Value>,
+        /// None matches nothing.
+        selector: Option<LabelSelector>,
+    }
+);
+view!(
+    /// `policy/v1.PodDisruptionBudgetStatus`
+    BudgetStatus {
+        observed_generation: i64,
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        disrupted_pods: BTreeMap<String, Time>,
+        disruptions_allowed: i32,
+        current_healthy: i32,
+        desired_healthy: i32,
+        expected_pods: i32,
+        conditions: Vec<BudgetCondition>,
+    }
+);
+view!(
+    /// `metav1.Condition`
+    BudgetCondition {
+        #[serde(rename = "type")]
+        kind: String,
+        status: String,
+        observed_generation: i64,
+        last_transition_time: Option<Time>,
+        reason: String,
+        message: String,
+    }
+);
+
+/// Most volumes have to do with no claim; they are not kept.
+fn with_claims<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Vec<ClaimVolume>, D::Error> {
+    let mut all: Vec<ClaimVolume> = client::view::nullable(d)?;
+    all.retain(|v| v.persistent_volume_claim.is_some() || v.ephemeral.is_some());
+    all.shrink_to_fit();
+    Ok(all)
+}
 view!(
     /// `v1.Container`
     Container { name: String, ports: Vec<ContainerPort>, restart_policy: String }
@@ -292,7 +373,11 @@ views!(
     ServiceAccount,
     ConfigMap,
     Service,
-    EndpointSlice
+    EndpointSlice,
+    PersistentVolumeClaim,
+    PersistentVolume,
+    Scaled,
+    PodDisruptionBudget
 );
 
 /// The condition of a type.

@@ -17,6 +17,9 @@ pub struct Eviction;
 /// More pods than this in a budget's list of disrupted pods mean that its controller does not keep up.
 const MAX_DISRUPTED: usize = 2000;
 
+/// Tries at a pod that others change at the same time.
+const TRIES: usize = 20;
+
 const VIOLATES: &str = "Cannot evict pod as it would violate the pod's disruption budget.";
 
 fn too_many(message: String, retry_after_seconds: i32) -> Status {
@@ -145,7 +148,7 @@ async fn delete(
     mut options: Value,
     pinned: Option<&str>,
 ) -> Result<(), Status> {
-    if !ctx.dry_run {
+    if !is_dry(ctx, &options) {
         let uid = options.text("preconditions.uid").to_owned();
         let version = pinned.map_or_else(
             || options.text("preconditions.resourceVersion").to_owned(),
@@ -199,6 +202,11 @@ async fn delete(
     Ok(())
 }
 
+/// A dry run is asked for in the query or in the eviction's own options.
+fn is_dry(ctx: &Context<'_>, options: &Value) -> bool {
+    ctx.dry_run || !options.list("dryRun").is_empty()
+}
+
 #[async_trait]
 impl ActionSubresource for Eviction {
     async fn post(
@@ -217,14 +225,24 @@ impl ActionSubresource for Eviction {
         if options.is_null() {
             options = json!({});
         }
-        let pod = writer.read("", "pods", ctx.namespace, &name).await?;
-        if ended_or_pending(&pod) {
-            let pin =
-                pod.text("status.phase") == "Pending" && !pod.has("metadata.deletionTimestamp");
+        let asked_version = options.has("preconditions.resourceVersion");
+        let mut tries = 1..TRIES;
+        let pod = loop {
+            let pod = writer.read("", "pods", ctx.namespace, &name).await?;
+            if !ended_or_pending(&pod) {
+                break pod;
+            }
+            let pin = pod.text("status.phase") == "Pending"
+                && !pod.has("metadata.deletionTimestamp")
+                && !asked_version;
             let version = pin.then(|| pod.text("metadata.resourceVersion").to_owned());
-            delete(ctx, writer, &name, options, version.as_deref()).await?;
-            return Ok(success());
-        }
+            match delete(ctx, writer, &name, options.clone(), version.as_deref()).await {
+                // It may have become one that a budget protects.
+                Err(s) if s.is_conflict() && !asked_version && tries.next().is_some() => {}
+                Err(s) => return Err(s),
+                Ok(()) => return Ok(success()),
+            }
+        };
         let budgets = ctx
             .reader
             .list("policy", "poddisruptionbudgets", ctx.namespace)
@@ -239,7 +257,10 @@ impl ActionSubresource for Eviction {
             [budget] if !ready(&pod) && unhealthy_goes(budget) => {
                 pinned = Some(pod.text("metadata.resourceVersion").to_owned());
             }
-            [budget] => take(ctx, writer, budget.name(), &name).await?,
+            [budget] => {
+                let dry = is_dry(ctx, &options);
+                take(ctx, writer, budget.name(), &name, dry).await?;
+            }
             _ => {
                 return Err(Status::failure(
                     500,
@@ -248,7 +269,6 @@ impl ActionSubresource for Eviction {
                 ));
             }
         }
-        let asked_version = options.has("preconditions.resourceVersion");
         match delete(ctx, writer, &name, options, pinned.as_deref()).await {
             Err(s) if s.is_conflict() && pinned.is_some() && !asked_version => {
                 let budget = matching.first().map_or("", |b| b.name());
@@ -270,9 +290,10 @@ async fn take(
     writer: &dyn ObjectWriter,
     budget: &str,
     pod: &str,
+    dry: bool,
 ) -> Result<(), Status> {
-    let mut change = |b: &mut Value| decrement(b, pod, ctx.now, ctx.dry_run);
-    if ctx.dry_run {
+    let mut change = |b: &mut Value| decrement(b, pod, ctx.now, dry);
+    if dry {
         let mut now = writer
             .read("policy", "poddisruptionbudgets", ctx.namespace, budget)
             .await?;
