@@ -23,6 +23,21 @@ pub struct Identity {
     pub name: String,
 }
 
+impl Identity {
+    /// Whether a dependent in `namespace` means this by `owner`. One in another namespace never does; objects without a
+    /// namespace can be owners everywhere.
+    fn is_meant_by(&self, owner: &OwnerReference, namespace: &str) -> bool {
+        self.can_own(namespace)
+            && self.api_version == owner.api_version
+            && self.kind == owner.kind
+            && self.name == owner.name
+    }
+
+    fn can_own(&self, namespace: &str) -> bool {
+        self.namespace.is_empty() || self.namespace == namespace
+    }
+}
+
 /// An object.
 #[derive(Clone, Debug, Default)]
 pub struct Node {
@@ -56,6 +71,13 @@ pub enum Work {
     Delete(String),
     /// Let the dependents of this object go.
     Orphan(String),
+    /// Tell that an object names an owner of another namespace.
+    WrongNamespace {
+        /// UID of the object.
+        dependent: String,
+        /// UID it names.
+        owner: String,
+    },
 }
 
 /// All objects that were seen or named, by UID.
@@ -92,6 +114,7 @@ impl Graph {
         let node = self.nodes.entry(uid.clone()).or_default();
         let was = (node.waits(), node.deleting && node.orphan);
         let old = std::mem::replace(&mut node.owners, meta.owner_references.clone());
+        let first_seen = !node.observed;
         node.identity = identity;
         node.observed = true;
         node.deleting = meta.deletion_timestamp.is_some();
@@ -104,6 +127,9 @@ impl Graph {
         }
         if orphans && !was.1 {
             work.push(Work::Orphan(uid.clone()));
+        }
+        if first_seen {
+            self.question_dependents(uid, &mut work);
         }
         for owner in old
             .iter()
@@ -124,6 +150,7 @@ impl Graph {
                 },
                 ..Node::default()
             });
+            question(uid, &meta.namespace, owner, o, &mut work);
             // Only named so far: does it exist? Or it waits for its dependents, of which this is a new or changed one.
             if !o.observed || o.waits() {
                 work.push(Work::Delete(owner.uid.clone()));
@@ -131,6 +158,21 @@ impl Graph {
             o.dependents.insert(uid.clone());
         }
         work
+    }
+
+    /// The owner was only named before; now it is known whether its dependents mean it.
+    fn question_dependents(&self, uid: &str, work: &mut Vec<Work>) {
+        let Some(node) = self.nodes.get(uid) else {
+            return;
+        };
+        for d in &node.dependents {
+            let Some(dependent) = self.nodes.get(d) else {
+                continue;
+            };
+            for owner in dependent.owners.iter().filter(|o| o.uid == uid) {
+                question(d, &dependent.identity.namespace, owner, node, work);
+            }
+        }
     }
 
     fn disown(&mut self, owner: &str, dependent: &str, work: &mut Vec<Work>) {
@@ -166,6 +208,26 @@ impl Graph {
             self.nodes.insert(uid.to_owned(), gone);
         }
         work
+    }
+}
+
+/// A dependent that names an object by what it is not is looked at: what it names may not exist where it says.
+fn question(
+    dependent: &str,
+    namespace: &str,
+    owner: &OwnerReference,
+    named: &Node,
+    work: &mut Vec<Work>,
+) {
+    if named.identity.is_meant_by(owner, namespace) {
+        return;
+    }
+    work.push(Work::Delete(dependent.to_owned()));
+    if named.observed && !named.identity.can_own(namespace) {
+        work.push(Work::WrongNamespace {
+            dependent: dependent.to_owned(),
+            owner: owner.uid.clone(),
+        });
     }
 }
 
@@ -253,5 +315,64 @@ mod tests {
         assert_eq!(g.remove("o"), delete(&["d"]));
         assert_eq!(g.remove("d"), []);
         assert!(g.get("o").is_none(), "no trace is left");
+    }
+
+    fn in_namespace(namespace: &str, mut m: ObjectMeta) -> (Identity, ObjectMeta) {
+        m.namespace = namespace.into();
+        for o in &mut m.owner_references {
+            (o.api_version, o.kind, o.name) = ("v1".into(), "K".into(), o.uid.clone());
+        }
+        let identity = Identity {
+            api_version: "v1".into(),
+            kind: "K".into(),
+            namespace: namespace.into(),
+            name: m.name.clone(),
+        };
+        (identity, m)
+    }
+
+    /// An owner in another namespace is no owner: the dependent is looked at and the event told, whichever is seen first,
+    /// also when a dependent in the right namespace named the owner before.
+    #[test]
+    fn an_owner_of_another_namespace_is_questioned() {
+        let told = |w: &[Work]| {
+            let report = Work::WrongNamespace {
+                dependent: "bad".into(),
+                owner: "o".into(),
+            };
+            w.contains(&Work::Delete("bad".into())) && w.contains(&report)
+        };
+        let owner = || in_namespace("a", meta("o", &[], &[], false));
+        let good = || in_namespace("a", meta("good", &[("o", false)], &[], false));
+        let bad = || in_namespace("b", meta("bad", &[("o", false)], &[], false));
+
+        let mut g = Graph::default();
+        for (i, m) in [owner(), good()] {
+            assert!(!told(&g.observe(i, &m)));
+        }
+        let (i, m) = bad();
+        let w = g.observe(i, &m);
+        assert!(told(&w), "{w:?}");
+
+        let mut g = Graph::default();
+        let (i, m) = good();
+        g.observe(i, &m);
+        let (i, m) = bad();
+        assert!(g.observe(i, &m).contains(&Work::Delete("bad".into())));
+        let (i, m) = owner();
+        let w = g.observe(i, &m);
+        assert!(told(&w), "{w:?}");
+        assert!(!w.contains(&Work::Delete("good".into())), "{w:?}");
+
+        // What has no namespace can own in each.
+        let mut g = Graph::default();
+        let (i, m) = in_namespace("", meta("o", &[], &[], false));
+        g.observe(i, &m);
+        let (i, m) = bad();
+        assert_eq!(g.observe(i, &m), []);
+        // A name that is not the owner's is looked at, and nothing is told.
+        let (i, mut m) = good();
+        m.owner_references[0].name = "other".into();
+        assert_eq!(g.observe(i, &m), [Work::Delete("good".into())]);
     }
 }

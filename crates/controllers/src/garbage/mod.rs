@@ -75,6 +75,9 @@ enum Error {
     Client(#[from] client::Error),
     #[error("no resource is known for {kind} in {api_version}")]
     UnknownKind { api_version: String, kind: String },
+    /// Where to look is unknown, so nothing is known of it, now or later.
+    #[error("an object without a namespace names a {kind}, which is in one, as its owner")]
+    NamespacedOwner { kind: String },
 }
 
 struct Monitor {
@@ -132,6 +135,14 @@ pub fn start(ctx: Context) {
     });
 }
 
+/// What the event says of an owner that is in another namespace.
+fn wrong_namespace(owner: &OwnerReference, namespace: &str) -> String {
+    format!(
+        "ownerRef [{}/{}, namespace: {namespace}, name: {}, uid: {}] does not exist in namespace {namespace:?}",
+        owner.api_version, owner.kind, owner.name, owner.uid
+    )
+}
+
 fn is_watched(r: &ApiResource) -> bool {
     let events =
         r.resource.plural == "events" && matches!(&*r.resource.group, "" | "events.k8s.io");
@@ -141,16 +152,49 @@ fn is_watched(r: &ApiResource) -> bool {
 impl Collector {
     fn enqueue(&self, work: Vec<Work>) {
         for w in work {
-            self.queue.add(match w {
-                Work::Delete(uid) => ObjectKey::new(DELETE, uid),
-                Work::Orphan(uid) => ObjectKey::new(ORPHANING, uid),
-            });
+            match w {
+                Work::Delete(uid) => self.queue.add(ObjectKey::new(DELETE, uid)),
+                Work::Orphan(uid) => self.queue.add(ObjectKey::new(ORPHANING, uid)),
+                Work::WrongNamespace { dependent, owner } => {
+                    self.tell_wrong_namespace(&dependent, &owner)
+                }
+            }
         }
+    }
+
+    fn tell_wrong_namespace(&self, dependent: &str, owner: &str) {
+        let Some(node) = lock(&self.graph).get(dependent).cloned() else {
+            return;
+        };
+        let Some(o) = node.owners.iter().find(|o| o.uid == owner) else {
+            return;
+        };
+        let at = node.identity;
+        let message = wrong_namespace(o, &at.namespace);
+        let object = client::ObjectReference {
+            kind: at.kind,
+            namespace: at.namespace,
+            name: at.name,
+            uid: dependent.to_owned(),
+            api_version: at.api_version,
+            ..client::ObjectReference::default()
+        };
+        self.ctx.recorder.event(
+            object,
+            client::EventType::Warning,
+            "OwnerRefInvalidNamespace",
+            message,
+        );
     }
 
     async fn work(self: &Arc<Self>, key: &ObjectKey) -> Result<Option<Duration>, Error> {
         match key.namespace.as_str() {
-            DELETE => self.attempt_to_delete(&key.name).await?,
+            DELETE => match self.attempt_to_delete(&key.name).await {
+                Err(error @ Error::NamespacedOwner { .. }) => {
+                    tracing::info!(uid = %key.name, %error, "not collected")
+                }
+                other => other?,
+            },
             ORPHANING => self.orphan_dependents(&key.name).await?,
             _ => self.resync().await?,
         }
@@ -251,9 +295,7 @@ impl Collector {
             ""
         };
         if resource.namespaced && namespace.is_empty() {
-            // A cluster-scoped object names a namespaced owner: where to look is unknown, so nothing is known of it.
-            return Err(Error::UnknownKind {
-                api_version: at.api_version.clone(),
+            return Err(Error::NamespacedOwner {
                 kind: at.kind.clone(),
             });
         }
@@ -471,5 +513,25 @@ impl Collector {
             Err(e) if e.is_not_found() => Ok(()),
             Err(e) => Err(e.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_event_names_the_owner_where_it_was_looked_for() {
+        let owner = OwnerReference {
+            api_version: "v1".into(),
+            kind: "Pod".into(),
+            name: "p".into(),
+            uid: "u".into(),
+            ..OwnerReference::default()
+        };
+        assert_eq!(
+            wrong_namespace(&owner, "ns1"),
+            "ownerRef [v1/Pod, namespace: ns1, name: p, uid: u] does not exist in namespace \"ns1\""
+        );
     }
 }
