@@ -144,6 +144,51 @@ fn component_knows_no_resource() {
     }
 }
 
+/// CVE-2020-8555, CVE-2025-13281: controllers fetch nothing on a user's word, so there is no body to give back. They have
+/// no HTTP client besides the one that speaks to the apiserver.
+#[test]
+fn cve_2020_8555_controllers_speak_to_the_apiserver_only() {
+    let all = dependencies();
+    for foreign in [
+        "reqwest",
+        "ureq",
+        "kube",
+        "tonic",
+        "hyper-util",
+        "tokio-rustls",
+        "rustls",
+    ] {
+        assert!(
+            !all["controllers"].contains(foreign),
+            "controllers depends on {foreign}"
+        );
+    }
+    let mut folders = vec![super::root().join("crates/controllers/src")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            for connection in [
+                "hyper::client",
+                "TcpStream",
+                "UnixStream",
+                "UdpSocket",
+                "probe::get",
+            ] {
+                assert!(
+                    !text.contains(connection),
+                    "{} uses {connection}",
+                    path.display()
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn programs_are_thin() {
     // Parts of the apiserver's side that must not know each other are put together in its program.

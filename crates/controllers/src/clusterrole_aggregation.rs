@@ -1,5 +1,6 @@
 //! clusterrole-aggregation-controller: fills a ClusterRole that has an aggregation rule with the rules of those it selects.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use client::resource::CLUSTER_ROLES;
@@ -32,12 +33,13 @@ views!(ClusterRole);
 fn decide(role: &ClusterRole, all: &[Arc<ClusterRole>]) -> Option<Vec<Value>> {
     let aggregation = role.aggregation_rule.as_ref()?;
     let mut rules: Vec<Value> = Vec::new();
+    let mut seen = HashSet::new();
     for selector in &aggregation.cluster_role_selectors {
         for other in all.iter().filter(|o| {
             o.metadata.name != role.metadata.name && selector.matches(&o.metadata.labels)
         }) {
             for rule in &other.rules {
-                if !rules.contains(rule) {
+                if seen.insert(rule.to_string()) {
                     rules.push(rule.clone());
                 }
             }

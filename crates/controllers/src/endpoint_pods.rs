@@ -1,5 +1,6 @@
 //! What endpointslice-controller and endpoints-controller share: which pods back a Service, and on which ports.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use client::{Change, ObjectKey, Store, WorkQueue};
@@ -59,11 +60,27 @@ pub fn ports(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
         .collect()
 }
 
-/// The pod's address of an IP family.
+/// The pod's address of an IP family. What the apiserver takes for no endpoint is none, so that one pod with a strange
+/// status does not keep those of the others from being written.
 pub fn address(pod: &Pod, v6: bool) -> Option<&str> {
     let all = pod.status.pod_ips.iter().map(|p| p.ip.as_str());
     let mut all = all.chain((pod.status.pod_ips.is_empty()).then_some(pod.status.pod_ip.as_str()));
-    all.find(|ip| !ip.is_empty() && ip.contains(':') == v6)
+    all.find(|ip| {
+        ip.parse()
+            .is_ok_and(|ip: IpAddr| ip.is_ipv6() == v6 && is_endpoint(ip))
+    })
+}
+
+fn is_endpoint(ip: IpAddr) -> bool {
+    let local = match ip {
+        IpAddr::V4(a) => a.is_link_local() || a.octets().starts_with(&[224, 0, 0]),
+        // fe80::/10, and ff02::/16 and its kin of link-local multicast.
+        IpAddr::V6(a) => {
+            let first = a.segments().first().copied().unwrap_or(0);
+            a.to_ipv4_mapped().is_some() || first & 0xffc0 == 0xfe80 || first & 0xff0f == 0xff02
+        }
+    };
+    !(local || ip.is_unspecified() || ip.is_loopback())
 }
 
 /// Whether the pod can back a Service at all.
@@ -120,6 +137,36 @@ pub fn enqueue(change: Change<'_, Pod>, services: &Store<Service>, queue: &WorkQ
             && (selects(&pod.metadata.labels) || before.is_some_and(selects))
         {
             queue.add(ObjectKey::of(&*s));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// CVE-2021-25737's addresses in a pod's status are left out, rather than refused with everything beside them.
+    #[test]
+    fn a_pod_with_a_strange_address_is_left_out() {
+        for (ip, v6, fine) in [
+            ("10.0.0.1", false, true),
+            ("fd00::1", true, true),
+            ("10.0.0.1", true, false),
+            ("127.0.0.1", false, false),
+            ("169.254.169.254", false, false),
+            ("224.0.0.1", false, false),
+            ("0.0.0.0", false, false),
+            ("::1", true, false),
+            ("fe80::1", true, false),
+            ("ff02::1", true, false),
+            ("::ffff:10.0.0.1", true, false),
+            ("010.0.0.1", false, false),
+            ("nonsense", false, false),
+            ("", false, false),
+        ] {
+            let mut pod = Pod::default();
+            pod.status.pod_ip = ip.into();
+            assert_eq!(address(&pod, v6), fine.then_some(ip), "{ip}");
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Invariants: pods go first; a group whose server is dead, or one resource that refuses, never keeps the others from
 //! being deleted, and both are said in the namespace's conditions; the namespace goes only when nothing is known to be
-//! left in it.
+//! left in it. A group that stays dead does not keep it for ever: unlike upstream's, it goes without the group's word when
+//! there was none for [`PATIENCE`], and everything else is gone.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,6 +18,11 @@ use crate::context::rewrite;
 use crate::discovery::{ApiResource, Discovered, discover};
 use crate::views::{Condition, Namespace, Pod, condition};
 
+/// Between two looks at a namespace that waits for pods.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
+/// How long a group that cannot be asked keeps a namespace that is empty otherwise.
+const PATIENCE: Duration = Duration::from_secs(600);
+const DISCOVERY: &str = "NamespaceDeletionDiscoveryFailure";
 const FINALIZER: &str = "kubernetes";
 const PROPAGATION: DeleteOptions = DeleteOptions {
     propagation: Some(Propagation::Background),
@@ -29,6 +35,8 @@ const PROPAGATION: DeleteOptions = DeleteOptions {
 /// What one pass found out.
 #[derive(Debug, Default)]
 pub struct Outcome {
+    /// The apiserver did not say what there is.
+    undiscovered: Option<String>,
     failed_groups: Vec<String>,
     errors: Vec<String>,
     /// `pods` -> 3
@@ -41,7 +49,23 @@ pub struct Outcome {
 
 impl Outcome {
     fn is_clean(&self) -> bool {
-        self.failed_groups.is_empty() && self.errors.is_empty() && self.remaining.is_empty()
+        self.failed_groups.is_empty() && self.is_empty()
+    }
+
+    /// Nothing is left in what could be asked.
+    fn is_empty(&self) -> bool {
+        self.undiscovered.is_none() && self.errors.is_empty() && self.remaining.is_empty()
+    }
+
+    /// Whether the namespace may go, with the conditions it has now.
+    fn lets_go(&self, conditions: &[Condition], now: Time) -> bool {
+        let patient = || {
+            let since = condition(conditions, DISCOVERY).and_then(|c| c.last_transition_time);
+            since.is_none_or(|t| {
+                Duration::try_from(now.duration_since(t)).unwrap_or_default() < PATIENCE
+            })
+        };
+        self.is_clean() || self.is_empty() && !patient()
     }
 }
 
@@ -53,6 +77,10 @@ pub fn conditions(old: &[Condition], o: &Outcome, now: Time) -> Vec<Condition> {
             .collect::<Vec<_>>()
             .join(", ")
     };
+    let undiscovered = o
+        .undiscovered
+        .as_ref()
+        .map(|e| ("DiscoveryFailed", e.clone()));
     let discovery = (!o.failed_groups.is_empty()).then(|| {
         let groups: Vec<String> = o.failed_groups.iter().map(|g| format!("{g}: stale GroupVersion discovery: {g}")).collect();
         (
@@ -65,10 +93,12 @@ pub fn conditions(old: &[Condition], o: &Outcome, now: Time) -> Vec<Condition> {
         )
     });
     let content = (!o.errors.is_empty()).then(|| {
+        let mut errors = o.errors.clone();
+        errors.sort();
         let m = format!(
             "Failed to delete all resource types, {} remaining: {}",
-            o.errors.len(),
-            o.errors.join(", ")
+            errors.len(),
+            errors.join(", ")
         );
         ("ContentDeletionFailed", m)
     });
@@ -90,8 +120,8 @@ pub fn conditions(old: &[Condition], o: &Outcome, now: Time) -> Vec<Condition> {
     });
     let all = [
         (
-            "NamespaceDeletionDiscoveryFailure",
-            discovery,
+            DISCOVERY,
+            undiscovered.or(discovery),
             "ResourcesDiscovered",
             "All resources successfully discovered",
         ),
@@ -201,9 +231,15 @@ async fn sync(client: &Client, seen: &Namespace) -> Result<Option<Duration>, cli
     if !is_ours_to_empty(&ns, &seen.metadata.uid) {
         return Ok(None);
     }
-    let found = discover(client).await?;
-    let outcome = delete_all(client, name, found).await;
+    let outcome = match discover(client).await {
+        Ok(found) => delete_all(client, name, found).await,
+        Err(e) => Outcome {
+            undiscovered: Some(e.to_string()),
+            ..Outcome::default()
+        },
+    };
     let now = Time::now();
+    let after = conditions(&ns.status.conditions, &outcome, now);
     rewrite(&api, name, &ns.metadata.uid, "status", |object| {
         let old: Vec<Condition> = object
             .pointer("/status/conditions")
@@ -225,14 +261,17 @@ async fn sync(client: &Client, seen: &Namespace) -> Result<Option<Duration>, cli
         true
     })
     .await?;
-    if !outcome.is_clean() {
+    if !outcome.lets_go(&after, now) {
         // Pods may take their grace period; the rest is looked at soon, since nothing tells of it.
         let wait = if outcome.grace > 0 {
-            u64::try_from(outcome.grace / 2 + 1).unwrap_or(15)
+            // A pod of years must not keep what else happens here from being seen.
+            component::duration::seconds(outcome.grace / 2 + 1).min(LONGEST_WAIT)
+        } else if outcome.is_empty() {
+            Duration::from_secs(30)
         } else {
-            2
+            Duration::from_secs(2)
         };
-        return Ok(Some(Duration::from_secs(wait)));
+        return Ok(Some(wait));
     }
     rewrite(&api, name, &ns.metadata.uid, "finalize", |object| {
         let Some(list) = object
@@ -386,7 +425,17 @@ mod tests {
             let c = condition(c, k).unwrap();
             (c.status.clone(), c.message.clone())
         };
-        assert_eq!(first.len(), 5);
+        let types: Vec<&str> = first.iter().map(|c| c.kind.as_str()).collect();
+        assert_eq!(
+            types,
+            [
+                "NamespaceDeletionDiscoveryFailure",
+                "NamespaceDeletionGroupVersionParsingFailure",
+                "NamespaceDeletionContentFailure",
+                "NamespaceContentRemaining",
+                "NamespaceFinalizersRemaining",
+            ]
+        );
         assert_eq!(
             text(&first, "NamespaceContentRemaining"),
             (
@@ -411,5 +460,38 @@ mod tests {
         );
         let done = conditions(&first, &Outcome::default(), t(9));
         assert!(done.iter().all(|c| c.status == "False"));
+        let silent = Outcome {
+            undiscovered: Some("no answer".into()),
+            ..Outcome::default()
+        };
+        assert_eq!(
+            text(
+                &conditions(&done, &silent, t(10)),
+                "NamespaceDeletionDiscoveryFailure"
+            ),
+            ("True".into(), "no answer".into())
+        );
+    }
+
+    /// A dead group is waited for, not for ever; what is known to be there, and an apiserver that says nothing, are.
+    #[test]
+    fn a_dead_group_does_not_keep_a_namespace_for_ever() {
+        let t = |s| Time::from_second(s).unwrap();
+        let dead = || Outcome {
+            failed_groups: vec!["dead.io/v1".into()],
+            ..Outcome::default()
+        };
+        let since = conditions(&[], &dead(), t(1000));
+        assert!(!dead().lets_go(&since, t(1001)));
+        assert!(dead().lets_go(&since, t(1600)));
+        let mut holds = dead();
+        holds.remaining.insert("pods.".into(), 1);
+        assert!(!holds.lets_go(&since, t(9999)));
+        let silent = Outcome {
+            undiscovered: Some("no answer".into()),
+            ..Outcome::default()
+        };
+        assert!(!silent.lets_go(&since, t(9999)));
+        assert!(Outcome::default().lets_go(&[], t(1)));
     }
 }

@@ -109,6 +109,11 @@ pub fn scaled_value(v: &Value, total: i32, up: bool) -> i32 {
     }
 }
 
+/// Counts come from objects: their sum may be more than a count can be.
+fn sum(counts: impl Iterator<Item = i32>) -> i32 {
+    counts.fold(0, i32::saturating_add)
+}
+
 fn is_rolling(d: &Deployment) -> bool {
     d.spec.strategy.kind != "Recreate"
 }
@@ -274,8 +279,13 @@ impl Decision<'_> {
         self.d.spec.replicas.unwrap_or(1)
     }
 
+    /// Pods there may be at most.
+    fn most(&self) -> i32 {
+        self.wanted().saturating_add(fenceposts(self.d).0)
+    }
+
     fn total(&self) -> i32 {
-        self.old.iter().chain(&self.new).map(|s| s.size).sum()
+        sum(self.old.iter().chain(&self.new).map(|s| s.size))
     }
 
     fn set_condition(&mut self, c: Condition) {
@@ -336,7 +346,8 @@ impl Decision<'_> {
     /// Brings revision and copied annotations of the new ReplicaSet up to date.
     fn annotate_new(&mut self) {
         let Some(new) = self.new.clone() else { return };
-        let next = self.old.iter().map(|s| revision(&s.rs)).max().unwrap_or(0) + 1;
+        let newest = self.old.iter().map(|s| revision(&s.rs)).max();
+        let next = newest.unwrap_or(0).saturating_add(1);
         let (annotations, changed) = self.annotations(&new.rs.metadata.annotations, next);
         self.plan.revision = annotations.get(REVISION).cloned();
         let min_ready = new.rs.spec.min_ready_seconds != self.d.spec.min_ready_seconds;
@@ -425,7 +436,7 @@ impl Decision<'_> {
     /// Asks for a size; `always` also brings the annotations up to date where the size is right. Returns whether the size
     /// changes.
     fn resize(&mut self, uid: &str, to: i32, always: bool) -> bool {
-        let (desired, max) = (self.wanted(), self.wanted() + fenceposts(self.d).0);
+        let (desired, max) = (self.wanted(), self.most());
         let Some(s) = self
             .old
             .iter_mut()
@@ -499,13 +510,9 @@ impl Decision<'_> {
         if !is_rolling(self.d) {
             return;
         }
-        let total: i32 = active.iter().map(|s| s.size).sum();
-        let allowed = if self.wanted() > 0 {
-            self.wanted() + fenceposts(self.d).0
-        } else {
-            0
-        };
-        let to_add = allowed - total;
+        let total = sum(active.iter().map(|s| s.size));
+        let allowed = if self.wanted() > 0 { self.most() } else { 0 };
+        let to_add = allowed.saturating_sub(total);
         let mut order = active;
         // The largest first; among equals the newest when growing, the oldest when shrinking.
         order.sort_by(|a, b| {
@@ -525,13 +532,13 @@ impl Decision<'_> {
             } else {
                 self.share(s, to_add, added)
             };
-            added += share;
-            sizes.push(s.size + share);
+            added = i32::saturating_add(added, share);
+            sizes.push(s.size.saturating_add(share));
         }
         if to_add != 0
             && let Some(first) = sizes.first_mut()
         {
-            *first = (*first + to_add - added).max(0);
+            *first = first.saturating_add(to_add).saturating_sub(added).max(0);
         }
         for (s, size) in order.iter().zip(sizes) {
             self.resize(&s.rs.metadata.uid, size, true);
@@ -555,17 +562,17 @@ impl Decision<'_> {
             if before == 0 {
                 0
             } else {
-                let max = self.wanted() + fenceposts(self.d).0;
+                let max = self.most();
                 let size = f64::from(s.size) * f64::from(max) / f64::from(before);
                 #[expect(
                     clippy::cast_possible_truncation,
                     reason = "replica counts are i32 and rounded"
                 )]
                 let size = size.round() as i32;
-                size - s.size
+                size.saturating_sub(s.size)
             }
         };
-        let rest = to_add - added;
+        let rest = to_add.saturating_sub(added);
         if to_add > 0 {
             fraction.min(rest)
         } else {
@@ -592,10 +599,11 @@ impl Decision<'_> {
         selector
             .match_labels
             .insert(HASH_LABEL.into(), hash.clone());
-        let next = self.old.iter().map(|s| revision(&s.rs)).max().unwrap_or(0) + 1;
+        let newest = self.old.iter().map(|s| revision(&s.rs)).max();
+        let next = newest.unwrap_or(0).saturating_add(1);
         let (mut annotations, _) = self.annotations(&BTreeMap::new(), next);
         annotations.insert(DESIRED.into(), self.wanted().to_string());
-        annotations.insert(MAX.into(), (self.wanted() + fenceposts(d).0).to_string());
+        annotations.insert(MAX.into(), self.most().to_string());
         let cut: String = d.metadata.name.chars().take(253 - 1 - hash.len()).collect();
         let name = format!("{cut}-{hash}");
         let body = json!({
@@ -622,8 +630,7 @@ impl Decision<'_> {
     }
 
     fn rolling(&mut self) {
-        let surge = fenceposts(self.d).0;
-        let room = self.wanted() + surge - self.total();
+        let room = self.most().saturating_sub(self.total());
         let Some(new) = self.new.clone() else {
             let size = room.clamp(0, self.wanted());
             return self.create_new(size);
@@ -634,7 +641,7 @@ impl Decision<'_> {
             return;
         }
         if new.size < self.wanted() && room > 0 {
-            let size = new.size + room.min(self.wanted() - new.size);
+            let size = new.size.saturating_add(room.min(self.wanted() - new.size));
             self.resize(&new.rs.metadata.uid, size, false);
             return;
         }
@@ -649,14 +656,20 @@ impl Decision<'_> {
             return false;
         }
         let least = self.wanted() - max_unavailable(self.d);
-        let mut cleanable = self.total() - least - (new.size - new.rs.status.available_replicas);
+        let unavailable = new.size.saturating_sub(new.rs.status.available_replicas);
+        let mut cleanable = self
+            .total()
+            .saturating_sub(least)
+            .saturating_sub(unavailable);
         if cleanable <= 0 {
             return false;
         }
         let mut shrunk = false;
         // Pods that are not available do no good: they go first, oldest ReplicaSet first.
         for s in &active {
-            let unhealthy = (s.size - s.rs.status.available_replicas)
+            let unhealthy = s
+                .size
+                .saturating_sub(s.rs.status.available_replicas)
                 .max(0)
                 .min(cleanable);
             if unhealthy > 0 {
@@ -664,13 +677,9 @@ impl Decision<'_> {
                 shrunk |= self.resize(&s.rs.metadata.uid, s.size - unhealthy, false);
             }
         }
-        let available: i32 = self
-            .old
-            .iter()
-            .chain(&self.new)
-            .map(|s| s.rs.status.available_replicas)
-            .sum();
-        let mut spare = (available - least).min(cleanable);
+        let all = self.old.iter().chain(&self.new);
+        let available = sum(all.map(|s| s.rs.status.available_replicas));
+        let mut spare = available.saturating_sub(least).min(cleanable);
         for s in self.old.clone().iter().filter(|s| s.size > 0) {
             if spare <= 0 {
                 break;
@@ -748,7 +757,7 @@ impl Decision<'_> {
 
     fn calculate(&self, mut conditions: Vec<Condition>) -> DeploymentStatus {
         let all = || self.old.iter().chain(&self.new).map(|s| &s.rs);
-        let available: i32 = all().map(|rs| rs.status.available_replicas).sum();
+        let available = sum(all().map(|rs| rs.status.available_replicas));
         let c = if available >= self.wanted() - max_unavailable(self.d) {
             let m = "Deployment has minimum availability.";
             self.condition("Available", "True", "MinimumReplicasAvailable", m.into())
@@ -757,27 +766,24 @@ impl Decision<'_> {
             self.condition("Available", "False", "MinimumReplicasUnavailable", m.into())
         };
         set_condition(&mut conditions, c);
-        let created: i32 = self
-            .plan
-            .actions
-            .iter()
-            .map(|a| {
-                if let Action::Create { replicas, .. } = a {
-                    *replicas
-                } else {
-                    0
-                }
-            })
-            .sum();
-        let terminating: Option<i32> = all().map(|rs| rs.status.terminating_replicas).sum();
+        let created = sum(self.plan.actions.iter().map(|a| match a {
+            Action::Create { replicas, .. } => *replicas,
+            _ => 0,
+        }));
+        let terminating: Option<Vec<i32>> =
+            all().map(|rs| rs.status.terminating_replicas).collect();
         DeploymentStatus {
             observed_generation: self.d.metadata.generation,
-            replicas: all().map(|rs| rs.status.replicas).sum(),
+            replicas: sum(all().map(|rs| rs.status.replicas)),
             updated_replicas: self.new.as_ref().map_or(0, |s| s.rs.status.replicas),
-            ready_replicas: all().map(|rs| rs.status.ready_replicas).sum(),
+            ready_replicas: sum(all().map(|rs| rs.status.ready_replicas)),
             available_replicas: available,
-            unavailable_replicas: (self.total() + created - available).max(0),
-            terminating_replicas: terminating,
+            unavailable_replicas: self
+                .total()
+                .saturating_add(created)
+                .saturating_sub(available)
+                .max(0),
+            terminating_replicas: terminating.map(|t| sum(t.into_iter())),
             collision_count: self.d.status.collision_count,
             conditions,
         }
@@ -798,7 +804,7 @@ impl Decision<'_> {
         if !has_deadline(self.d) {
             new.conditions.retain(|c| c.kind != "Progressing");
         } else if !done {
-            let old_pods = |s: &DeploymentStatus| s.replicas - s.updated_replicas;
+            let old_pods = |s: &DeploymentStatus| s.replicas.saturating_sub(s.updated_replicas);
             let progressing = new.updated_replicas > before.updated_replicas
                 || old_pods(&new) < old_pods(&before)
                 || new.ready_replicas > before.ready_replicas

@@ -306,7 +306,7 @@ impl Deployments {
             return Ok(());
         }
         let mut status = d.status.clone();
-        status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
+        status.collision_count = Some(status.collision_count.unwrap_or(0).saturating_add(1));
         self.write_status(d, &serde_json::to_value(&status).unwrap_or_default(), None)
             .await
     }

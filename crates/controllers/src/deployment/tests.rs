@@ -136,6 +136,40 @@ proptest! {
     }
 }
 
+proptest! {
+    /// Counts at their ends, in the spec, in statuses and in annotations, are planned for like others.
+    #[test]
+    fn counts_at_their_ends_are_planned_for(
+        counts in proptest::collection::vec(prop_oneof![Just(0), Just(1), Just(i32::MAX - 1), Just(i32::MAX), any::<i32>()], 12),
+        revision in prop_oneof![Just(i64::MAX), Just(i64::MIN), any::<i64>()],
+        recreate: bool,
+    ) {
+        let n = |i: usize| counts[i];
+        let mut d = deployment(n(0).max(0), json!(n(1).max(0)), json!(n(2).max(0)));
+        if recreate {
+            d.spec.strategy.kind = "Recreate".into();
+        }
+        d.spec.template = template("one");
+        let mut sim = Sim { d, sets: Vec::new(), made: 0 };
+        let p = sim.plan();
+        sim.apply(&p);
+        sim.d.spec.template = template("two");
+        sim.d.metadata.generation = 2;
+        for step in 0..4 {
+            for rs in &mut sim.sets {
+                rs.spec.replicas = Some(n(3 + step).max(0));
+                rs.status.replicas = n(4 + step);
+                rs.status.available_replicas = n(5 + step);
+                rs.status.ready_replicas = n(6 + step);
+                rs.status.terminating_replicas = Some(n(7 + step));
+                rs.metadata.annotations.insert("deployment.kubernetes.io/revision".into(), revision.to_string());
+            }
+            let p = sim.plan();
+            sim.apply(&p);
+        }
+    }
+}
+
 #[test]
 fn the_first_rollout_creates_everything_at_once() {
     let sim = Sim {
