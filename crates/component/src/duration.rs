@@ -1,5 +1,14 @@
 //! Go's durations: `1h30m`, `300ms`, `-5s`, `0`.
 
+/// The longest wait that is kept, in seconds: what a Go duration holds, some 292 years. Adding it to an `Instant` of now
+/// is safe.
+pub const LONGEST_SECONDS: i64 = 9_223_372_036;
+
+/// A number of seconds from outside as a wait: a negative one is none, one that is too long is [`LONGEST_SECONDS`].
+pub fn seconds(n: i64) -> std::time::Duration {
+    std::time::Duration::from_secs(n.clamp(0, LONGEST_SECONDS).unsigned_abs())
+}
+
 /// Nanoseconds of a Go duration text.
 ///
 /// # Errors

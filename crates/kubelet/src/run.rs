@@ -339,19 +339,24 @@ fn set_up_cgroups(shared: &Shared) {
     } else {
         0
     };
-    if let Err(e) = shared.cgroups.setup(milli, memory) {
-        tracing::error!(error = %e, "making the cgroups of pods failed");
-        shared.node_event(
-            true,
-            "FailedNodeAllocatableEnforcement",
-            format!("Failed to update Node Allocatable Limits: {e}"),
-        );
-    } else {
-        shared.node_event(
+    match shared.cgroups.setup(milli, memory) {
+        Err(e) => {
+            tracing::error!(error = %e, "making the cgroups of pods failed");
+            shared.node_event(
+                true,
+                "FailedNodeAllocatableEnforcement",
+                format!("Failed to update Node Allocatable Limits: {e}"),
+            );
+        }
+        Ok(true) => shared.node_event(
             false,
             "NodeAllocatableEnforced",
             "Updated Node Allocatable limit across pods",
-        );
+        ),
+        Ok(false) if s.enforce_pods => tracing::warn!(
+            "enforceNodeAllocatable has no effect: the limits of all pods together are set with cgroupsPerQOS and the cgroupfs driver only"
+        ),
+        Ok(false) => {}
     }
 }
 

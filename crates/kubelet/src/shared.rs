@@ -98,6 +98,12 @@ impl Shared {
             seccomp_root: self.settings.root_dir.join("seccomp").display().to_string(),
             seccomp_default: self.settings.seccomp_default,
             memory: self.machine.memory,
+            huge_pages: self
+                .machine
+                .huge_pages
+                .iter()
+                .map(|p| (p.resource(), p.page_size()))
+                .collect(),
             cfs_quota: self.settings.cfs_quota,
             cfs_period: i64::try_from(self.settings.cfs_period.as_micros()).unwrap_or(100_000),
         }

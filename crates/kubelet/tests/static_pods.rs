@@ -25,6 +25,10 @@ struct State {
     calls: Vec<String>,
     /// Calls that fail once.
     fail: HashSet<&'static str>,
+    /// Calls that panic once, in the kubelet's task.
+    panic: HashSet<&'static str>,
+    /// Statuses hold nonsense.
+    lie: bool,
     clock: i64,
     down: bool,
 }
@@ -54,6 +58,10 @@ impl Fake {
                 code: "Unknown".into(),
                 message: format!("{call} failed"),
             });
+        }
+        if s.panic.remove(call) {
+            drop(s);
+            panic!("{call} panics");
         }
         s.calls.push(format!("{call} {what}"));
         s.clock += 1;
@@ -253,11 +261,27 @@ impl Runtime for Fake {
             .collect())
     }
     async fn container_status(&self, id: &str) -> Result<ContainerStatus> {
-        self.up()?
-            .containers
-            .get(id)
-            .map(|c| c.1.clone())
-            .map_or_else(missing, Ok)
+        let s = self.up()?;
+        let Some((_, c)) = s.containers.get(id) else {
+            return missing();
+        };
+        let mut c = c.clone();
+        if s.lie {
+            c.metadata = None;
+            c.image = None;
+            c.state = i32::MAX;
+            c.created_at = i64::MIN;
+            c.started_at = i64::MAX;
+            c.finished_at = i64::MIN;
+            c.exit_code = i32::MIN;
+            for k in [
+                "io.kubernetes.container.restartCount",
+                "io.kubernetes.pod.terminationGracePeriod",
+            ] {
+                c.annotations.insert(k.into(), i64::MAX.to_string());
+            }
+        }
+        Ok(c)
     }
     async fn reopen_container_log(&self, _: &str) -> Result<()> {
         Ok(())
@@ -305,7 +329,15 @@ impl Runtime for Fake {
 }
 
 fn start(dir: &Path, fake: &Arc<Fake>) -> (Shutdown, tokio::task::JoinHandle<()>) {
-    let config = KubeletConfiguration {
+    start_with(dir, fake, |_| {})
+}
+
+fn start_with(
+    dir: &Path,
+    fake: &Arc<Fake>,
+    change: impl FnOnce(&mut KubeletConfiguration),
+) -> (Shutdown, tokio::task::JoinHandle<()>) {
+    let mut config = KubeletConfiguration {
         static_pod_path: dir.join("manifests").display().to_string(),
         pod_logs_dir: dir.join("logs/pods").display().to_string(),
         cgroups_per_qos: Some(false),
@@ -315,6 +347,7 @@ fn start(dir: &Path, fake: &Arc<Fake>) -> (Shutdown, tokio::task::JoinHandle<()>
         authorization: serde_json::from_str(r#"{"mode":"AlwaysAllow"}"#).unwrap(),
         ..Default::default()
     };
+    change(&mut config);
     let flags = FlagValues {
         hostname_override: "n".into(),
         node_ip: "127.0.0.1".into(),
@@ -466,4 +499,184 @@ async fn pods_that_no_source_knows_are_removed() {
     assert_eq!(fake.calls("StopContainer"), ["StopContainer c 4"]);
     shutdown.drain(Duration::from_secs(5)).await;
     task.await.unwrap();
+}
+
+/// Numbers of a pod at their ends neither end its worker nor make it a pod that never goes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn numbers_at_their_ends_leave_a_pod_that_goes() {
+    const MAX: i64 = i64::MAX;
+    let probe = format!(
+        "{{exec: {{command: [x]}}, initialDelaySeconds: {0}, timeoutSeconds: {0}, periodSeconds: {0}, failureThreshold: {0}}}",
+        i32::MAX
+    );
+    let hooks = format!("lifecycle: {{preStop: {{sleep: {{seconds: {MAX}}}}}}}");
+    for (spec, container, stop) in [
+        // No duration holds it: no grace, and so no time for the hook.
+        (
+            format!("terminationGracePeriodSeconds: {MAX}"),
+            hooks.as_str(),
+            " 2",
+        ),
+        ("terminationGracePeriodSeconds: -1".into(), "", " 2"),
+        (
+            format!("terminationGracePeriodSeconds: {}", i64::MIN),
+            hooks.as_str(),
+            " 2",
+        ),
+        // Longer than anybody waits for a pod whose manifest is gone.
+        (
+            "terminationGracePeriodSeconds: 9000000000".into(),
+            "",
+            " 3600",
+        ),
+        (
+            format!("terminationGracePeriodSeconds: 5\n  activeDeadlineSeconds: {MAX}"),
+            &format!("livenessProbe: {probe}\n    startupProbe: {probe}"),
+            " 5",
+        ),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let manifests = dir.path().join("manifests");
+        std::fs::create_dir(&manifests).unwrap();
+        let fake = Arc::new(Fake::default());
+        let (shutdown, task) = start(dir.path(), &fake);
+        let pod = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec:\n  {spec}\n  containers:\n  - name: c\n    image: x:1\n    {container}\n"
+        );
+        std::fs::write(manifests.join("a.yaml"), &pod).unwrap();
+        eventually(&format!("it runs: {pod}"), || fake.running().len() == 1).await;
+        std::fs::remove_file(manifests.join("a.yaml")).unwrap();
+        eventually(&format!("it goes: {pod}"), || {
+            fake.lock().sandboxes.is_empty() && fake.lock().containers.is_empty()
+        })
+        .await;
+        let stops = fake.calls("StopContainer");
+        assert!(stops.last().unwrap().ends_with(stop), "{stops:?} for {pod}");
+        shutdown.drain(Duration::from_secs(5)).await;
+        task.await.unwrap();
+    }
+}
+
+/// A panic over one pod is that pod's: it begins again, and the others never notice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_over_one_pod_ends_neither_it_nor_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let manifests = dir.path().join("manifests");
+    std::fs::create_dir(&manifests).unwrap();
+    let fake = Arc::new(Fake::default());
+    fake.lock().panic.insert("CreateContainer");
+    let (shutdown, task) = start(dir.path(), &fake);
+    std::fs::write(manifests.join("a.yaml"), POD).unwrap();
+    std::fs::write(manifests.join("b.yaml"), POD.replace("name: a", "name: b")).unwrap();
+    eventually("both run", || fake.running().len() == 2).await;
+    assert!(fake.lock().panic.is_empty());
+    for f in ["a.yaml", "b.yaml"] {
+        std::fs::remove_file(manifests.join(f)).unwrap();
+    }
+    eventually("both go", || fake.lock().containers.is_empty()).await;
+    shutdown.drain(Duration::from_secs(5)).await;
+    task.await.unwrap();
+}
+
+/// What a runtime says at its most absurd is survived, and forgotten once it speaks the truth.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lying_runtime_ends_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let manifests = dir.path().join("manifests");
+    std::fs::create_dir(&manifests).unwrap();
+    let fake = Arc::new(Fake::default());
+    let (shutdown, task) = start(dir.path(), &fake);
+    std::fs::write(manifests.join("a.yaml"), POD).unwrap();
+    eventually("it runs", || fake.running().len() == 1).await;
+    fake.lock().lie = true;
+    // The worker looks, believes the container to be in no known state and makes another.
+    fake.exit("c", 1);
+    eventually("it was looked at", || {
+        fake.calls("CreateContainer").len() > 1
+    })
+    .await;
+    fake.lock().lie = false;
+    eventually("it runs again", || !fake.running().is_empty()).await;
+    std::fs::remove_file(manifests.join("a.yaml")).unwrap();
+    eventually("it goes", || fake.lock().containers.is_empty()).await;
+    shutdown.drain(Duration::from_secs(5)).await;
+    task.await.unwrap();
+}
+
+/// What the port answers to whom: nothing without credentials, and with `enableDebuggingHandlers: false` nothing that
+/// reaches into a pod.
+///
+/// CVE-2025-0426: there is no checkpoint to fill a disk with, with or without credentials.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cve_2025_0426_no_checkpoint_and_debugging_can_be_closed() {
+    for (anonymous, debugging, path, code, body) in [
+        (
+            false,
+            true,
+            "/checkpoint/default/a-n/c",
+            401,
+            "Unauthorized",
+        ),
+        (
+            true,
+            true,
+            "/checkpoint/default/a-n/c",
+            404,
+            "404 page not found",
+        ),
+        (
+            true,
+            true,
+            "/containerLogs/default/none/c",
+            404,
+            "pod \"none\" does not exist",
+        ),
+        (
+            true,
+            false,
+            "/containerLogs/default/none/c",
+            405,
+            "Debug endpoints are disabled.",
+        ),
+        (
+            true,
+            false,
+            "/exec/default/none/c",
+            405,
+            "Debug endpoints are disabled.",
+        ),
+        (
+            true,
+            false,
+            "/runningpods/",
+            405,
+            "Debug endpoints are disabled.",
+        ),
+        (true, false, "/healthz/ping", 200, "ok"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("manifests")).unwrap();
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let fake = Arc::new(Fake::default());
+        let (shutdown, task) = start_with(dir.path(), &fake, |c| {
+            c.enable_server = Some(true);
+            c.address = "127.0.0.1".into();
+            c.port = address.port().into();
+            c.authentication.anonymous.enabled = Some(anonymous);
+            c.enable_debugging_handlers = Some(debugging);
+        });
+        let end = Instant::now() + Duration::from_secs(20);
+        let got = loop {
+            match component::probe::get(address, path, Duration::from_secs(5)).await {
+                Ok(answer) => break answer,
+                Err(e) => assert!(Instant::now() < end, "{e}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        assert_eq!((got.0, got.1.trim()), (code, body), "{path}");
+        shutdown.drain(Duration::from_secs(5)).await;
+        task.await.unwrap();
+    }
 }

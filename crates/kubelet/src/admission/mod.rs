@@ -168,7 +168,11 @@ fn fits(pod: &Pod, others: &[std::sync::Arc<Pod>], allocatable: &Map) -> Result<
     if count + 1 > of("pods").value() {
         return Err(out("pods", 1, count, of("pods").value()));
     }
-    for name in ["cpu", "memory", "ephemeral-storage"] {
+    let huge = allocatable.keys().filter(|n| n.starts_with("hugepages-"));
+    for name in ["cpu", "memory", "ephemeral-storage"]
+        .into_iter()
+        .chain(huge.map(String::as_str))
+    {
         let number = |q: Quantity| if name == "cpu" { q.milli() } else { q.value() };
         let requested = number(resources::pod_request(pod, name));
         if requested == 0 {

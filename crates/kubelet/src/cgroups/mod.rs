@@ -102,9 +102,11 @@ impl Cgroups {
     }
 
     /// Makes the QoS cgroups. `milli` and `memory` are what pods may use together (node allocatable); zero for no limit.
-    pub fn setup(&self, milli: i64, memory: i64) -> io::Result<()> {
+    ///
+    /// `Ok(false)` when there is nothing to do it with: no cgroups per class, or slices that are the runtime's.
+    pub fn setup(&self, milli: i64, memory: i64) -> io::Result<bool> {
         if !self.enabled || self.driver == CgroupDriver::Systemd {
-            return Ok(());
+            return Ok(false);
         }
         let limit = |v: i64| (v > 0).then_some(v);
         let top = Limits {
@@ -120,7 +122,8 @@ impl Cgroups {
                 shares: Some(2),
                 ..Limits::default()
             },
-        )
+        )?;
+        Ok(true)
     }
 
     /// Sets the burstable class's cpu shares to what its pods request together.
@@ -400,6 +403,30 @@ mod tests {
             cgroups(CgroupDriver::Systemd, "/").parent(&p),
             "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-poda_b.slice"
         );
+    }
+
+    /// What was not done is not told of: the caller learns whether node allocatable holds.
+    #[test]
+    fn limits_of_all_pods_are_set_or_said_not_to_be() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("memory")).unwrap();
+        let c = Cgroups {
+            mount: dir.path().into(),
+            ..cgroups(CgroupDriver::Cgroupfs, "/t")
+        };
+        assert!(c.setup(1000, 1 << 30).unwrap());
+        let limit = dir.path().join("memory/t/kubepods");
+        assert!(limit.is_dir());
+        assert!(
+            !cgroups(CgroupDriver::Systemd, "/")
+                .setup(1000, 1 << 30)
+                .unwrap()
+        );
+        let off = Cgroups {
+            enabled: false,
+            ..c
+        };
+        assert!(!off.setup(1000, 1 << 30).unwrap());
     }
 
     #[test]

@@ -54,6 +54,11 @@ const OVERRIDES: &[(&str, &str, Kind)] = &[
     ),
     ("cpu-cfs-quota", "cpuCFSQuota", Kind::Bool),
     ("cpu-cfs-quota-period", "cpuCFSQuotaPeriod", Kind::Text),
+    (
+        "enable-debugging-handlers",
+        "enableDebuggingHandlers",
+        Kind::Bool,
+    ),
     ("enable-server", "enableServer", Kind::Bool),
     (
         "enforce-node-allocatable",
@@ -158,7 +163,6 @@ const IGNORED: &[&str] = &[
     "cpu-manager-policy-options",
     "cpu-manager-reconcile-period",
     "enable-controller-attach-detach",
-    "enable-debugging-handlers",
     "enable-load-reader",
     "event-burst",
     "event-qps",

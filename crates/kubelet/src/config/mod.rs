@@ -95,6 +95,7 @@ configuration! {
     #[serde(rename = "providerID")] provider_id: String,
     crash_loop_back_off: CrashLoopBackOff,
     seccomp_default: Option<bool>,
+    enable_debugging_handlers: Option<bool>,
     register_with_taints: Vec<Taint>,
     register_node: Option<bool>,
     container_runtime_endpoint: String,
@@ -115,7 +116,7 @@ configuration! {
     #[serde(rename = "cpuManagerPolicy")] cpu_manager_policy: Option<Value>,
     ;
     sync_frequency, http_check_frequency, tls_curve_preferences, registry_burst, image_pull_credentials_verification_policy,
-    preloaded_images_verification_allowlist, event_burst, enable_debugging_handlers, enable_contention_profiling,
+    preloaded_images_verification_allowlist, event_burst, enable_contention_profiling,
     oom_score_adj, volume_stats_agg_period, kubelet_cgroups, system_cgroups, cpu_manager_policy_options,
     cpu_manager_reconcile_period, memory_manager_policy, topology_manager_policy, topology_manager_scope,
     topology_manager_policy_options, hairpin_mode, run_once, max_open_files, content_type, eviction_soft,
@@ -319,6 +320,7 @@ pub struct Settings {
     pub allowed_unsafe_sysctls: Vec<String>,
     pub crash_backoff_max: Duration,
     pub seccomp_default: bool,
+    pub debugging_handlers: bool,
     /// What the configuration asks for and does not get; logged once.
     pub warnings: Vec<String>,
 }
@@ -645,6 +647,7 @@ impl Settings {
                 .max_container_restart_period
                 .unwrap_or(Duration::from_secs(300)),
             seccomp_default: c.seccomp_default.unwrap_or(false),
+            debugging_handlers: c.enable_debugging_handlers.unwrap_or(true),
             warnings,
         })
     }

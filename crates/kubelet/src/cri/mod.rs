@@ -295,7 +295,7 @@ impl Runtime for CriClient {
             config: Some(config),
             runtime_handler: handler.to_string(),
         };
-        let t = Some(self.timeout * 2);
+        let t = Some(self.timeout.saturating_mul(2));
         let r: RunPodSandboxResponse = self
             .call("/runtime.v1.RuntimeService/RunPodSandbox", req, t)
             .await?;
@@ -375,7 +375,7 @@ impl Runtime for CriClient {
             container_id: id.to_string(),
             timeout,
         };
-        let t = Some(self.timeout + Duration::from_secs(timeout.max(0).unsigned_abs()));
+        let t = Some(self.timeout + component::duration::seconds(timeout));
         let r: Result<StopContainerResponse> = self
             .call("/runtime.v1.RuntimeService/StopContainer", req, t)
             .await;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::runtime::state::{self, Phase, RuntimePod};
 use crate::shared::Shared;
+use crate::worker::GONE_GRACE;
 
 /// Removes every container and sandbox of a pod that is gone.
 pub async fn remove_runtime(shared: &Arc<Shared>, uid: &str) {
@@ -37,9 +38,10 @@ pub async fn orphan(shared: &Arc<Shared>, uid: &str) {
     };
     tracing::info!(pod = %format!("{}/{}", rt.namespace, rt.name), uid, "removing a pod that no source knows");
     let stops = rt.running().map(|c| {
-        shared
-            .rt
-            .stop_container(&c.id, c.grace.unwrap_or(30).max(0))
+        shared.rt.stop_container(
+            &c.id,
+            crate::pod::grace(c.grace.unwrap_or(30)).min(GONE_GRACE),
+        )
     });
     futures::future::join_all(stops).await;
     remove_runtime(shared, uid).await;

@@ -472,6 +472,17 @@ impl NodeManager {
             },
             "images": images,
         });
+        // Sizes of huge pages that the kernel no longer has; a patch leaves alone what it does not name.
+        let names = node.iter().flat_map(|n| n.status.capacity.iter().flatten());
+        for name in names
+            .map(|(n, _)| n)
+            .filter(|n| n.starts_with("hugepages-"))
+            .filter(|n| !m.huge_pages.iter().any(|p| p.resource() == **n))
+        {
+            for list in ["/capacity", "/allocatable"] {
+                set(&mut status, list, name, Value::Null);
+            }
+        }
         if m.swap > 0 {
             set(
                 &mut status,

@@ -32,6 +32,65 @@ pub struct Machine {
     pub app_armor: bool,
     /// Whether control groups are of the first version.
     pub cgroup_v1: bool,
+    /// Huge pages, by size.
+    pub huge_pages: Vec<HugePages>,
+}
+
+/// Pages of one size that the kernel keeps for those who ask for them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HugePages {
+    /// Bytes of one page.
+    pub size: i64,
+    /// How many there are.
+    pub count: i64,
+}
+
+impl HugePages {
+    /// `hugepages-2Mi`
+    pub fn resource(&self) -> String {
+        format!("hugepages-{}", Quantity::whole(self.size).bytes_text())
+    }
+
+    /// `2MB`, as control groups and the runtime name the size.
+    pub fn page_size(&self) -> String {
+        let (mut n, mut unit) = (self.size, "B");
+        for next in ["KB", "MB", "GB", "TB", "PB"] {
+            if n < 1024 {
+                break;
+            }
+            (n, unit) = (n / 1024, next);
+        }
+        format!("{n}{unit}")
+    }
+
+    fn bytes(&self) -> i64 {
+        self.size.saturating_mul(self.count)
+    }
+
+    /// Those of the kernel, by its directory `hugepages`.
+    fn read(dir: &Path) -> Vec<HugePages> {
+        let mut out: Vec<HugePages> = std::fs::read_dir(dir)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|e| {
+                let name = e.file_name();
+                let kib: i64 = name
+                    .to_str()?
+                    .strip_prefix("hugepages-")?
+                    .strip_suffix("kB")?
+                    .parse()
+                    .ok()?;
+                let count = std::fs::read_to_string(e.path().join("nr_hugepages")).ok()?;
+                Some(HugePages {
+                    size: kib.saturating_mul(1024),
+                    count: count.trim().parse().ok()?,
+                })
+            })
+            .collect();
+        out.sort();
+        out
+    }
 }
 
 /// The node as the kubelet reads it back.
@@ -60,6 +119,7 @@ pub struct NodeSpec {
 #[serde(default)]
 #[expect(missing_docs, reason = "fields of core/v1 NodeStatus")]
 pub struct NodeStatus {
+    pub capacity: Option<Map>,
     pub conditions: Option<Vec<NodeCondition>>,
 }
 
@@ -137,6 +197,7 @@ impl Machine {
             machine_id,
             boot_id: read("/proc/sys/kernel/random/boot_id"),
             app_armor: read("/sys/module/apparmor/parameters/enabled").starts_with('Y'),
+            huge_pages: HugePages::read(Path::new("/sys/kernel/mm/hugepages")),
             cgroup_v1: !Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
             kernel: uname.release().to_string_lossy().into_owned(),
             os_image: os
@@ -158,17 +219,19 @@ pub fn pod_capacity(s: &Settings, m: &Machine) -> i64 {
 
 /// `status.capacity`.
 pub fn capacity(s: &Settings, m: &Machine) -> Map {
-    BTreeMap::from([
+    let mut out = BTreeMap::from([
         ("cpu".into(), m.cpus.to_string()),
         ("memory".into(), Quantity::whole(m.memory).bytes_text()),
         (
             "ephemeral-storage".into(),
             Quantity::whole(m.disk).bytes_text(),
         ),
-        ("hugepages-1Gi".into(), "0".into()),
-        ("hugepages-2Mi".into(), "0".into()),
         ("pods".into(), pod_capacity(s, m).to_string()),
-    ])
+    ]);
+    for p in &m.huge_pages {
+        out.insert(p.resource(), Quantity::whole(p.bytes()).bytes_text());
+    }
+    out
 }
 
 /// What is kept back from pods of a resource, besides eviction thresholds.
@@ -181,20 +244,29 @@ pub fn reserved(s: &Settings, name: &str) -> Quantity {
     of(&s.system_reserved) + of(&s.kube_reserved)
 }
 
-/// `status.allocatable`: capacity less reservations and hard eviction thresholds, never below zero.
+/// `status.allocatable`: capacity less reservations and hard eviction thresholds, never below zero. Huge pages are no
+/// memory for others.
 pub fn allocatable(s: &Settings, m: &Machine) -> Map {
     let threshold =
         |signal: &str, capacity: i64| s.eviction_hard.get(signal).map_or(0, |t| t.of(capacity));
     let less = |q: Quantity| Quantity(q.0.max(0));
     let cpu = less(Quantity::whole(m.cpus) - reserved(s, "cpu"));
-    let memory = less(
-        Quantity::whole(m.memory - threshold("memory.available", m.memory)) - reserved(s, "memory"),
-    );
+    let mut out = capacity(s, m);
+    let mut memory = Quantity::whole(m.memory)
+        - Quantity::whole(threshold("memory.available", m.memory))
+        - reserved(s, "memory");
+    for p in &m.huge_pages {
+        let name = p.resource();
+        let pages = less(Quantity::whole(p.bytes()) - reserved(s, &name));
+        memory = memory - pages;
+        out.insert(name, pages.bytes_text());
+    }
+    let memory = less(memory);
     let disk = less(
-        Quantity::whole(m.disk - threshold("nodefs.available", m.disk))
+        Quantity::whole(m.disk)
+            - Quantity::whole(threshold("nodefs.available", m.disk))
             - reserved(s, "ephemeral-storage"),
     );
-    let mut out = capacity(s, m);
     out.insert("cpu".into(), cpu.cpu_text());
     out.insert("memory".into(), memory.bytes_text());
     out.insert("ephemeral-storage".into(), disk.value().to_string());
@@ -261,6 +333,55 @@ mod tests {
         );
         assert_eq!(capacity(&s, &m)["memory"], "8Gi");
         assert_eq!(a["pods"], "110");
+    }
+
+    #[test]
+    fn huge_pages_are_counted_and_are_no_other_memory() {
+        let d = tempfile::tempdir().unwrap();
+        for (name, count) in [
+            ("hugepages-2048kB", "16\n"),
+            ("hugepages-1048576kB", "0\n"),
+            ("hugepages-64kB", "x"),
+        ] {
+            std::fs::create_dir(d.path().join(name)).unwrap();
+            std::fs::write(d.path().join(name).join("nr_hugepages"), count).unwrap();
+        }
+        let huge_pages = HugePages::read(d.path());
+        let names: Vec<_> = huge_pages
+            .iter()
+            .map(|p| (p.resource(), p.page_size()))
+            .collect();
+        assert_eq!(
+            names,
+            [
+                ("hugepages-2Mi".into(), "2MB".into()),
+                ("hugepages-1Gi".into(), "1GB".to_string())
+            ]
+        );
+        let s = Settings::new(
+            KubeletConfiguration::default(),
+            FlagValues {
+                hostname_override: "n".into(),
+                ..Default::default()
+            },
+        )
+        .unwrap();
+        let m = Machine {
+            cpus: 1,
+            memory: 1 << 30,
+            huge_pages,
+            ..Default::default()
+        };
+        let (c, a) = (capacity(&s, &m), allocatable(&s, &m));
+        assert_eq!(
+            (c["hugepages-2Mi"].as_str(), c["hugepages-1Gi"].as_str()),
+            ("32Mi", "0")
+        );
+        assert_eq!(
+            (a["hugepages-2Mi"].as_str(), a["memory"].as_str()),
+            ("32Mi", "892Mi")
+        );
+        assert_eq!(c["memory"], "1Gi");
     }
 
     #[test]

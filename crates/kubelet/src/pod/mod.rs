@@ -873,6 +873,18 @@ fn go_escape(json: &[u8]) -> Vec<u8> {
     out
 }
 
+/// A grace in seconds as it is kept: no less than zero, and zero for one that no duration holds.
+///
+/// Upstream multiplies into a 64-bit count of nanoseconds, where such a grace comes out negative and the pod is ended at
+/// once; a pod that nobody could ever see end would be the other choice.
+pub fn grace(seconds: i64) -> i64 {
+    if seconds > component::duration::LONGEST_SECONDS {
+        0
+    } else {
+        seconds.max(0)
+    }
+}
+
 impl Pod {
     /// `namespace/name`, for logs.
     pub fn key(&self) -> String {
@@ -918,11 +930,13 @@ impl Pod {
         matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
     }
 
-    /// Grace of a termination in seconds: the deletion's, else the spec's.
+    /// Grace of a termination in seconds: the deletion's, else the spec's; see [`grace`].
     pub fn grace_seconds(&self) -> i64 {
-        self.metadata
-            .deletion_grace_period_seconds
-            .unwrap_or(self.spec.termination_grace_period_seconds)
+        grace(
+            self.metadata
+                .deletion_grace_period_seconds
+                .unwrap_or(self.spec.termination_grace_period_seconds),
+        )
     }
 
     /// The pod's quality of service class.

@@ -22,12 +22,12 @@ impl Quantity {
 
     /// In whole units, rounded up.
     pub fn value(self) -> i64 {
-        i64::try_from(div_ceil(self.0, NANO)).unwrap_or(i64::MAX)
+        saturated(div_ceil(self.0, NANO))
     }
 
     /// In thousandths, rounded up.
     pub fn milli(self) -> i64 {
-        i64::try_from(div_ceil(self.0, NANO / 1000)).unwrap_or(i64::MAX)
+        saturated(div_ceil(self.0, NANO / 1000))
     }
 
     /// The quotient with `divisor`, rounded up, as the downward API prints it.
@@ -35,7 +35,7 @@ impl Quantity {
         if divisor.0 <= 0 {
             return self.value();
         }
-        i64::try_from(div_ceil(self.0, divisor.0)).unwrap_or(i64::MAX)
+        saturated(div_ceil(self.0, divisor.0))
     }
 
     /// CPU in canonical text: whole cores or millicores.
@@ -75,6 +75,10 @@ impl std::ops::Sub for Quantity {
     fn sub(self, o: Quantity) -> Quantity {
         Quantity(self.0.saturating_sub(o.0))
     }
+}
+
+fn saturated(v: i128) -> i64 {
+    i64::try_from(v).unwrap_or(if v < 0 { i64::MIN } else { i64::MAX })
 }
 
 fn div_ceil(a: i128, b: i128) -> i128 {
@@ -117,6 +121,9 @@ mod tests {
             }
             assert_eq!(Quantity::parse(text).unwrap().milli(), milli, "{text}");
         }
+        let (most, least) = (Quantity(i128::MAX), Quantity(i128::MIN));
+        assert_eq!((most.value(), most.milli()), (i64::MAX, i64::MAX));
+        assert_eq!((least.value(), least.milli()), (i64::MIN, i64::MIN));
         for bad in ["", "x", "1x", "1.2.3", "--1", "e"] {
             assert_eq!(Quantity::parse(bad), None, "{bad}");
         }

@@ -36,7 +36,10 @@ pub async fn probe(
     timeout: Duration,
 ) -> Outcome {
     if let Some(e) = &p.exec {
-        return exec(rt, id, &static_command(&e.command, c), timeout).await;
+        return match static_command(&e.command, c) {
+            Ok(command) => exec(rt, id, &command, timeout).await,
+            Err(e) => Outcome::Error(e),
+        };
     }
     if let Some(h) = &p.http_get {
         return http_get(h, c, ip, timeout).await;
@@ -58,7 +61,7 @@ pub async fn probe(
 }
 
 /// Expands the static variables of the container in a command.
-fn static_command(command: &[String], c: &Container) -> Vec<String> {
+fn static_command(command: &[String], c: &Container) -> Result<Vec<String>, String> {
     let env: Vec<(String, String)> = c
         .env
         .iter()

@@ -67,13 +67,13 @@ pub fn sandbox_changed(pod: &Pod, rt: &RuntimePod) -> (bool, u32, String) {
     };
     let ready = rt.sandboxes.iter().filter(|s| s.ready).count();
     if ready > 1 || !newest.ready {
-        return (true, newest.attempt + 1, newest.id.clone());
+        return (true, newest.attempt.saturating_add(1), newest.id.clone());
     }
     if newest.host_network != pod.spec.host_network {
-        return (true, newest.attempt + 1, String::new());
+        return (true, newest.attempt.saturating_add(1), String::new());
     }
     if !pod.spec.host_network && newest.network && newest.ips.is_empty() {
-        return (true, newest.attempt + 1, newest.id.clone());
+        return (true, newest.attempt.saturating_add(1), newest.id.clone());
     }
     (false, newest.attempt, newest.id.clone())
 }

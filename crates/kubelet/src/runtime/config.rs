@@ -44,6 +44,8 @@ pub struct Host {
     pub seccomp_default: bool,
     /// Memory of the machine in bytes.
     pub memory: i64,
+    /// Sizes of huge pages the machine has: the resource, and the runtime's name of the size.
+    pub huge_pages: Vec<(String, String)>,
     pub cfs_quota: bool,
     /// CFS period in microseconds.
     pub cfs_period: i64,
@@ -254,15 +256,12 @@ pub fn container_resources(
     c: &Container,
     host: &Host,
 ) -> Result<proto::LinuxContainerResources, ConfigError> {
-    if let Some(name) = c
-        .resources
-        .limits
-        .iter()
-        .find(|(k, v)| k.starts_with("hugepages-") && v.as_str() != "0")
-        .map(|(k, _)| k)
-    {
+    let unknown = |k: &&String| {
+        k.starts_with("hugepages-") && !host.huge_pages.iter().any(|(name, _)| name == *k)
+    };
+    if let Some(name) = c.resources.limits.keys().find(unknown) {
         return Err(ConfigError(format!(
-            "resource {name} of container {} is not supported by this kubelet",
+            "resource {name} of container {}: the node has no pages of this size",
             c.name
         )));
     }
@@ -271,6 +270,22 @@ pub fn container_resources(
     let memory = resources::limit(c, "memory").map_or(0, |q| q.value());
     let mut r = linux_resources(cpu_request, cpu_limit, memory, host);
     r.oom_score_adj = resources::oom_score_adj(pod, c, host.memory);
+    // Each size has a limit, so that a container without one gets none.
+    let of_pod = pod.spec.resources.as_ref();
+    r.hugepage_limits = host
+        .huge_pages
+        .iter()
+        .map(|(name, page_size)| {
+            let limit = resources::limit(c, name).or_else(|| {
+                let q = of_pod.and_then(|r| r.limits.get(name))?;
+                crate::pod::quantity::Quantity::parse(q)
+            });
+            proto::HugepageLimit {
+                page_size: page_size.clone(),
+                limit: limit.map_or(0, |q| u64::try_from(q.value()).unwrap_or(0)),
+            }
+        })
+        .collect();
     Ok(r)
 }
 
@@ -350,8 +365,8 @@ pub fn container(
             user_specified_image: c.image.clone(),
             ..Default::default()
         }),
-        command: super::env::expand_all(&c.command, &i.env),
-        args: super::env::expand_all(&c.args, &i.env),
+        command: super::env::expand_all(&c.command, &i.env).map_err(ConfigError)?,
+        args: super::env::expand_all(&c.args, &i.env).map_err(ConfigError)?,
         working_dir: c.working_dir.clone(),
         envs: i
             .env
@@ -548,6 +563,7 @@ mod tests {
             log_root: "/var/log/pods".into(),
             seccomp_root: "/s".into(),
             memory: 8 << 30,
+            huge_pages: vec![("hugepages-2Mi".into(), "2MB".into())],
             cfs_quota: true,
             cfs_period: 100_000,
             ..Default::default()
@@ -624,9 +640,19 @@ mod tests {
     }
 
     #[test]
-    fn hugepages_are_refused_clearly() {
-        let e = one(r#""resources":{"limits":{"hugepages-2Mi":"4Mi"}}"#).unwrap_err();
-        assert!(e.0.contains("hugepages-2Mi"), "{e}");
+    fn huge_pages_are_limited_and_unknown_sizes_refused() {
+        let limits = |c: &str| {
+            let c = one(c).unwrap().linux.unwrap().resources.unwrap();
+            let all = c.hugepage_limits.into_iter();
+            all.map(|l| (l.page_size, l.limit)).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            limits(r#""resources":{"limits":{"hugepages-2Mi":"4Mi"}}"#),
+            [("2MB".to_string(), 4 << 20)]
+        );
+        assert_eq!(limits(r#""resources":{}"#), [("2MB".to_string(), 0)]);
+        let e = one(r#""resources":{"limits":{"hugepages-1Gi":"1Gi"}}"#).unwrap_err();
+        assert!(e.0.contains("hugepages-1Gi"), "{e}");
     }
 
     /// CVE-2023-2431: a Localhost profile without a path must not run unconfined.

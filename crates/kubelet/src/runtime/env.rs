@@ -1,6 +1,6 @@
 //! Environment of containers: expansion of `$(NAME)`, sources, fields, service variables. Pure; the objects come in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::pod::quantity::Quantity;
 use crate::pod::resources;
@@ -32,11 +32,29 @@ pub struct Context {
     pub services: BTreeMap<String, String>,
 }
 
+/// Longest argument or variable (`NAME=VALUE`) that the kernel takes when a program is started, in bytes, with its end.
+/// Values that hold values, each twice, double with every variable; this is where they stop.
+pub const MAX_STRING: usize = 128 * 1024;
+/// Most bytes of all of them together, whatever the stack may grow to.
+pub const MAX_STRINGS: usize = 6 * 1024 * 1024;
+
+/// An argument or variable is longer than any program can be given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("is longer than {MAX_STRING} bytes, which no program can be started with")]
+pub struct TooLong;
+
 /// Replaces `$(NAME)` by `lookup`'s value; `$$` is a dollar; unknown names stay as they are.
-pub fn expand(input: &str, lookup: &dyn Fn(&str) -> Option<String>) -> String {
+pub fn expand(input: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<String, TooLong> {
+    if input.len() >= MAX_STRING {
+        return Err(TooLong);
+    }
     let mut out = String::with_capacity(input.len());
     let mut rest = input;
+    let mut closes = true;
     while let Some(at) = rest.find('$') {
+        if out.len() >= MAX_STRING {
+            return Err(TooLong);
+        }
         let (before, tail) = rest.split_at(at);
         out.push_str(before);
         let tail = tail.get(1..).unwrap_or_default();
@@ -44,7 +62,10 @@ pub fn expand(input: &str, lookup: &dyn Fn(&str) -> Option<String>) -> String {
             out.push('$');
             rest = t;
         } else if let Some(t) = tail.strip_prefix('(') {
-            match t.find(')') {
+            // Where one is not closed, none after it is.
+            let end = if closes { t.find(')') } else { None };
+            closes = end.is_some();
+            match end {
                 Some(end) => {
                     let name = t.get(..end).unwrap_or_default();
                     match lookup(name) {
@@ -68,16 +89,64 @@ pub fn expand(input: &str, lookup: &dyn Fn(&str) -> Option<String>) -> String {
         }
     }
     out.push_str(rest);
-    out
+    if out.len() >= MAX_STRING {
+        return Err(TooLong);
+    }
+    Ok(out)
 }
 
 /// Expands the items of a command or its arguments.
-pub fn expand_all(items: &[String], env: &[(String, String)]) -> Vec<String> {
+pub fn expand_all(items: &[String], env: &[(String, String)]) -> Result<Vec<String>, String> {
     let map: BTreeMap<&str, &str> = env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    items
-        .iter()
-        .map(|i| expand(i, &|n| map.get(n).map(|v| v.to_string())))
-        .collect()
+    let mut out = Vec::with_capacity(items.len());
+    let mut total = 0usize;
+    for (i, item) in items.iter().enumerate() {
+        let item = expand(item, &|n| map.get(n).map(|v| v.to_string()))
+            .map_err(|e| format!("item {i} of the command or its arguments {e}"))?;
+        total = total.saturating_add(item.len());
+        if total > MAX_STRINGS {
+            return Err(format!(
+                "the command or its arguments are longer than {MAX_STRINGS} bytes"
+            ));
+        }
+        out.push(item);
+    }
+    Ok(out)
+}
+
+/// Variables in the order of their first mention, found by name.
+#[derive(Default)]
+struct Variables {
+    list: Vec<(String, String)>,
+    index: HashMap<String, usize>,
+    bytes: usize,
+}
+
+impl Variables {
+    fn get(&self, name: &str) -> Option<&String> {
+        let at = self.index.get(name)?;
+        self.list.get(*at).map(|(_, v)| v)
+    }
+
+    fn set(&mut self, name: String, value: String) -> Result<(), String> {
+        if name.len().saturating_add(value.len()) + 1 >= MAX_STRING {
+            return Err(format!("environment variable {name} {TooLong}"));
+        }
+        self.bytes = self.bytes.saturating_add(name.len() + value.len() + 2);
+        if self.bytes > MAX_STRINGS {
+            return Err(format!(
+                "the environment is longer than {MAX_STRINGS} bytes"
+            ));
+        }
+        match self.index.get(&name).and_then(|at| self.list.get_mut(*at)) {
+            Some(slot) => slot.1 = value,
+            None => {
+                self.index.insert(name.clone(), self.list.len());
+                self.list.push((name, value));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Builds a container's environment, in order; a later value of the same name takes the earlier one's place.
@@ -90,14 +159,7 @@ pub fn build(
     objects: &dyn Objects,
 ) -> Result<Vec<(String, String)>, String> {
     let ns = &pod.metadata.namespace;
-    let mut result: Vec<(String, String)> = Vec::new();
-    let set = |result: &mut Vec<(String, String)>, k: String, v: String| match result
-        .iter_mut()
-        .find(|(n, _)| *n == k)
-    {
-        Some(slot) => slot.1 = v,
-        None => result.push((k, v)),
-    };
+    let mut result = Variables::default();
     for from in &c.env_from {
         let (data, kind, r) = if let Some(r) = &from.config_map_ref {
             (objects.config_map(&r.name)?, "configmap", r)
@@ -110,7 +172,7 @@ pub fn build(
             Some(d) => {
                 for (k, v) in d.values {
                     if let Ok(v) = String::from_utf8(v) {
-                        set(&mut result, format!("{}{k}", from.prefix), v);
+                        result.set(format!("{}{k}", from.prefix), v)?;
                     }
                 }
             }
@@ -118,18 +180,12 @@ pub fn build(
             None => return Err(format!("{kind} \"{}\" not found", r.name)),
         }
     }
-    let mut tmp: BTreeMap<String, String> = BTreeMap::new();
     for e in &c.env {
         let value = match &e.value_from {
-            None => {
-                let known = result.clone();
-                expand(&e.value, &|n| {
-                    tmp.get(n)
-                        .cloned()
-                        .or_else(|| known.iter().find(|(k, _)| k == n).map(|(_, v)| v.clone()))
-                        .or_else(|| ctx.services.get(n).cloned())
-                })
-            }
+            None => expand(&e.value, &|n| {
+                result.get(n).or_else(|| ctx.services.get(n)).cloned()
+            })
+            .map_err(|why| format!("environment variable {} {why}", e.name))?,
             Some(src) => {
                 if let Some(f) = &src.field_ref {
                     field(pod, ctx, f)?
@@ -174,15 +230,14 @@ pub fn build(
                 }
             }
         };
-        tmp.insert(e.name.clone(), value.clone());
-        set(&mut result, e.name.clone(), value);
+        result.set(e.name.clone(), value)?;
     }
     for (k, v) in &ctx.services {
-        if !result.iter().any(|(n, _)| n == k) {
-            result.push((k.clone(), v.clone()));
+        if result.get(k).is_none() {
+            result.set(k.clone(), v.clone())?;
         }
     }
-    Ok(result)
+    Ok(result.list)
 }
 
 /// The value of a field of the pod, for variables.
@@ -383,8 +438,43 @@ mod tests {
             ("$$", "$"),
             ("$()", "$()"),
         ] {
-            assert_eq!(expand(input, &look), want, "{input}");
+            assert_eq!(expand(input, &look).as_deref(), Ok(want), "{input}");
         }
+    }
+
+    /// Values that double, and texts that are all beginnings, stop at what a program can be given.
+    #[test]
+    fn expansion_is_bounded() {
+        let doubling: Vec<String> = (1..60)
+            .map(|i| format!(r#"{{"name":"V{i}","value":"$(V{})$(V{})"}}"#, i - 1, i - 1))
+            .collect();
+        let e = env_of(&format!(
+            r#""env":[{{"name":"V0","value":"xxxxxxxxxxxxxxxx"}},{}]"#,
+            doubling.join(",")
+        ))
+        .unwrap_err();
+        assert!(e.starts_with("environment variable V13 is longer"), "{e}");
+
+        let long = "x".repeat(MAX_STRING - 100);
+        let env = [("A".to_string(), long)];
+        assert!(expand_all(&["$(A)".into()], &env).is_ok());
+        assert!(expand_all(&["$(A)$(A)".into()], &env).is_err());
+        assert!(expand_all(&vec!["$(A)".into(); 60], &env).is_err());
+
+        let open = "$(".repeat(MAX_STRING / 2 - 1);
+        let looked = std::cell::Cell::new(0);
+        let got = expand(&open, &|_| {
+            looked.set(looked.get() + 1);
+            None
+        });
+        assert_eq!((got, looked.get()), (Ok(open), 0));
+
+        // Many variables cost what they are.
+        let many: Vec<String> = (0..100_000)
+            .map(|i| format!(r#"{{"name":"N{i}","value":"$(N{})"}}"#, i / 2))
+            .collect();
+        let env = env_of(&format!(r#""env":[{}]"#, many.join(","))).unwrap();
+        assert_eq!(env.len(), 100_001);
     }
 
     fn env_of(env: &str) -> Result<Vec<(String, String)>, String> {

@@ -162,19 +162,29 @@ pub async fn read(rt: &dyn Runtime, uid: &str) -> Result<RuntimePod> {
         uid: uid.to_string(),
         ..Default::default()
     };
-    for s in sandboxes {
+    // A runtime that minds no selector must not make a pod own what is another's.
+    let own = |labels: &std::collections::BTreeMap<String, String>| {
+        labels.get(POD_UID).is_some_and(|u| u == uid)
+    };
+    for s in sandboxes.into_iter().filter(|s| own(&s.labels)) {
         let meta = s.metadata.clone().unwrap_or_default();
         pod.name = meta.name;
         pod.namespace = meta.namespace;
         match rt.pod_sandbox_status(&s.id).await {
-            Ok(st) => pod.sandboxes.push(sandbox_record(st)),
+            Ok(mut st) => {
+                st.id.clone_from(&s.id);
+                pod.sandboxes.push(sandbox_record(st));
+            }
             Err(e) if e.is_not_found() => {}
             Err(e) => return Err(e),
         }
     }
-    for c in containers {
+    for c in containers.into_iter().filter(|c| own(&c.labels)) {
         match rt.container_status(&c.id).await {
-            Ok(st) => pod.containers.push(container_record(st, &c.pod_sandbox_id)),
+            Ok(mut st) => {
+                st.id.clone_from(&c.id);
+                pod.containers.push(container_record(st, &c.pod_sandbox_id));
+            }
             Err(e) if e.is_not_found() => {}
             Err(e) => return Err(e),
         }

@@ -18,8 +18,8 @@ use crate::inotify::Inotify;
 
 /// Block size of reads.
 const BLOCK: usize = 32 * 1024;
-/// Longest line kept in memory; the runtime splits at 16 KiB.
-const MAX_LINE: usize = 1 << 20;
+/// Longest beginning of a line kept in memory, the rest passes through; the runtime splits at 16 KiB.
+const MAX_LINE: usize = 128 * 1024;
 
 /// What to send.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -66,27 +66,89 @@ pub fn parse(line: &[u8]) -> Option<Line<'_>> {
 }
 
 impl Options {
-    /// Appends what a client sees of a line.
-    fn render(&self, l: &Line<'_>, out: &mut BytesMut) {
-        if !self.stream.is_empty()
-            && self.stream != "All"
-            && !self.stream.eq_ignore_ascii_case(l.stream)
-        {
-            return;
+    fn selects(&self, l: &Line<'_>) -> bool {
+        let stream = self.stream.is_empty()
+            || self.stream == "All"
+            || self.stream.eq_ignore_ascii_case(l.stream);
+        let early = |s| l.time.parse::<jiff::Timestamp>().is_ok_and(|t| t < s);
+        stream && !self.since.is_some_and(early)
+    }
+}
+
+/// Makes what a client sees of the bytes of a log.
+struct Printer<'a> {
+    options: &'a Options,
+    /// What has been read and not printed: less than a line.
+    pending: BytesMut,
+    /// What is printed next begins a line for the client; only then it has a time.
+    begins: bool,
+    /// In a line too long to be kept: whether it is printed, and whether it ends for the client where it ends here.
+    inside: Option<(bool, bool)>,
+}
+
+impl<'a> Printer<'a> {
+    fn new(options: &'a Options) -> Printer<'a> {
+        Printer {
+            options,
+            pending: BytesMut::new(),
+            begins: true,
+            inside: None,
         }
-        if self
-            .since
-            .is_some_and(|s| l.time.parse::<jiff::Timestamp>().is_ok_and(|t| t < s))
-        {
-            return;
+    }
+
+    /// Another file begins.
+    fn restart(&mut self) {
+        self.pending.clear();
+        self.inside = None;
+    }
+
+    /// Takes the next bytes of the log and gives what they add.
+    fn print(&mut self, bytes: &[u8]) -> BytesMut {
+        self.pending.extend_from_slice(bytes);
+        let mut out = BytesMut::new();
+        while let Some(end) = self.pending.iter().position(|b| *b == b'\n') {
+            let line = self.pending.split_to(end + 1);
+            let text = line.get(..end).unwrap_or_default();
+            match self.inside.take() {
+                Some((shown, ends)) => self.rest(text, shown, ends, &mut out),
+                None => {
+                    if let Some(l) = parse(text).filter(|l| self.options.selects(l)) {
+                        self.line(&l, !l.partial, &mut out);
+                    }
+                }
+            }
         }
-        if self.timestamps {
+        if let Some((shown, _)) = self.inside {
+            let text = self.pending.split();
+            self.rest(&text, shown, false, &mut out);
+        } else if self.pending.len() > MAX_LINE {
+            let start = self.pending.split();
+            let l = parse(&start);
+            let shown = l.as_ref().is_some_and(|l| self.options.selects(l));
+            let ends = l.as_ref().is_some_and(|l| !l.partial);
+            if let Some(l) = l.filter(|_| shown) {
+                self.line(&l, false, &mut out);
+            }
+            self.inside = Some((shown, ends));
+        }
+        out
+    }
+
+    fn line(&mut self, l: &Line<'_>, ends: bool, out: &mut BytesMut) {
+        if self.options.timestamps && self.begins {
             out.extend_from_slice(l.time.as_bytes());
             out.extend_from_slice(b" ");
         }
-        out.extend_from_slice(l.text);
-        if !l.partial {
-            out.extend_from_slice(b"\n");
+        self.rest(l.text, true, ends, out);
+    }
+
+    fn rest(&mut self, text: &[u8], shown: bool, ends: bool, out: &mut BytesMut) {
+        if shown {
+            out.extend_from_slice(text);
+            if ends {
+                out.extend_from_slice(b"\n");
+            }
+            self.begins = ends;
         }
     }
 }
@@ -141,32 +203,17 @@ where
     };
     file.seek(SeekFrom::Start(start)).await?;
     let mut left = options.limit_bytes.unwrap_or(u64::MAX);
-    let mut pending = BytesMut::new();
+    let mut printer = Printer::new(&options);
     let mut block = vec![0; BLOCK];
     let mut watch = options
         .follow
         .then(|| path.parent().and_then(|d| Inotify::new(d).ok()))
         .flatten();
     let mut last = false;
-    let mut skipping = false;
     loop {
         let n = file.read(&mut block).await?;
         if n > 0 {
-            pending.extend_from_slice(block.get(..n).unwrap_or_default());
-            let mut rendered = BytesMut::new();
-            while let Some(end) = pending.iter().position(|b| *b == b'\n') {
-                let line = pending.split_to(end + 1);
-                if std::mem::take(&mut skipping) {
-                    continue;
-                }
-                if let Some(l) = parse(line.get(..end).unwrap_or_default()) {
-                    options.render(&l, &mut rendered);
-                }
-            }
-            if pending.len() > MAX_LINE {
-                pending.clear();
-                skipping = true;
-            }
+            let mut rendered = printer.print(block.get(..n).unwrap_or_default());
             if rendered.len() as u64 > left {
                 rendered.truncate(usize::try_from(left).unwrap_or(usize::MAX));
             }
@@ -184,7 +231,7 @@ where
         }
         if rotated(&file, &path).await {
             file = File::open(&path).await?;
-            pending.clear();
+            printer.restart();
             continue;
         }
         if last {
@@ -367,6 +414,57 @@ mod tests {
             .await,
             "2026-01-01T00:00:00.000000001Z one\n"
         );
+    }
+
+    /// A line that the runtime stored in parts has the time of its first part only, whatever is between.
+    #[test]
+    fn a_line_in_parts_has_one_time() {
+        const PARTS: &str = "2026-01-01T00:00:02.000000001Z stdout P thr\n2026-01-01T00:00:02.000000002Z stdout P e\n2026-01-01T00:00:02.500000000Z stderr F x\n2026-01-01T00:00:02.000000003Z stdout F e\n2026-01-01T00:00:03.000000001Z stdout F next\n";
+        let options = Options {
+            timestamps: true,
+            stream: "Stdout".into(),
+            ..Options::default()
+        };
+        let want = "2026-01-01T00:00:02.000000001Z three\n2026-01-01T00:00:03.000000001Z next\n";
+        for size in [1, 7, PARTS.len()] {
+            let mut p = Printer::new(&options);
+            let parts = PARTS.as_bytes().chunks(size);
+            let got: Vec<u8> = parts.flat_map(|b| p.print(b).to_vec()).collect();
+            assert_eq!(String::from_utf8(got).unwrap(), want, "in blocks of {size}");
+        }
+        // What was left out as too early does not take the time from what follows.
+        let options = Options {
+            timestamps: true,
+            since: Some("2026-01-01T00:00:02.000000002Z".parse().unwrap()),
+            stream: "Stdout".into(),
+            ..Options::default()
+        };
+        let got = Printer::new(&options).print(PARTS.as_bytes());
+        assert!(
+            got.starts_with(b"2026-01-01T00:00:02.000000002Z ee\n"),
+            "{got:?}"
+        );
+    }
+
+    /// Lines of any length are printed whole, and memory is bounded: what is kept is less than a block more than the limit.
+    #[test]
+    fn a_line_of_any_length_passes_through() {
+        let options = Options {
+            timestamps: true,
+            ..Options::default()
+        };
+        let mut p = Printer::new(&options);
+        let block = vec![b'a'; BLOCK];
+        let mut printed = p.print(b"2026-01-01T00:00:00.000000001Z stdout F ").len();
+        for _ in 0..200 {
+            printed += p.print(&block).len();
+            assert!(p.pending.len() <= MAX_LINE + BLOCK);
+        }
+        let end = p.print(b"\n2026-01-01T00:00:01.000000001Z stdout F z\n");
+        assert!(end.ends_with(b"\n2026-01-01T00:00:01.000000001Z z\n"));
+        printed += end.len();
+        let times = 2 * "2026-01-01T00:00:00.000000001Z ".len();
+        assert_eq!(printed, 200 * BLOCK + times + "\nz\n".len());
     }
 
     #[tokio::test]

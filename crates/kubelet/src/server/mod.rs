@@ -94,6 +94,9 @@ impl Handler for Server {
         let path = request.uri().path().to_string();
         let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
         let get_only = matches!(*request.method(), Method::GET | Method::HEAD);
+        if !self.shared.settings.debugging_handlers && is_debugging(&segments) {
+            return text(405, "Debug endpoints are disabled.\n");
+        }
         match segments.as_slice() {
             ["healthz"] => match (self.healthy)() {
                 Ok(()) => text(200, "ok"),
@@ -145,6 +148,17 @@ impl Handler for Server {
             _ => text(404, "404 page not found\n"),
         }
     }
+}
+
+/// Paths that `enableDebuggingHandlers: false` closes.
+fn is_debugging(segments: &[&str]) -> bool {
+    matches!(
+        segments,
+        [
+            "run" | "exec" | "attach" | "portForward" | "containerLogs" | "runningpods" | "logs",
+            ..
+        ] | ["debug", "pprof", ..]
+    )
 }
 
 /// Drops what an empty field would only add weight with.
@@ -649,6 +663,30 @@ mod tests {
                 ..Default::default()
             }
         );
+    }
+
+    /// `enableDebuggingHandlers: false` closes what reaches into pods, and leaves what watches the node.
+    #[test]
+    fn debugging_can_be_closed() {
+        for path in [
+            "run/n/p/c",
+            "exec/n/p/c",
+            "exec/n/p/u/c",
+            "attach/n/p/c",
+            "portForward/n/p",
+            "containerLogs/n/p/c",
+            "runningpods",
+            "logs",
+            "debug/pprof/heap",
+        ] {
+            assert!(is_debugging(&path.split('/').collect::<Vec<_>>()), "{path}");
+        }
+        for path in ["pods", "stats/summary", "metrics", "healthz", "configz"] {
+            assert!(
+                !is_debugging(&path.split('/').collect::<Vec<_>>()),
+                "{path}"
+            );
+        }
     }
 
     #[test]

@@ -112,11 +112,11 @@ pub async fn summary(shared: &Arc<Shared>) -> crate::cri::Result<Value> {
                 Vec::new(),
             )
         });
-        e.0.cpu_nanos += u.cpu_nanos;
-        e.0.cpu_nano_cores += u.cpu_nano_cores;
-        e.0.memory += u.memory;
-        e.0.usage += u.usage;
-        e.0.rss += u.rss;
+        e.0.cpu_nanos = e.0.cpu_nanos.saturating_add(u.cpu_nanos);
+        e.0.cpu_nano_cores = e.0.cpu_nano_cores.saturating_add(u.cpu_nano_cores);
+        e.0.memory = e.0.memory.saturating_add(u.memory);
+        e.0.usage = e.0.usage.saturating_add(u.usage);
+        e.0.rss = e.0.rss.saturating_add(u.rss);
         e.1.push(c);
     }
     let pods: Vec<Value> = pods
@@ -133,7 +133,7 @@ pub async fn summary(shared: &Arc<Shared>) -> crate::cri::Result<Value> {
         .collect();
     let (cpu, memory) = node_use(shared);
     let fs = crate::node::file_system(&shared.settings.root_dir).map(|(total, free, inodes, ifree)| {
-        json!({"time": now, "capacityBytes": total, "availableBytes": free, "usedBytes": total - free, "inodes": inodes, "inodesFree": ifree, "inodesUsed": inodes - ifree})
+        json!({"time": now, "capacityBytes": total, "availableBytes": free, "usedBytes": total.saturating_sub(free), "inodes": inodes, "inodesFree": ifree, "inodesUsed": inodes.saturating_sub(ifree)})
     });
     Ok(json!({
         "node": {
@@ -215,8 +215,8 @@ pub async fn resource(shared: &Arc<Shared>) -> String {
     let mut pods: BTreeMap<(&str, &str), (u64, u64)> = BTreeMap::new();
     for u in &list {
         let e = pods.entry((&u.namespace, &u.pod)).or_default();
-        e.0 += u.cpu_nanos;
-        e.1 += u.memory;
+        e.0 = e.0.saturating_add(u.cpu_nanos);
+        e.1 = e.1.saturating_add(u.memory);
     }
     head(
         &mut out,

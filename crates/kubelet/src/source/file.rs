@@ -166,6 +166,30 @@ fn load(file: &Path, node: &str) -> Result<StaticPod, ManifestError> {
     make(value, &file.display().to_string(), node)
 }
 
+/// Names of containers and volumes become names of directories, so they must be labels, and each stand once.
+fn check_names(pod: &Pod) -> Result<(), String> {
+    let label = |s: &str| {
+        let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        !s.is_empty()
+            && s.len() <= 63
+            && s.chars().all(inner)
+            && !s.starts_with('-')
+            && !s.ends_with('-')
+    };
+    let containers = pod.all_containers().map(|c| ("container", &c.name));
+    let volumes = pod.spec.volumes.iter().map(|v| ("volume", &v.name));
+    let mut seen = std::collections::BTreeSet::new();
+    for (what, name) in containers.chain(volumes) {
+        if !label(name) {
+            return Err(format!("the {what} name {name:?} is not a DNS label"));
+        }
+        if !seen.insert((what, name)) {
+            return Err(format!("the {what} name {name:?} stands twice"));
+        }
+    }
+    Ok(())
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
@@ -259,6 +283,7 @@ fn make(mut value: Value, file: &str, node: &str) -> Result<StaticPod, ManifestE
     if pod.spec.containers.is_empty() {
         return Err(invalid("spec.containers: Required value"));
     }
+    check_names(&pod).map_err(ManifestError::Invalid)?;
     if !objects::references(&pod).is_empty() || !pod.spec.service_account_name.is_empty() {
         return Err(invalid(
             "static pods cannot refer to secrets, config maps or service accounts",
@@ -332,5 +357,40 @@ mod tests {
         .unwrap();
         assert!(make(v, "f", "n").is_err());
         assert!(make(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "../x"}, "spec": {}}), "f", "n").is_err());
+    }
+
+    /// One manifest that cannot be used is told of and changes nothing about the others.
+    #[test]
+    fn a_bad_manifest_stops_no_other() {
+        let d = tempfile::tempdir().unwrap();
+        let bad = [
+            "not yaml: [".to_string(),
+            "[]".to_string(),
+            "a: &a [*a]".to_string(),
+            "\u{0}\u{1}".to_string(),
+            "[".repeat(100_000),
+            POD.replace("name: c", "name: ../../c"),
+            POD.replace("name: c", "name: \"\""),
+            POD.replace("name: c\n", "name: c\n  - name: c\n"),
+            POD.replace(
+                "containers:",
+                "volumes: [{name: a/b, emptyDir: {}}]\n  containers:",
+            ),
+            POD.replace("containerPort: 80", "containerPort: 99999999999999999999"),
+        ];
+        for (i, text) in bad.iter().enumerate() {
+            std::fs::write(d.path().join(format!("{i}.yaml")), text).unwrap();
+        }
+        std::fs::write(d.path().join("binary.yaml"), [0xff, 0xfe, 0]).unwrap();
+        std::fs::create_dir(d.path().join("folder.yaml")).unwrap();
+        std::fs::write(d.path().join("z.yaml"), POD).unwrap();
+        let s = FileSource::new(d.path().into(), "n1".into());
+        assert!(s.scan());
+        let names: Vec<String> = s
+            .pods()
+            .iter()
+            .map(|p| p.pod.metadata.name.clone())
+            .collect();
+        assert_eq!(names, ["web-n1"]);
     }
 }

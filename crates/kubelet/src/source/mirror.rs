@@ -1,45 +1,61 @@
 //! Mirror pods: the apiserver's copies of static pods, made anew when they are deleted, changed when the manifest does.
+//!
+//! They are kept beside the workers' pods, never before them: an apiserver that hangs holds up mirrors only.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use client::DeleteOptions;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::pod::{HASH_ANNOTATION, MIRROR_ANNOTATION, Pod};
 use crate::shared::Shared;
 
 use super::file::StaticPod;
 
+/// Wait after a reconcile that failed.
+const RETRY: Duration = Duration::from_secs(3);
+
+/// The static pods, and the mirrors that the apiserver has; `None` until both are known.
+pub type Known = Option<(Vec<StaticPod>, Vec<Arc<Pod>>)>;
+
 /// Keeps the mirrors.
 pub struct Mirrors {
     shared: Arc<Shared>,
-    again: AtomicBool,
 }
 
 impl Mirrors {
     /// For this node.
     pub fn new(shared: Arc<Shared>) -> Mirrors {
-        Mirrors {
-            shared,
-            again: AtomicBool::new(false),
+        Mirrors { shared }
+    }
+
+    /// Brings the mirrors in line with what is known last, until nothing more will be.
+    pub async fn run(&self, mut known: watch::Receiver<Known>) {
+        loop {
+            let now = known.borrow_and_update().clone();
+            let fine = match now {
+                Some((pods, mirrors)) => self.reconcile(&pods, &mirrors).await,
+                None => true,
+            };
+            let again = async {
+                if fine {
+                    std::future::pending::<()>().await;
+                }
+                tokio::time::sleep(RETRY).await;
+            };
+            tokio::select! {
+                r = known.changed() => if r.is_err() { return },
+                () = again => {}
+            }
         }
     }
 
-    /// Resolves some time after a reconcile that failed; never after one that worked.
-    pub async fn retry(&self) {
-        if self.again.load(Ordering::Relaxed) {
-            tokio::time::sleep(Duration::from_secs(3)).await;
-        } else {
-            std::future::pending::<()>().await;
-        }
-    }
-
-    /// Brings the mirrors in line with the static pods.
-    pub async fn reconcile(&self, pods: &[StaticPod], mirrors: &[Arc<Pod>]) {
+    /// Brings the mirrors in line with the static pods; gives whether all went well.
+    async fn reconcile(&self, pods: &[StaticPod], mirrors: &[Arc<Pod>]) -> bool {
         let Some(client) = &self.shared.client else {
-            return;
+            return true;
         };
         let mut failed = false;
         let same = |a: &Pod, b: &Pod| {
@@ -99,7 +115,7 @@ impl Mirrors {
                 }
             }
         }
-        self.again.store(failed, Ordering::Relaxed);
+        !failed
     }
 }
 

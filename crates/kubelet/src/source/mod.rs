@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use client::{Change, Informer, Selector};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::admission;
 use crate::pod::Pod;
@@ -106,6 +106,11 @@ impl Sources {
 
     /// Runs until dropped. `changed` is told after each change of the set of pods.
     pub async fn run(&self, changed: impl Fn(&[Arc<Pod>])) {
+        let (tell, known) = watch::channel(None);
+        tokio::join!(self.follow(changed, tell), self.mirrors.run(known));
+    }
+
+    async fn follow(&self, changed: impl Fn(&[Arc<Pod>]), mirrors: watch::Sender<mirror::Known>) {
         let mut known: BTreeMap<String, Arc<Pod>> = BTreeMap::new();
         let mut changes = self.workers.changes();
         loop {
@@ -156,29 +161,15 @@ impl Sources {
             known = desired;
             let pods: Vec<Arc<Pod>> = known.values().cloned().collect();
             changed(&pods);
-            if let (Some(files), Some(api)) = (&self.files, &self.api) {
-                if files.has_read() && api.has_synced() {
-                    let mirrors: Vec<Arc<Pod>> = api
-                        .store()
-                        .list()
-                        .into_iter()
-                        .filter(|p| p.is_mirror())
-                        .collect();
-                    self.mirrors.reconcile(&files.pods(), &mirrors).await;
-                }
-            } else if let Some(api) = self.api.as_ref().filter(|a| a.has_synced()) {
-                let mirrors: Vec<Arc<Pod>> = api
-                    .store()
-                    .list()
-                    .into_iter()
-                    .filter(|p| p.is_mirror())
-                    .collect();
-                self.mirrors.reconcile(&[], &mirrors).await;
+            if let Some(api) = self.api.as_ref().filter(|_| self.ready()) {
+                let all = api.store().list().into_iter();
+                let theirs: Vec<Arc<Pod>> = all.filter(|p| p.is_mirror()).collect();
+                let ours = self.files.as_ref().map(|f| f.pods()).unwrap_or_default();
+                mirrors.send_replace(Some((ours, theirs)));
             }
             tokio::select! {
                 () = self.wake.notified() => {}
                 _ = changes.changed() => {}
-                () = self.mirrors.retry() => {}
             }
         }
     }

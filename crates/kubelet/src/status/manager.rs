@@ -158,6 +158,10 @@ impl StatusManager {
                     tracing::debug!(pod = %pod.key(), error = %e, "status not sent");
                     return Ok(());
                 }
+                // A status that is refused for what it says (the runtime said it) must not keep the pod from being deleted.
+                Err(e) if e.is_invalid() && finished => {
+                    tracing::warn!(pod = %pod.key(), error = %e, "the pod's last status was refused");
+                }
                 Err(e) => {
                     tracing::warn!(pod = %pod.key(), error = %e, "sending the pod's status failed");
                     return Err(e);

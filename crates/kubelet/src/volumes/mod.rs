@@ -252,9 +252,10 @@ async fn one(
                     .await
                     .map_err(VolumeError::Object)?;
                 *refresh = Some(refresh.map_or(due, |r| r.min(due)));
-                // Tokens are for their pod alone, unless a group or a user must read them.
-                let mode = if group.is_some() || run_as_user(pod).is_some() {
-                    0o600 | (mode & 0o40)
+                // With a group the writer gives the file to it; else one user who runs all containers owns it.
+                let owner = run_as_user(pod);
+                let mode = if group.is_some() || owner.is_some() {
+                    0o600
                 } else {
                     mode
                 };
@@ -263,7 +264,7 @@ async fn one(
                     FileData {
                         data: token.into_bytes(),
                         mode,
-                        owner: run_as_user(pod),
+                        owner,
                     },
                 );
             } else {
@@ -687,6 +688,46 @@ mod tests {
         assert!(m.volumes["e"].path.join("f").exists());
         tear_down(d.path()).unwrap();
         assert!(!d.path().join("volumes").exists());
+    }
+
+    /// With one user for all containers and no group the token is that user's alone; with a group, or several users, it is
+    /// as readable as they need.
+    #[tokio::test]
+    async fn tokens_belong_to_the_one_user_of_the_pod() {
+        use std::os::unix::fs::MetadataExt as _;
+        let me = rustix::process::getuid().as_raw();
+        let gid = rustix::process::getgid().as_raw();
+        let two = format!(
+            r#","containers":[{{"name":"a"}},{{"name":"b","securityContext":{{"runAsUser":{}}}}}]"#,
+            me + 1
+        );
+        let alone = r#","containers":[{"name":"a"},{"name":"b"}]"#.to_string();
+        for (security, containers, mode) in [
+            (format!(r#"{{"runAsUser":{me}}}"#), &alone, 0o600),
+            (
+                format!(r#"{{"runAsUser":{me},"fsGroup":{gid}}}"#),
+                &alone,
+                0o640,
+            ),
+            (format!(r#"{{"runAsUser":{me}}}"#), &two, 0o644),
+            ("{}".to_string(), &alone, 0o644),
+        ] {
+            let d = tempfile::tempdir().unwrap();
+            let pod: Pod = serde_json::from_str(&format!(
+                r#"{{"metadata":{{"name":"p","namespace":"n","uid":"u"}},"spec":{{"securityContext":{security}{containers},
+                   "volumes":[{{"name":"p","projected":{{"sources":[{{"serviceAccountToken":{{"path":"token"}}}}]}}}}]}}}}"#
+            ))
+            .unwrap();
+            let m = set_up(&pod, d.path(), &Context::default(), &Fixed)
+                .await
+                .unwrap();
+            let file = fs::metadata(m.volumes["p"].path.join("token")).unwrap();
+            assert_eq!(
+                (file.permissions().mode() & 0o777, file.uid()),
+                (mode, me),
+                "{security} {containers}"
+            );
+        }
     }
 
     #[tokio::test]

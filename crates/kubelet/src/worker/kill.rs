@@ -10,7 +10,7 @@ use crate::shared::Shared;
 
 use super::Memory;
 
-/// Least grace after a hook, in seconds.
+/// Least grace that the runtime is told, in seconds, so that a container can end by itself.
 const MIN_GRACE: i64 = 2;
 
 /// Stops everything of a pod by the deadline: containers together, then sidecars last to first, then the sandboxes.
@@ -98,7 +98,7 @@ async fn stop(
     message: &str,
     hooked: &std::sync::Mutex<std::collections::HashSet<String>>,
 ) -> Result<(), CriError> {
-    let mut grace = grace.max(0);
+    let mut grace = crate::pod::grace(grace);
     let first = hooked
         .lock()
         .map(|mut h| h.insert(c.id.clone()))
@@ -116,7 +116,7 @@ async fn stop(
         });
         if let Some(h) = hook.filter(|_| grace > 0) {
             let begun = Instant::now();
-            let limit = Duration::from_secs(grace.unsigned_abs());
+            let limit = component::duration::seconds(grace);
             match tokio::time::timeout(limit, run_hook(shared, pod, c, h)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(e)) => {
@@ -134,10 +134,12 @@ async fn stop(
                 }
             }
             grace -= i64::try_from(begun.elapsed().as_secs()).unwrap_or(0);
-            grace = grace.max(MIN_GRACE);
         }
     }
-    shared.rt.stop_container(&c.id, grace).await?;
+    shared
+        .rt
+        .stop_container(&c.id, grace.max(MIN_GRACE))
+        .await?;
     shared.prober.stop_container(&pod.metadata.uid, &c.id);
     Ok(())
 }
@@ -172,7 +174,7 @@ pub async fn run_hook(
             Ok(_) => {}
         }
     } else if let Some(s) = &h.sleep {
-        tokio::time::sleep(Duration::from_secs(s.seconds.max(0).unsigned_abs())).await;
+        tokio::time::sleep(component::duration::seconds(s.seconds)).await;
     } else if let Some(g) = &h.http_get {
         let spec = pod.container(&c.name).cloned().unwrap_or_default();
         let failed = |e: String| format!("HTTP lifecycle hook ({}) {whose} {e}", g.path);

@@ -24,6 +24,8 @@ use crate::status::generate::StartFailure;
 /// Wait after a failed sync.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(10);
+/// Longest grace, in seconds, of a pod that its source no longer has.
+pub const GONE_GRACE: i64 = 3600;
 /// Wait between tries to clean up a terminated pod.
 const CLEANUP_RETRY: Duration = Duration::from_secs(1);
 
@@ -57,6 +59,21 @@ impl Target {
             || self.evict.is_some()
             || self.pod.metadata.deletion_timestamp.is_some()
             || self.pod.is_finished()
+    }
+
+    /// Seconds the pod may take to end: the eviction's, else the pod's own.
+    ///
+    /// What is gone from its source can be given no shorter grace any more, so it has [`GONE_GRACE`] at most.
+    fn grace(&self) -> i64 {
+        let own = match self.evict.as_ref().and_then(|e| e.grace) {
+            Some(g) => crate::pod::grace(g),
+            None => self.pod.grace_seconds(),
+        };
+        if self.removed {
+            own.min(GONE_GRACE)
+        } else {
+            own
+        }
     }
 }
 
@@ -125,7 +142,7 @@ impl Workers {
             let stop = me.shared.stop.clone();
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = run(&me, rx, wake) => {
+                () = without_panics(&uid, || run(&me, rx.clone(), wake.clone())) => {
                     me.lock().remove(&uid);
                     me.changed.send_modify(|v| *v += 1);
                 }
@@ -227,6 +244,22 @@ pub struct Memory {
     pub started: bool,
     /// Volumes of the last sync.
     pub last_mount_error: Option<String>,
+}
+
+/// Runs a worker's `work` to its end. One that panics begins again after a while: a pod without a worker would never be
+/// deleted, and no pod may end the others.
+async fn without_panics<F: Future<Output = ()>>(uid: &str, work: impl Fn() -> F) {
+    use futures::FutureExt as _;
+    let mut wait = RETRY_FIRST;
+    while std::panic::AssertUnwindSafe(work())
+        .catch_unwind()
+        .await
+        .is_err()
+    {
+        tracing::error!(uid, "the pod's worker panicked and begins again");
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(RETRY_MAX);
+    }
 }
 
 async fn run(workers: &Arc<Workers>, mut rx: watch::Receiver<Target>, wake: Arc<Notify>) {
@@ -368,13 +401,8 @@ async fn terminate(
                 .set(&target.pod, rejected_status(&target.pod, e));
             return;
         }
-        let grace = target
-            .evict
-            .as_ref()
-            .and_then(|e| e.grace)
-            .unwrap_or_else(|| target.pod.grace_seconds())
-            .max(0);
-        let by = Instant::now() + Duration::from_secs(grace.unsigned_abs());
+        let grace = target.grace();
+        let by = Instant::now() + component::duration::seconds(grace);
         let by = deadline.map_or(by, |d| d.min(by));
         deadline = Some(by);
         let failed = target
@@ -413,9 +441,8 @@ async fn terminate(
                         if r.is_err() {
                             return;
                         }
-                        let now = rx.borrow().clone();
-                        let shorter = now.evict.as_ref().and_then(|e| e.grace).unwrap_or_else(|| now.pod.grace_seconds()).max(0);
-                        if shorter < grace {
+                        let now = rx.borrow().grace();
+                        if now < grace {
                             break None;
                         }
                     }

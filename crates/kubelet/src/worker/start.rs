@@ -40,7 +40,8 @@ fn expand_sub_path(expr: &str, env: &[(String, String)]) -> Result<String, Strin
             missing.borrow_mut().insert(name.to_string());
         }
         value
-    });
+    })
+    .map_err(|e| format!("subPathExpr {e}"))?;
     let missing: Vec<String> = missing.into_inner().into_iter().collect();
     if missing.is_empty() {
         Ok(expanded)
@@ -93,7 +94,7 @@ impl Starter<'_> {
             failure(reason, message)
         };
         let restart_count = match self.rt.find(&c.name) {
-            Some(r) => r.restart_count + 1,
+            Some(r) => r.restart_count.saturating_add(1),
             None => count_by_logs(&Path::new(&self.config.log_directory).join(&c.name)),
         };
         let inputs = self
@@ -467,7 +468,7 @@ fn count_by_logs(dir: &Path) -> i32 {
                 .and_then(|(n, _)| n.parse::<i32>().ok())
         })
         .max()
-        .map_or(0, |n| n + 1)
+        .map_or(0, |n| n.saturating_add(1))
 }
 
 #[cfg(test)]

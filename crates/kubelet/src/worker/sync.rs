@@ -142,9 +142,12 @@ fn deadline(shared: &Shared, pod: &Pod) -> Option<(Instant, bool)> {
         .and_then(|s| s.start_time)
         .or_else(|| pod.status.start_time.clone())?;
     let start: jiff::Timestamp = start.parse().ok()?;
-    let left = start.as_second() + seconds - jiff::Timestamp::now().as_second();
+    let left = start
+        .as_second()
+        .saturating_add(seconds)
+        .saturating_sub(jiff::Timestamp::now().as_second());
     Some((
-        Instant::now() + Duration::from_secs(u64::try_from(left).unwrap_or(0)),
+        Instant::now() + component::duration::seconds(left),
         left <= 0,
     ))
 }
@@ -271,12 +274,9 @@ async fn act(
             );
         }
         let by = Instant::now()
-            + Duration::from_secs(
-                pod.spec
-                    .termination_grace_period_seconds
-                    .max(0)
-                    .unsigned_abs(),
-            );
+            + component::duration::seconds(crate::pod::grace(
+                pod.spec.termination_grace_period_seconds,
+            ));
         kill::pod(shared, pod, rt, by, memory).await?;
         if !plan.create_sandbox {
             return Ok(None);
@@ -539,14 +539,16 @@ fn crash(b: Option<&Backoff>, finished: i64, now: i64, max: Duration) -> Crash {
     let nanos = |d: Duration| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX);
     let first = CRASH_FIRST.min(max);
     match b {
-        Some(b) if finished.saturating_sub(b.set) <= nanos(max * 2) => {
-            let over = now.saturating_sub(finished);
+        Some(b) if finished.saturating_sub(b.set) <= nanos(max.saturating_mul(2)) => {
+            // An end that is still to come is a runtime's error; then the wait counts from when it was set.
+            let from = if finished > now { b.set } else { finished };
+            let over = now.saturating_sub(from).max(0);
             if over < nanos(b.wait) {
                 let left = Duration::from_nanos(u64::try_from(nanos(b.wait) - over).unwrap_or(0));
                 return Crash::Wait { left, wait: b.wait };
             }
             Crash::Go(Backoff {
-                wait: (b.wait * 2).min(max),
+                wait: b.wait.saturating_mul(2).min(max),
                 since: finished,
                 set: now,
             })
