@@ -63,6 +63,9 @@ pub trait Backend: Send {
     /// before `full`, nor after a script failed.
     fn delta(&mut self, changes: &Changes) -> Vec<Script>;
 
+    /// Tells whether the kernel takes rules at all, without writing any: what fails these scripts is no service's fault.
+    fn dry_run(&mut self) -> Vec<Script>;
+
     /// Removes everything this backend ever wrote. Each script may fail where there is nothing to remove.
     fn cleanup(&self) -> Vec<Script>;
 

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// The file. Sections of backends that do not exist here are accepted and not read.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct File {
     /// Gates; read by the daemon's flags.
@@ -60,7 +60,7 @@ pub struct File {
 }
 
 /// `ClientConnectionConfiguration`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ClientConnection {
     /// The kubeconfig's path; empty: in-cluster.
@@ -76,7 +76,7 @@ pub struct ClientConnection {
 }
 
 /// Settings of a rules mode.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Rules {
     /// 0 to 31; 14 by default.

@@ -1,6 +1,7 @@
 //! Connection tracking: UDP flows outlive their endpoints, because nothing closes them. When an endpoint of a UDP service
 //! goes, its flows are forgotten; when a UDP service gets its first endpoint, flows that led nowhere are.
 
+use std::collections::BTreeSet;
 use std::process::Stdio;
 
 use crate::model::{Changes, Entries, Protocol};
@@ -27,6 +28,10 @@ pub enum Stale {
     },
 }
 
+/// So many endpoints of one address are forgotten one by one; beyond that all flows to the address are, which costs one
+/// program run instead of one each.
+const FEW: usize = 16;
+
 /// What must be forgotten after `changes` were applied to `before`.
 pub fn stale(before: &Entries, changes: &Changes) -> Vec<Stale> {
     let mut out = Vec::new();
@@ -38,32 +43,30 @@ pub fn stale(before: &Entries, changes: &Changes) -> Vec<Stale> {
         let had = old.map_or(&[][..], |e| &e.endpoints);
         let has = now.as_ref().map_or(&[][..], |e| &e.endpoints);
         if let Some(e) = old {
-            let addresses = || {
-                std::iter::once(&e.cluster_ip)
-                    .chain(&e.external_ips)
-                    .chain(&e.load_balancer_ips)
-            };
-            for gone in had.iter().filter(|e| !has.contains(e)) {
-                for service in addresses() {
-                    out.push(Stale::Endpoint {
+            let has: BTreeSet<_> = has.iter().collect();
+            let gone: Vec<_> = had.iter().filter(|e| !has.contains(e)).collect();
+            let kept: BTreeSet<_> = now.iter().flat_map(|e| e.addresses()).collect();
+            for service in e.addresses() {
+                // Somebody else may have the address now.
+                if !had.is_empty() && !kept.contains(service) && now.is_some() || gone.len() > FEW {
+                    out.push(Stale::Service {
                         service: service.clone(),
-                        endpoint: gone.ip.clone(),
                     });
+                    continue;
                 }
+                out.extend(gone.iter().map(|gone| Stale::Endpoint {
+                    service: service.clone(),
+                    endpoint: gone.ip.clone(),
+                }));
             }
         }
         if let Some(e) = now
             && had.is_empty()
             && !has.is_empty()
         {
-            for service in std::iter::once(&e.cluster_ip)
-                .chain(&e.external_ips)
-                .chain(&e.load_balancer_ips)
-            {
-                out.push(Stale::Service {
-                    service: service.clone(),
-                });
-            }
+            out.extend(e.addresses().map(|service| Stale::Service {
+                service: service.clone(),
+            }));
             if e.node_port != 0 {
                 out.push(Stale::NodePort { port: e.node_port });
             }

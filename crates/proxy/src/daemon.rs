@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use client::events::{EventType, Format, ObjectReference, Recorder};
-use client::resource::{ENDPOINT_SLICES, SERVICES};
+use client::resource::{ENDPOINT_SLICES, NODES, SERVICES};
 use client::{Change, Client, Informers, Options as ClientOptions, Selector};
 use component::Shutdown;
 use component::flags::{CommandLine, Flags};
@@ -16,16 +16,20 @@ use hyper::body::Incoming;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
+use crate::address::{self, Range};
+use crate::apply::Writer;
 use crate::backends::iptables::Iptables;
 use crate::backends::nftables::Nftables;
 use crate::backends::{Backend, Options};
+use crate::claims::Kind;
 use crate::config::{Config, File, Invalid, Mode};
+use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::model::{Family as IpFamily, Model};
-use crate::runner::{Family, Input, OwnProcesses, Runner, Times, apply};
-use crate::view::{ServiceView, SliceView};
+use crate::runner::{Input, Notice, OwnProcesses, Runner, Times, apply};
+use crate::view::{NodeView, ServiceView, SliceView};
 
-client::views!(ServiceView, SliceView);
+client::views!(ServiceView, SliceView, NodeView);
 
 /// Why kube-proxy could not start.
 #[derive(Debug, thiserror::Error)]
@@ -138,17 +142,21 @@ fn file(flags: &Flags) -> Result<File, Error> {
 
 fn options(config: &Config, family: IpFamily) -> Options {
     let of = |list: &[String]| -> Vec<String> {
-        list.iter()
-            .filter(|c| c.split('/').next().and_then(IpFamily::of) == Some(family))
-            .cloned()
-            .collect()
+        let ranges = list.iter().filter_map(|c| Range::parse(c));
+        let ours = ranges.filter(|r| IpFamily::of(r.first) == family);
+        let disjoint = address::disjoint(ours.collect());
+        disjoint.iter().map(ToString::to_string).collect()
     };
+    let all = |list: &Vec<String>| list.iter().any(|r| r.ends_with("/0"));
     Options {
         family,
         cluster_cidrs: of(&config.cluster_cidrs),
         masquerade_all: config.masquerade_all,
         masquerade_bit: config.masquerade_bit,
-        node_port_addresses: of(&config.node_port_addresses),
+        // A range of everything is no restriction.
+        node_port_addresses: Some(of(&config.node_port_addresses))
+            .filter(|ranges| !all(ranges))
+            .unwrap_or_default(),
     }
 }
 
@@ -181,10 +189,17 @@ async fn clean(config: &Config, modes: &[Mode]) {
     }
 }
 
-struct Ports {
+/// The port for load balancers and probes, open to all: health and nothing else (CVE-2019-11248).
+struct HealthPort {
+    health: Arc<Health>,
     metrics: Arc<Metrics>,
+}
+
+/// The port for the node itself, on loopback by default.
+struct MetricsPort {
     registry: Registry,
     mode: Mode,
+    config: String,
 }
 
 fn json(code: u16, text: String) -> Response<serve::Body> {
@@ -196,31 +211,46 @@ fn json(code: u16, text: String) -> Response<serve::Body> {
     r
 }
 
-fn print(millis: i64) -> String {
-    if millis == 0 {
-        return "0001-01-01T00:00:00Z".into();
+impl HealthPort {
+    fn answer(&self, path: &str) -> Response<serve::Body> {
+        let live = match path {
+            "/healthz" => false,
+            "/livez" => true,
+            _ => return serve::text(404, "404 page not found\n"),
+        };
+        let (well, body) = self.health.report(!live, client::Time::now());
+        let code = if well { 200 } else { 503 };
+        self.metrics.answered(live, code);
+        json(code, body.to_string())
     }
-    client::Time::from_millisecond(millis)
-        .map(|t| t.to_string())
-        .unwrap_or_default()
 }
 
 #[async_trait]
-impl Handler for Ports {
+impl Handler for HealthPort {
     async fn handle(&self, _: &Peer, request: Request<Incoming>) -> Response<serve::Body> {
-        match request.uri().path() {
-            "/healthz" | "/livez" => {
-                let code = if self.metrics.healthy() { 200 } else { 503 };
-                let last = print(self.metrics.last_synced());
-                let now = client::Time::now();
-                json(
-                    code,
-                    format!(
-                        "{{\"lastUpdated\": {last:?},\"currentTime\": \"{now}\", \"nodeEligible\": true}}"
-                    ),
-                )
+        self.answer(request.uri().path())
+    }
+}
+
+#[async_trait]
+impl Handler for MetricsPort {
+    async fn handle(&self, _: &Peer, request: Request<Incoming>) -> Response<serve::Body> {
+        self.answer(request.uri().path())
+    }
+}
+
+impl MetricsPort {
+    fn answer(&self, path: &str) -> Response<serve::Body> {
+        match path {
+            "/healthz" => serve::text(200, "ok"),
+            "/metrics" => {
+                let mut r = serve::text(200, self.registry.render());
+                r.headers_mut().insert(
+                    http::header::CONTENT_TYPE,
+                    http::HeaderValue::from_static(component::metrics::CONTENT_TYPE),
+                );
+                r
             }
-            "/metrics" => serve::text(200, self.registry.render()),
             "/proxyMode" => serve::text(
                 200,
                 match self.mode {
@@ -228,12 +258,13 @@ impl Handler for Ports {
                     Mode::Nftables => "nftables",
                 },
             ),
+            "/configz" => json(200, self.config.clone()),
             _ => serve::text(404, "404 page not found\n"),
         }
     }
 }
 
-async fn listen(address: &str, handler: &Arc<Ports>, shutdown: &Shutdown) -> Result<(), Error> {
+async fn listen(address: &str, handler: impl Handler, shutdown: &Shutdown) -> Result<(), Error> {
     if address.is_empty() || address.ends_with(":0") {
         return Ok(());
     }
@@ -245,15 +276,51 @@ async fn listen(address: &str, handler: &Arc<Ports>, shutdown: &Shutdown) -> Res
         .parse()
         .map_err(|e| failed(std::io::Error::new(std::io::ErrorKind::InvalidInput, e)))?;
     let listener = TcpListener::bind(socket).await.map_err(failed)?;
-    let handler: Arc<dyn Handler> = handler.clone();
     shutdown.spawn(serve::serve(
         listener,
         None,
         Arc::new(Open),
-        handler,
+        Arc::new(handler),
         shutdown.clone(),
     ));
     Ok(())
+}
+
+/// Tells a service's owner in the log and in an event.
+fn tell(recorder: &Recorder, notice: Notice) {
+    let (service, reason, note) = match notice {
+        Notice::Conflict(c) => {
+            let reason = match c.kind {
+                Kind::ClusterIp => "ClusterIPAlreadyAllocated",
+                Kind::LoadBalancer => "LoadBalancerIPAlreadyAllocated",
+                Kind::ExternalIp => "ExternalIPAlreadyAllocated",
+                Kind::NodePort => "PortAlreadyAllocated",
+            };
+            let note = format!(
+                "{} of {} is already in use by {}; traffic to it does not reach this service",
+                c.claim, c.port, c.owner
+            );
+            (c.service, reason, note)
+        }
+        Notice::Refused {
+            service,
+            port,
+            reason,
+        } => {
+            let note = format!("{port} has no rules because the kernel refuses them: {reason}");
+            (service, "FailedToSyncProxyRules", note)
+        }
+    };
+    let m = &service.metadata;
+    tracing::warn!(service = %format!("{}/{}", m.namespace, m.name), reason, "{note}");
+    recorder.action(
+        ObjectReference::of(&SERVICES, &*service),
+        None,
+        EventType::Warning,
+        reason,
+        "SyncProxyRules",
+        note.chars().take(1024).collect::<String>(),
+    );
 }
 
 /// Runs until `shutdown`; the rules stay.
@@ -300,21 +367,26 @@ pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
     .await?;
 
     let registry = Registry::new();
-    let metrics = Arc::new(Metrics::new(&registry));
-    let ports = Arc::new(Ports {
+    let metrics = Arc::new(Metrics::new(&registry, config.mode));
+    let health = Arc::new(Health::default());
+    let health_port = HealthPort {
+        health: health.clone(),
         metrics: metrics.clone(),
-        registry,
-        mode: config.mode,
-    });
+    };
     listen(
         &or(&file.healthz_bind_address, "0.0.0.0:10256"),
-        &ports,
+        health_port,
         &shutdown,
     )
     .await?;
+    let metrics_port = MetricsPort {
+        registry,
+        mode: config.mode,
+        config: serde_json::json!({"kubeproxy.config.k8s.io": file}).to_string(),
+    };
     listen(
         &or(&file.metrics_bind_address, "127.0.0.1:10249"),
-        &ports,
+        metrics_port,
         &shutdown,
     )
     .await?;
@@ -349,6 +421,13 @@ pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
     );
 
     let informers = Informers::new(client, shutdown.token.clone());
+    let node_health = health.clone();
+    informers
+        .get::<NodeView>(&NODES, Selector::fields(format!("metadata.name={node}")))
+        .on_change(move |c| match c {
+            Change::Deleted(_) => node_health.node(None),
+            other => node_health.node(Some(other.object())),
+        });
     let (tx, rx) = mpsc::unbounded_channel();
     let ours = Selector::labels(
         "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name",
@@ -377,9 +456,9 @@ pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
     }
     let families = kernel_families()
         .into_iter()
-        .map(|f| Family {
-            model: Model::new(&node, f),
-            backend: backend(config.mode, options(&config, f)),
+        .map(|f| {
+            let backend = backend(config.mode, options(&config, f));
+            Writer::new(Model::new(&node, f), backend)
         })
         .collect();
     let times = Times {
@@ -390,9 +469,69 @@ pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
         families,
         times,
         metrics,
+        health,
+        tell: Box::new(move |notice| tell(&recorder, notice)),
     }
     .run(rx, shutdown.token.clone())
     .await;
     informers.ended().await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cve_2019_11248_the_port_that_is_open_to_all_tells_health_and_nothing_else() {
+        let registry = Registry::new();
+        let metrics = Arc::new(Metrics::new(&registry, Mode::Nftables));
+        let health = HealthPort {
+            health: Arc::default(),
+            metrics,
+        };
+        let code = |path| health.answer(path).status().as_u16();
+        assert_eq!(
+            (code("/livez"), code("/healthz")),
+            (200, 503),
+            "no node is known"
+        );
+        let own = MetricsPort {
+            registry,
+            mode: Mode::Nftables,
+            config: "{}".into(),
+        };
+        for path in ["/metrics", "/proxyMode", "/configz"] {
+            assert_eq!(code(path), 404, "{path}");
+            assert_eq!(own.answer(path).status(), 200, "{path}");
+        }
+        for path in [
+            "/",
+            "/debug/pprof/",
+            "/debug/flags/v",
+            "/healthz/",
+            "//metrics",
+            "/flagz",
+        ] {
+            assert_eq!(code(path), 404, "{path}");
+        }
+    }
+
+    #[test]
+    fn ranges_of_the_configuration_cannot_overlap_in_a_rule() {
+        let file = File {
+            cluster_cidr: "10.1.0.0/16,10.1.2.0/24,fd00::/48".into(),
+            node_port_addresses: vec!["192.0.2.0/24".into(), "::/0".into()],
+            ..File::default()
+        };
+        let config = Config::new(&file).unwrap();
+        let v4 = options(&config, IpFamily::V4);
+        assert_eq!(v4.cluster_cidrs, ["10.1.0.0/16"]);
+        assert_eq!(v4.node_port_addresses, ["192.0.2.0/24"]);
+        let v6 = options(&config, IpFamily::V6);
+        assert!(
+            v6.node_port_addresses.is_empty(),
+            "all are none in particular"
+        );
+    }
 }

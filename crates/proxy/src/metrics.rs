@@ -1,10 +1,11 @@
 //! Metrics and health, named as upstream's.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use component::metrics::{Counter, Family, Gauge, Histogram, Registry};
+
+use crate::config::Mode;
 
 const SECONDS: &[f64] = &[
     0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096,
@@ -19,24 +20,25 @@ pub struct Metrics {
     last: Arc<Family<Gauge>>,
     last_queued: Arc<Family<Gauge>>,
     failures: Arc<Family<Counter>>,
-    queued_at: AtomicI64,
-    synced_at: AtomicI64,
-    syncs: AtomicU64,
+    unmet: Arc<Family<Gauge>>,
+    left_out: Arc<Family<Gauge>>,
+    healthz: Arc<Family<Counter>>,
+    livez: Arc<Family<Counter>>,
 }
 
-fn now() -> i64 {
+fn now() -> f64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+        .map_or(0.0, |d| d.as_secs_f64())
 }
-
-/// How old an unwritten change may be before the proxy counts as unhealthy, in milliseconds (upstream: twice the sync
-/// period of 30 s).
-const HEALTHY_FOR: i64 = 60_000;
 
 impl Metrics {
     /// Registers them.
-    pub fn new(r: &Registry) -> Metrics {
+    pub fn new(r: &Registry, mode: Mode) -> Metrics {
+        let failures = match mode {
+            Mode::Iptables => "kubeproxy_sync_proxy_rules_iptables_restore_failures_total",
+            Mode::Nftables => "kubeproxy_sync_proxy_rules_nftables_sync_failures_total",
+        };
         Metrics {
             seconds: r.histogram(
                 "kubeproxy_sync_proxy_rules_duration_seconds",
@@ -67,29 +69,57 @@ impl Metrics {
                 &[],
             ),
             failures: r.counter(
-                "kubeproxy_sync_proxy_rules_failures_total",
-                "[ALPHA] Failed writes of rules.",
+                failures,
+                "[ALPHA] Failed writes of rules, and service ports that were found to be the reason.",
                 &[],
             ),
-            queued_at: AtomicI64::new(now()),
-            synced_at: AtomicI64::new(0),
-            syncs: AtomicU64::new(0),
+            unmet: r.gauge(
+                "kubeproxy_conflicting_service_addresses",
+                "[ALPHA] Addresses and ports that services ask for and do not get because another service has them.",
+                &[],
+            ),
+            left_out: r.gauge(
+                "kubeproxy_left_out_service_ports",
+                "[ALPHA] Service ports without rules because the kernel refuses them.",
+                &[],
+            ),
+            healthz: r.counter(
+                "kubeproxy_proxy_healthz_total",
+                "[ALPHA] Answers of /healthz.",
+                &["code"],
+            ),
+            livez: r.counter(
+                "kubeproxy_proxy_livez_total",
+                "[ALPHA] Answers of /livez.",
+                &["code"],
+            ),
         }
     }
 
     /// A write begins.
     pub fn queued(&self) {
-        let t = now();
-        self.queued_at.store(t, Relaxed);
-        self.last_queued.get().set(t as f64 / 1000.0);
+        self.last_queued.get().set(now());
+    }
+
+    /// How many claims of services are not met.
+    pub fn unmet(&self, n: usize) {
+        self.unmet.get().set(n as f64);
+    }
+
+    /// How many service ports have no rules though they should.
+    pub fn left_out(&self, n: usize) {
+        self.left_out.get().set(n as f64);
+    }
+
+    /// An answer was given on the health port.
+    pub fn answered(&self, live: bool, code: u16) {
+        let family = if live { &self.livez } else { &self.healthz };
+        family.with(&[&code.to_string()]).inc();
     }
 
     /// A write succeeded.
     pub fn synced(&self, full: bool, took: Duration) {
-        let t = now();
-        self.synced_at.store(t, Relaxed);
-        self.syncs.fetch_add(1, Relaxed);
-        self.last.get().set(t as f64 / 1000.0);
+        self.last.get().set(now());
         self.seconds.get().observe(took.as_secs_f64());
         let which = if full {
             &self.full_seconds
@@ -102,16 +132,5 @@ impl Metrics {
     /// A write failed.
     pub fn failed(&self) {
         self.failures.get().inc();
-    }
-
-    /// Whether rules were written at all, and no change waits for too long: what `/healthz` on the health port tells.
-    pub fn healthy(&self) -> bool {
-        let (queued, synced) = (self.queued_at.load(Relaxed), self.synced_at.load(Relaxed));
-        synced >= queued || (self.syncs.load(Relaxed) > 0 && now() - queued < HEALTHY_FOR)
-    }
-
-    /// When rules were last written, in milliseconds since the epoch; 0 for never.
-    pub fn last_synced(&self) -> i64 {
-        self.synced_at.load(Relaxed)
     }
 }

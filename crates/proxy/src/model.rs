@@ -1,7 +1,8 @@
 //! The service model: Services joined with EndpointSlices, one entry per service port (pure).
 //!
-//! Invariant: after [`Model::take_changes`], replaying the changes on the entries taken before gives the entries of now.
-//! Work is in proportion to the services that changed.
+//! Invariants: after [`Model::take_changes`], replaying the changes on the entries taken before gives the entries of now; no
+//! two entries lead the same address and port, or the same node port, anywhere (see [`crate::claims`]); entries hold
+//! canonical addresses and ranges only. Work is in proportion to the services that changed.
 //!
 //! Absent: topology hints and `trafficDistribution`; every usable endpoint is used.
 
@@ -9,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::address::{self, Range};
+use crate::claims::{Claim, Claims, Kind, Rank};
 use crate::view::{ServiceView, SliceView};
 
 /// An IP family: each has its own rules.
@@ -21,12 +24,11 @@ pub enum Family {
 }
 
 impl Family {
-    /// The family of an address; `None` if it does not parse.
-    pub fn of(ip: &str) -> Option<Family> {
-        match ip.parse::<IpAddr>() {
-            Ok(IpAddr::V4(_)) => Some(Family::V4),
-            Ok(IpAddr::V6(_)) => Some(Family::V6),
-            Err(_) => None,
+    /// The family of an address.
+    pub fn of(ip: IpAddr) -> Family {
+        match ip {
+            IpAddr::V4(_) => Family::V4,
+            IpAddr::V6(_) => Family::V6,
         }
     }
 }
@@ -50,6 +52,15 @@ impl Protocol {
             "UDP" => Some(Protocol::Udp),
             "SCTP" => Some(Protocol::Sctp),
             _ => None,
+        }
+    }
+
+    /// As the API spells it.
+    pub fn upper(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "TCP",
+            Protocol::Udp => "UDP",
+            Protocol::Sctp => "SCTP",
         }
     }
 
@@ -109,12 +120,12 @@ impl Endpoint {
     }
 }
 
-/// One service port with what it needs.
+/// One service port with what it needs. No address stands in two of its lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The cluster IP of the family.
-    pub cluster_ip: String,
-    /// The port.
+    /// The cluster IP of the family; `None` if another service has it.
+    pub cluster_ip: Option<String>,
+    /// The port, at least 1.
     pub port: u16,
     /// 0 for none.
     pub node_port: u16,
@@ -122,9 +133,9 @@ pub struct Entry {
     pub external_ips: Vec<String>,
     /// Load balancer addresses of the family.
     pub load_balancer_ips: Vec<String>,
-    /// Who may use those; empty for everybody.
-    pub source_ranges: Vec<String>,
-    /// Affinity by client address, in seconds.
+    /// Who may use those, none within another; `None` for everybody.
+    pub source_ranges: Option<Vec<String>>,
+    /// Affinity by client address, in seconds (1 to 86400).
     pub affinity: Option<u32>,
     /// Traffic from outside stays on the node.
     pub external_local: bool,
@@ -140,6 +151,51 @@ impl Entry {
     /// Whether anything but the cluster IP leads here.
     pub fn is_external(&self) -> bool {
         self.node_port != 0 || !self.external_ips.is_empty() || !self.load_balancer_ips.is_empty()
+    }
+
+    /// All addresses that lead here.
+    pub fn addresses(&self) -> impl Iterator<Item = &String> {
+        self.cluster_ip
+            .iter()
+            .chain(&self.load_balancer_ips)
+            .chain(&self.external_ips)
+    }
+
+    fn claims(&self, protocol: Protocol) -> Vec<(Kind, Claim)> {
+        let address = |ip: &String| Claim::Address(ip.clone(), protocol, self.port);
+        let mut out: Vec<(Kind, Claim)> = Vec::new();
+        out.extend(
+            self.cluster_ip
+                .iter()
+                .map(|ip| (Kind::ClusterIp, address(ip))),
+        );
+        out.extend(
+            self.load_balancer_ips
+                .iter()
+                .map(|ip| (Kind::LoadBalancer, address(ip))),
+        );
+        out.extend(
+            self.external_ips
+                .iter()
+                .map(|ip| (Kind::ExternalIp, address(ip))),
+        );
+        if self.node_port != 0 {
+            out.push((Kind::NodePort, Claim::NodePort(protocol, self.node_port)));
+        }
+        out
+    }
+
+    /// Without some of its claims; `None` if nothing leads here then.
+    fn without(&self, protocol: Protocol, lost: &BTreeSet<Claim>) -> Option<Entry> {
+        let keeps = |ip: &String| !lost.contains(&Claim::Address(ip.clone(), protocol, self.port));
+        let mut out = self.clone();
+        out.cluster_ip = out.cluster_ip.filter(|ip| keeps(ip));
+        out.load_balancer_ips.retain(keeps);
+        out.external_ips.retain(keeps);
+        if lost.contains(&Claim::NodePort(protocol, self.node_port)) {
+            out.node_port = 0;
+        }
+        (out.cluster_ip.is_some() || out.is_external()).then_some(out)
     }
 
     /// The endpoints of traffic from inside.
@@ -167,7 +223,45 @@ pub type Entries = BTreeMap<PortName, Arc<Entry>>;
 /// What changed since the last time: the new entry, or `None` where it went.
 pub type Changes = BTreeMap<PortName, Option<Arc<Entry>>>;
 
+/// A service port that another one keeps from something it wants.
+#[derive(Clone, Debug)]
+pub struct Conflict {
+    /// The service.
+    pub service: Arc<ServiceView>,
+    /// Its port.
+    pub port: PortName,
+    /// What it wants.
+    pub claim: Claim,
+    /// As what.
+    pub kind: Kind,
+    /// Who has it.
+    pub owner: PortName,
+}
+
 type ServiceKey = (String, String);
+
+/// What a service port would have if it were alone.
+struct Wanted {
+    entry: Arc<Entry>,
+    created: i128,
+    index: usize,
+    /// What others have.
+    lost: BTreeSet<Claim>,
+}
+
+impl Wanted {
+    fn claims(&self, name: &PortName) -> impl Iterator<Item = (Claim, Rank)> {
+        let rank = |kind| Rank {
+            given: kind != Kind::ClusterIp,
+            created: self.created,
+            namespace: name.namespace.clone(),
+            name: name.name.clone(),
+            index: self.index,
+        };
+        let claims = self.entry.claims(name.protocol).into_iter();
+        claims.map(move |(kind, claim)| (claim, rank(kind)))
+    }
+}
 
 /// Services and slices as watched, entries as derived.
 pub struct Model {
@@ -175,12 +269,17 @@ pub struct Model {
     family: Family,
     services: HashMap<ServiceKey, Arc<ServiceView>>,
     slices: HashMap<ServiceKey, BTreeMap<String, Arc<SliceView>>>,
+    wanted: BTreeMap<PortName, Wanted>,
+    claims: Claims,
+    conflicts: Vec<Conflict>,
+    lost: usize,
     entries: Entries,
     dirty: BTreeSet<ServiceKey>,
 }
 
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 const HEADLESS: &str = "service.kubernetes.io/headless";
+const MAX_AFFINITY: i64 = 86_400;
 
 impl Model {
     /// For one family, on a node.
@@ -190,9 +289,18 @@ impl Model {
             family,
             services: HashMap::new(),
             slices: HashMap::new(),
+            wanted: BTreeMap::new(),
+            claims: Claims::default(),
+            conflicts: Vec::new(),
+            lost: 0,
             entries: Entries::new(),
             dirty: BTreeSet::new(),
         }
+    }
+
+    /// The family.
+    pub fn family(&self) -> Family {
+        self.family
     }
 
     /// All entries as of the last [`Model::take_changes`].
@@ -200,9 +308,25 @@ impl Model {
         &self.entries
     }
 
+    /// The service that a port is of.
+    pub fn service_of(&self, name: &PortName) -> Option<&Arc<ServiceView>> {
+        self.services
+            .get(&(name.namespace.clone(), name.name.clone()))
+    }
+
     /// Whether something waits in [`Model::take_changes`].
     pub fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()
+    }
+
+    /// The conflicts that arose since they were last taken.
+    pub fn take_conflicts(&mut self) -> Vec<Conflict> {
+        std::mem::take(&mut self.conflicts)
+    }
+
+    /// How many claims are not met because another service has what they ask for.
+    pub fn unmet(&self) -> usize {
+        self.lost
     }
 
     /// A Service came or changed.
@@ -251,9 +375,10 @@ impl Model {
 
     /// Derives the entries of the services that changed and tells which differ.
     pub fn take_changes(&mut self) -> Changes {
-        let mut changes = Changes::new();
+        let mut touched: BTreeSet<PortName> = BTreeSet::new();
+        // The claims of these services, with their owners of before.
+        let mut owners: BTreeMap<Claim, Option<PortName>> = BTreeMap::new();
         for key in std::mem::take(&mut self.dirty) {
-            let mut now = self.derive(&key);
             let lowest = PortName {
                 namespace: key.0.clone(),
                 name: key.1.clone(),
@@ -261,36 +386,122 @@ impl Model {
                 protocol: Protocol::Tcp,
             };
             let before: Vec<PortName> = self
-                .entries
+                .wanted
                 .range(lowest..)
                 .map(|(k, _)| k)
                 .take_while(|k| k.namespace == key.0 && k.name == key.1)
                 .cloned()
                 .collect();
+            let mut lost = BTreeMap::new();
             for name in before {
-                match now.remove(&name) {
-                    None => {
-                        self.entries.remove(&name);
-                        changes.insert(name, None);
+                if let Some(wanted) = self.wanted.remove(&name) {
+                    for (claim, rank) in wanted.claims(&name) {
+                        let owner = || self.claims.owner(&claim).cloned();
+                        owners.entry(claim.clone()).or_insert_with(owner);
+                        self.claims.remove(&claim, rank, name.clone());
                     }
-                    Some(entry) if self.entries.get(&name).is_some_and(|old| **old == entry) => {}
-                    Some(entry) => {
-                        let entry = Arc::new(entry);
-                        self.entries.insert(name.clone(), entry.clone());
-                        changes.insert(name, Some(entry));
-                    }
+                    lost.insert(name.clone(), wanted.lost);
                 }
+                touched.insert(name);
             }
-            for (name, entry) in now {
-                let entry = Arc::new(entry);
-                self.entries.insert(name.clone(), entry.clone());
-                changes.insert(name, Some(entry));
+            for (name, mut wanted) in self.derive(&key) {
+                for (claim, rank) in wanted.claims(&name) {
+                    let owner = || self.claims.owner(&claim).cloned();
+                    owners.entry(claim.clone()).or_insert_with(owner);
+                    self.claims.add(claim, rank, name.clone());
+                }
+                wanted.lost = lost.remove(&name).unwrap_or_default();
+                self.wanted.insert(name.clone(), wanted);
+                touched.insert(name);
             }
+            self.lost -= lost.values().map(BTreeSet::len).sum::<usize>();
+        }
+        for (claim, before) in owners {
+            let now = self.claims.owner(&claim);
+            if now != before.as_ref() {
+                touched.extend(now.cloned());
+                touched.extend(before);
+            }
+        }
+        let mut changes = Changes::new();
+        for name in touched {
+            let now = self.settle(&name);
+            if self.entries.get(&name) == now.as_ref() {
+                continue;
+            }
+            match &now {
+                Some(entry) => self.entries.insert(name.clone(), entry.clone()),
+                None => self.entries.remove(&name),
+            };
+            changes.insert(name, now);
         }
         changes
     }
 
-    fn derive(&self, key: &ServiceKey) -> BTreeMap<PortName, Entry> {
+    /// What is left of a service port's wishes beside the others'.
+    fn settle(&mut self, name: &PortName) -> Option<Arc<Entry>> {
+        let wanted = self.wanted.get_mut(name)?;
+        let mut lost = BTreeSet::new();
+        for (kind, claim) in wanted.entry.claims(name.protocol) {
+            let Some(owner) = self.claims.owner(&claim).filter(|o| *o != name) else {
+                continue;
+            };
+            let key = (name.namespace.clone(), name.name.clone());
+            if !wanted.lost.contains(&claim)
+                && let Some(service) = self.services.get(&key)
+            {
+                self.conflicts.push(Conflict {
+                    service: service.clone(),
+                    port: name.clone(),
+                    claim: claim.clone(),
+                    kind,
+                    owner: owner.clone(),
+                });
+            }
+            lost.insert(claim);
+        }
+        self.lost = self.lost + lost.len() - wanted.lost.len();
+        wanted.lost = lost;
+        if wanted.lost.is_empty() {
+            return Some(wanted.entry.clone());
+        }
+        let entry = wanted.entry.without(name.protocol, &wanted.lost);
+        entry.map(Arc::new)
+    }
+
+    /// The addresses of this family that may lead to a service, each once.
+    fn addresses<'a>(
+        &self,
+        list: impl Iterator<Item = &'a String>,
+        taken: &mut BTreeSet<IpAddr>,
+    ) -> Vec<String> {
+        list.filter_map(|ip| address::parse(ip))
+            .filter(|ip| Family::of(*ip) == self.family && address::is_public(*ip))
+            .filter(|ip| taken.insert(*ip))
+            .map(|ip| ip.to_string())
+            .collect()
+    }
+
+    /// Ranges of the other family do not restrict this one; of a list without a usable range nobody is let in.
+    fn source_ranges(&self, list: &[String]) -> Option<Vec<String>> {
+        let given = list.iter().filter(|r| !r.trim().is_empty()).count();
+        let ranges: Vec<Range> = list.iter().filter_map(|r| Range::parse(r)).collect();
+        let of_family: Vec<Range> = ranges
+            .iter()
+            .filter(|r| Family::of(r.first) == self.family)
+            .copied()
+            .collect();
+        if given == 0 || (of_family.is_empty() && !ranges.is_empty()) {
+            return None;
+        }
+        let disjoint = address::disjoint(of_family);
+        if disjoint.iter().any(|r| r.bits == 0) {
+            return None;
+        }
+        Some(disjoint.iter().map(ToString::to_string).collect())
+    }
+
+    fn derive(&self, key: &ServiceKey) -> BTreeMap<PortName, Wanted> {
         let mut out = BTreeMap::new();
         let Some(service) = self.services.get(key) else {
             return out;
@@ -303,41 +514,40 @@ impl Model {
         {
             return out;
         }
-        let of_family = |ip: &&String| Family::of(ip) == Some(self.family);
         let ips = if spec.cluster_ips.is_empty() {
             std::slice::from_ref(&spec.cluster_ip)
         } else {
             &spec.cluster_ips
         };
-        let Some(cluster_ip) = ips.iter().find(of_family) else {
+        let mut taken = BTreeSet::new();
+        let Some(cluster_ip) = self.addresses(ips.iter(), &mut taken).into_iter().next() else {
             return out;
         };
         let affinity = (spec.session_affinity == "ClientIP").then(|| {
-            spec.session_affinity_config
+            let seconds = spec
+                .session_affinity_config
                 .as_ref()
                 .and_then(|c| c.client_ip.as_ref())
                 .and_then(|c| c.timeout_seconds)
                 .unwrap_or(10_800)
+                .clamp(1, MAX_AFFINITY);
+            u32::try_from(seconds).unwrap_or(10_800)
         });
-        let load_balancer_ips: Vec<String> = service
-            .status
-            .load_balancer
-            .ingress
-            .iter()
-            .filter(|i| i.ip_mode.as_deref() != Some("Proxy"))
-            .map(|i| &i.ip)
-            .filter(of_family)
-            .cloned()
-            .collect();
-        let source_ranges = spec
-            .load_balancer_source_ranges
-            .iter()
-            .map(|r| r.trim())
-            .filter(|r| r.split('/').next().and_then(Family::of) == Some(self.family))
-            .map(str::to_owned)
-            .collect::<Vec<_>>();
-        for port in &spec.ports {
-            let Some(protocol) = Protocol::parse(&port.protocol) else {
+        let ingress = service.status.load_balancer.ingress.iter();
+        let load_balancer_ips = self.addresses(
+            ingress
+                .filter(|i| i.ip_mode.as_deref() != Some("Proxy"))
+                .map(|i| &i.ip),
+            &mut taken,
+        );
+        let external_ips = self.addresses(spec.external_ips.iter(), &mut taken);
+        let source_ranges = self.source_ranges(&spec.load_balancer_source_ranges);
+        let created = service
+            .metadata
+            .creation_timestamp
+            .map_or(0, client::Time::as_nanosecond);
+        for (index, port) in spec.ports.iter().enumerate() {
+            let (Some(protocol), true) = (Protocol::parse(&port.protocol), port.port != 0) else {
                 continue;
             };
             let name = PortName {
@@ -347,16 +557,11 @@ impl Model {
                 protocol,
             };
             let (endpoints, local_endpoints) = self.endpoints(key, &port.name, protocol);
-            let entry = Entry {
-                cluster_ip: cluster_ip.clone(),
+            let entry = Arc::new(Entry {
+                cluster_ip: Some(cluster_ip.clone()),
                 port: port.port,
                 node_port: port.node_port,
-                external_ips: spec
-                    .external_ips
-                    .iter()
-                    .filter(of_family)
-                    .cloned()
-                    .collect(),
+                external_ips: external_ips.clone(),
                 load_balancer_ips: load_balancer_ips.clone(),
                 source_ranges: source_ranges.clone(),
                 affinity,
@@ -364,8 +569,14 @@ impl Model {
                 internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
                 endpoints,
                 local_endpoints,
-            };
-            out.insert(name, entry);
+            });
+            // Of two ports of one name the first counts, as everywhere.
+            out.entry(name).or_insert(Wanted {
+                entry,
+                created,
+                index,
+                lost: BTreeSet::new(),
+            });
         }
         out
     }
@@ -378,8 +589,9 @@ impl Model {
         port: &str,
         protocol: Protocol,
     ) -> (Vec<Endpoint>, Vec<Endpoint>) {
-        let mut ready = BTreeSet::new();
-        let mut serving = BTreeSet::new();
+        // By address and port, whether it runs here.
+        let mut ready: BTreeMap<(String, u16), bool> = BTreeMap::new();
+        let mut serving: BTreeMap<(String, u16), bool> = BTreeMap::new();
         for slice in self.slices.get(key).into_iter().flat_map(BTreeMap::values) {
             for p in &slice.ports {
                 if p.name.as_deref().unwrap_or("") != port
@@ -387,38 +599,42 @@ impl Model {
                 {
                     continue;
                 }
-                let Some(target) = p.port else { continue };
+                let Some(target) = p.port.filter(|p| *p != 0) else {
+                    continue;
+                };
                 for e in &slice.endpoints {
-                    let Some(ip) = e
-                        .addresses
-                        .first()
-                        .filter(|ip| Family::of(ip) == Some(self.family))
+                    let first = e.addresses.first().and_then(|ip| address::parse(ip));
+                    let Some(ip) = first
+                        .filter(|ip| Family::of(*ip) == self.family && address::is_endpoint(*ip))
                     else {
                         continue;
                     };
-                    let endpoint = Endpoint {
-                        ip: ip.clone(),
-                        port: target,
-                        local: e.node_name.as_deref() == Some(self.node.as_str()),
-                    };
-                    if e.conditions.ready.unwrap_or(true) {
-                        ready.insert(endpoint);
+                    let set = if e.conditions.ready.unwrap_or(true) {
+                        &mut ready
                     } else if e.conditions.serving.unwrap_or(true)
                         && e.conditions.terminating.unwrap_or(false)
                     {
-                        serving.insert(endpoint);
-                    }
+                        &mut serving
+                    } else {
+                        continue;
+                    };
+                    *set.entry((ip.to_string(), target)).or_default() |=
+                        e.node_name.as_deref() == Some(self.node.as_str());
                 }
             }
         }
-        let local =
-            |set: &BTreeSet<Endpoint>| set.iter().filter(|e| e.local).cloned().collect::<Vec<_>>();
+        let list = |set: BTreeMap<(String, u16), bool>| -> Vec<Endpoint> {
+            set.into_iter()
+                .map(|((ip, port), local)| Endpoint { ip, port, local })
+                .collect()
+        };
+        let (ready, serving) = (list(ready), list(serving));
+        let local = |all: &[Endpoint]| all.iter().filter(|e| e.local).cloned().collect::<Vec<_>>();
         let mut here = local(&ready);
         if here.is_empty() {
             here = local(&serving);
         }
-        let all = if ready.is_empty() { serving } else { ready };
-        (all.into_iter().collect(), here)
+        (if ready.is_empty() { serving } else { ready }, here)
     }
 }
 
@@ -571,5 +787,204 @@ pub(crate) mod tests {
         }
         m.take_changes();
         assert_eq!(m.entries().values().next().unwrap().endpoints.len(), 1);
+    }
+
+    fn at(mut s: ServiceView, seconds: i64) -> Arc<ServiceView> {
+        s.metadata.creation_timestamp = client::Time::from_second(seconds).ok();
+        Arc::new(s)
+    }
+
+    fn external(name: &str, ip: &str, external: &str) -> ServiceView {
+        let mut s = service(name, ip);
+        s.spec.external_ips = vec![external.into()];
+        s
+    }
+
+    fn entry<'a>(m: &'a Model, name: &str) -> Option<&'a Entry> {
+        m.entries()
+            .iter()
+            .find(|(k, _)| k.name == name)
+            .map(|(_, e)| &**e)
+    }
+
+    fn told(m: &mut Model) -> Vec<String> {
+        m.take_conflicts()
+            .iter()
+            .map(|c| format!("{} wants {}, {} has it", c.port, c.claim, c.owner))
+            .collect()
+    }
+
+    #[test]
+    fn an_address_has_one_owner_the_service_made_first() {
+        let mut m = Model::new("n1", Family::V4);
+        m.service(at(external("young", "10.0.0.1", "192.0.2.1"), 20));
+        m.service(at(external("old", "10.0.0.2", "192.0.2.1"), 10));
+        m.service(at(external("a-peer", "10.0.0.3", "192.0.2.1"), 20));
+        m.take_changes();
+        assert_eq!(entry(&m, "old").unwrap().external_ips, ["192.0.2.1"]);
+        assert!(entry(&m, "young").unwrap().external_ips.is_empty());
+        assert_eq!(
+            told(&mut m),
+            [
+                "ns/a-peer:http wants address 192.0.2.1:80/TCP, ns/old:http has it",
+                "ns/young:http wants address 192.0.2.1:80/TCP, ns/old:http has it",
+            ]
+        );
+        assert_eq!(m.unmet(), 2);
+        // Told once, however often it is looked at.
+        m.service(at(external("young", "10.0.0.1", "192.0.2.1"), 20));
+        assert!(m.take_changes().is_empty() && told(&mut m).is_empty());
+        // Of two of one age the first by name follows; only its entry changes.
+        m.service_gone("ns", "old");
+        let changes = m.take_changes();
+        let names: Vec<&str> = changes.keys().map(|k| k.name.as_str()).collect();
+        assert_eq!(names, ["a-peer", "old"]);
+        assert_eq!(entry(&m, "a-peer").unwrap().external_ips, ["192.0.2.1"]);
+        m.service_gone("ns", "a-peer");
+        m.take_changes();
+        assert_eq!(entry(&m, "young").unwrap().external_ips, ["192.0.2.1"]);
+        assert_eq!(m.unmet(), 0);
+    }
+
+    #[test]
+    fn cve_2020_8554_an_external_ip_never_takes_a_cluster_ip() {
+        let mut m = Model::new("n1", Family::V4);
+        m.service(at(external("thief", "10.0.0.66", "10.0.0.1"), 1));
+        m.take_changes();
+        assert_eq!(entry(&m, "thief").unwrap().external_ips, ["10.0.0.1"]);
+        m.service(at(service("victim", "10.0.0.1"), 2));
+        m.take_changes();
+        assert_eq!(
+            entry(&m, "victim").unwrap().cluster_ip.as_deref(),
+            Some("10.0.0.1")
+        );
+        assert!(entry(&m, "thief").unwrap().external_ips.is_empty());
+        assert_eq!(
+            told(&mut m),
+            ["ns/thief:http wants address 10.0.0.1:80/TCP, ns/victim:http has it"]
+        );
+        // Another port of the address is nobody's yet.
+        let mut s = external("thief", "10.0.0.66", "10.0.0.1");
+        s.spec.ports[0].port = 81;
+        m.service(at(s, 1));
+        m.take_changes();
+        assert_eq!(entry(&m, "thief").unwrap().external_ips, ["10.0.0.1"]);
+    }
+
+    #[test]
+    fn node_ports_and_whole_services_can_be_lost() {
+        let mut m = Model::new("n1", Family::V4);
+        for (name, ip) in [("a", "10.0.0.1"), ("b", "10.0.0.2")] {
+            let mut s = service(name, ip);
+            s.spec.ports[0].node_port = 30_080;
+            m.service(Arc::new(s));
+        }
+        m.service(Arc::new(service("c", "10.0.0.1")));
+        m.take_changes();
+        assert_eq!(entry(&m, "a").unwrap().node_port, 30_080);
+        assert_eq!(entry(&m, "b").unwrap().node_port, 0);
+        assert_eq!(entry(&m, "c"), None);
+        assert_eq!(told(&mut m).len(), 2);
+    }
+
+    #[test]
+    fn an_address_that_a_service_names_twice_counts_once() {
+        let mut m = Model::new("n1", Family::V4);
+        let mut s = external("a", "10.0.0.1", "010.0.0.1");
+        s.spec.external_ips.extend([
+            "192.0.2.1".into(),
+            "192.0.2.2".into(),
+            "192.0.2.2".into(),
+            "127.0.0.1".into(),
+        ]);
+        s.status.load_balancer.ingress = vec![crate::view::Ingress {
+            ip: "192.0.2.1".into(),
+            ip_mode: None,
+        }];
+        m.service(Arc::new(s));
+        m.take_changes();
+        let e = entry(&m, "a").unwrap();
+        assert_eq!(e.load_balancer_ips, ["192.0.2.1"]);
+        assert_eq!(e.external_ips, ["192.0.2.2"]);
+        assert!(told(&mut m).is_empty());
+    }
+
+    #[test]
+    fn source_ranges_that_mean_nothing_let_nobody_in() {
+        let m = Model::new("n1", Family::V4);
+        let ranges = |list: &[&str]| {
+            let list: Vec<String> = list.iter().map(|r| (*r).to_owned()).collect();
+            m.source_ranges(&list)
+        };
+        assert_eq!(ranges(&[]), None);
+        assert_eq!(ranges(&["10.0.0.0/8", "0.0.0.0/0"]), None);
+        assert_eq!(ranges(&["fd00::/8"]), None, "of the other family");
+        assert_eq!(ranges(&["10.0.0.0/99"]), Some(vec![]));
+        assert_eq!(
+            ranges(&["10.1.0.0/16", "10.0.0.1/8"]),
+            Some(vec!["10.0.0.0/8".to_owned()])
+        );
+    }
+
+    #[test]
+    fn cve_2021_25737_endpoints_that_are_the_nodes_own_are_left_out() {
+        let mut m = Model::new("n1", Family::V4);
+        m.service(Arc::new(service("a", "10.0.0.1")));
+        let odd = [
+            ("127.0.0.1", "n1", ready()),
+            ("169.254.169.254", "n1", ready()),
+            ("0.0.0.0", "n1", ready()),
+            ("10.1.0.1", "n1", ready()),
+        ];
+        m.slice(Arc::new(slice("a", "a-1", &odd)), false);
+        m.take_changes();
+        assert_eq!(ips(&entry(&m, "a").unwrap().endpoints), ["10.1.0.1"]);
+    }
+
+    proptest::proptest! {
+        /// In any order of events no key has two owners, replayed changes give the entries, and what the model holds is
+        /// what a fresh one would hold.
+        #[test]
+        fn one_owner_per_key_in_any_order(
+            events in proptest::collection::vec((0usize..5, 1u8..4, 1u8..4, 0u16..3, 0i64..2, proptest::bool::ANY), 1..40)
+        ) {
+            let mut m = Model::new("n1", Family::V4);
+            let mut replayed = Entries::new();
+            let mut now: BTreeMap<String, Arc<ServiceView>> = BTreeMap::new();
+            for (i, (which, ip, other, node_port, created, gone)) in events.into_iter().enumerate() {
+                let name = format!("s{which}");
+                if gone {
+                    m.service_gone("ns", &name);
+                    now.remove(&name);
+                } else {
+                    let mut s = external(&name, &format!("10.0.0.{ip}"), &format!("10.0.0.{other}"));
+                    s.spec.ports[0].node_port = 30_000 * u16::from(node_port != 0) + node_port;
+                    let s = at(s, created);
+                    m.service(s.clone());
+                    now.insert(name, s);
+                }
+                if i % 3 != 0 {
+                    continue;
+                }
+                for (name, entry) in m.take_changes() {
+                    match entry {
+                        Some(e) => replayed.insert(name, e),
+                        None => replayed.remove(&name),
+                    };
+                }
+                proptest::prop_assert_eq!(&replayed, m.entries());
+                let mut fresh = Model::new("n1", Family::V4);
+                now.values().for_each(|s| fresh.service(s.clone()));
+                fresh.take_changes();
+                proptest::prop_assert_eq!(fresh.entries(), m.entries());
+                proptest::prop_assert_eq!(fresh.unmet(), m.unmet());
+                let mut owned = BTreeSet::new();
+                for (name, e) in m.entries() {
+                    for (_, claim) in e.claims(name.protocol) {
+                        proptest::prop_assert!(owned.insert(claim));
+                    }
+                }
+            }
+        }
     }
 }

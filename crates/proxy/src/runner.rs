@@ -1,7 +1,7 @@
 //! Applies what the backends write: reacts to changes, to failures and to tampering.
 //!
-//! Changes that come together are applied together. After a failed script the next one is a full one, tried again with
-//! back-off. `nft monitor` (which also sees iptables where that is built on nftables) tells when somebody else touched
+//! Changes that come together are applied together. Where nothing can be written it is tried again with back-off; each family
+//! has its own, so that one that the kernel lacks does not hold up the other. `nft monitor` (which also sees iptables where that is built on nftables) tells when somebody else touched
 //! the rules; then everything is written again. Where the monitor cannot run, a full write every `full_period` does
 //! that instead.
 
@@ -12,16 +12,19 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::backends::{Backend, Script};
+use crate::apply::{Kernel, Writer};
+use crate::backends::Script;
 use crate::conntrack;
+use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::model::{Changes, Entries, Model};
+use crate::model::{Conflict, PortName};
 use crate::view::{ServiceView, SliceView};
 
 /// What the watches tell.
@@ -148,108 +151,122 @@ pub async fn apply(script: &Script, own: &OwnProcesses) -> Result<(), RunError> 
     Ok(())
 }
 
-/// One family's model and backend.
-pub struct Family {
-    /// The model.
-    pub model: Model,
-    /// The backend.
-    pub backend: Box<dyn Backend>,
+#[async_trait]
+impl Kernel for OwnProcesses {
+    async fn apply(&self, script: &Script) -> Result<(), RunError> {
+        apply(script, self).await
+    }
+}
+
+/// What the owner of a service should know.
+#[derive(Clone, Debug)]
+pub enum Notice {
+    /// Another service has what a service port asks for.
+    Conflict(Conflict),
+    /// The kernel refuses the rules of a service port.
+    Refused {
+        /// The service.
+        service: Arc<ServiceView>,
+        /// Its port.
+        port: PortName,
+        /// What the kernel says.
+        reason: String,
+    },
+}
+
+/// A family at work.
+struct Work {
+    writer: Writer,
+    full: bool,
+    failures: u32,
+    last: Option<Instant>,
+}
+
+impl Work {
+    fn is_dirty(&self) -> bool {
+        self.full || self.writer.model.is_dirty()
+    }
+
+    /// When to write next.
+    fn due(&self, times: &Times, watching: bool) -> Option<Instant> {
+        let Some(last) = self.last else {
+            return Some(Instant::now());
+        };
+        if self.is_dirty() {
+            let wait = match self.failures {
+                0 => times.min_sync,
+                n => backoff(n),
+            };
+            return Some(last + wait);
+        }
+        let regular = (!watching).then(|| last + times.full_period);
+        regular.into_iter().chain(self.writer.next_trial()).min()
+    }
 }
 
 /// Keeps the kernel as the watches say, until `shutdown`. The rules stay after that: connections go on.
 pub struct Runner {
     /// The families.
-    pub families: Vec<Family>,
+    pub families: Vec<Writer>,
     /// Times.
     pub times: Times,
-    /// Metrics and health.
+    /// Metrics.
     pub metrics: Arc<Metrics>,
+    /// What the health port tells.
+    pub health: Arc<Health>,
+    /// Tells the owners of services. Must not wait.
+    pub tell: Box<dyn Fn(Notice) + Send + Sync>,
 }
 
 impl Runner {
-    fn input(&mut self, input: &Input) {
-        for f in &mut self.families {
-            match input {
-                Input::Service(s) => f.model.service(s.clone()),
-                Input::ServiceGone(s) => f
-                    .model
-                    .service_gone(&s.metadata.namespace, &s.metadata.name),
-                Input::Slice(s) => f.model.slice(s.clone(), false),
-                Input::SliceGone(s) => f.model.slice(s.clone(), true),
-            }
-        }
-    }
-
-    /// Writes what changed, or everything.
-    async fn sync(&mut self, full: bool, own: &OwnProcesses) -> Result<(), RunError> {
-        let began = Instant::now();
-        for f in &mut self.families {
-            let before: Entries = f.model.entries().clone();
-            let changes: Changes = f.model.take_changes();
-            let scripts = if full {
-                f.backend.full(f.model.entries())
-            } else {
-                f.backend.delta(&changes)
-            };
-            for script in &scripts {
-                apply(script, own).await?;
-            }
-            for stale in conntrack::stale(&before, &changes) {
-                conntrack::forget(&stale).await;
-            }
-        }
-        self.metrics.synced(full, began.elapsed());
-        Ok(())
-    }
-
-    /// Runs. `ready` is called after the first full write.
+    /// Runs.
     pub async fn run(
-        mut self,
+        self,
         mut inputs: mpsc::UnboundedReceiver<Input>,
         shutdown: CancellationToken,
     ) {
         let own = OwnProcesses::default();
         let (tampered, mut tampering) = mpsc::channel(1);
-        let patterns: Vec<_> = self.families.iter().map(|f| f.backend.owns()).collect();
+        let patterns: Vec<_> = self.families.iter().map(Writer::owns).collect();
         let mut watching = monitor(patterns, own.clone(), tampered, shutdown.clone());
-
-        let mut full = true;
-        let mut failures = 0u32;
-        let mut last = None::<Instant>;
+        let mut works: Vec<Work> = self
+            .families
+            .into_iter()
+            .map(|writer| Work {
+                writer,
+                full: true,
+                failures: 0,
+                last: None,
+            })
+            .collect();
+        let (times, metrics, health, tell) = (self.times, self.metrics, self.health, self.tell);
         loop {
             while let Ok(i) = inputs.try_recv() {
-                self.input(&i);
+                works.iter_mut().for_each(|w| take(w, &i));
             }
-            let dirty = full || self.families.iter().any(|f| f.model.is_dirty());
-            let wait = match last {
-                Some(at) if failures > 0 => Some(at + backoff(failures)),
-                Some(at) => Some(at + self.times.min_sync),
-                None => None,
-            };
-            if dirty && wait.is_none_or(|at| at <= Instant::now()) {
-                self.metrics.queued();
-                match self.sync(full, &own).await {
-                    Ok(()) => {
-                        full = false;
-                        failures = 0;
-                    }
-                    Err(error) => {
-                        tracing::error!(%error, full, "Failed to write rules; writing everything again");
-                        self.metrics.failed();
-                        full = true;
-                        failures = failures.saturating_add(1);
-                    }
+            let now = Instant::now();
+            let mut wrote = false;
+            for work in &mut works {
+                if work
+                    .due(&times, watching.is_some())
+                    .is_some_and(|at| at <= now)
+                {
+                    // Where nothing is dirty, the time has come for what is done now and then.
+                    work.full |=
+                        !work.is_dirty() && work.writer.next_trial().is_none_or(|t| t > now);
+                    write(work, &own, (&metrics, &health), &*tell).await;
+                    wrote = true;
                 }
-                last = Some(Instant::now());
+            }
+            if wrote {
+                metrics.unmet(works.iter().map(|w| w.writer.model.unmet()).sum());
+                metrics.left_out(works.iter().map(|w| w.writer.left_out()).sum());
                 continue;
             }
-            let due = if dirty {
-                wait
-            } else if watching.is_some() {
-                None
-            } else {
-                last.map(|at| at + self.times.full_period)
-            };
+            let due = works
+                .iter()
+                .filter_map(|w| w.due(&times, watching.is_some()))
+                .min();
             let timer = async {
                 match due {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -259,20 +276,81 @@ impl Runner {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 input = inputs.recv() => match input {
-                    Some(i) => self.input(&i),
+                    Some(i) => works.iter_mut().for_each(|w| take(w, &i)),
                     None => return,
                 },
-                () = timer => full |= !dirty,
+                () = timer => {}
                 told = tampering.recv(), if watching.is_some() => match told {
                     Some(()) => {
                         tracing::info!("Somebody changed the rules; writing everything again");
-                        full = true;
+                        works.iter_mut().for_each(|w| w.full = true);
                     }
                     None => watching = None,
                 },
             }
         }
     }
+}
+
+fn take(work: &mut Work, input: &Input) {
+    let model = &mut work.writer.model;
+    match input {
+        Input::Service(s) => model.service(s.clone()),
+        Input::ServiceGone(s) => model.service_gone(&s.metadata.namespace, &s.metadata.name),
+        Input::Slice(s) => model.slice(s.clone(), false),
+        Input::SliceGone(s) => model.slice(s.clone(), true),
+    }
+}
+
+/// Writes what changed, or everything.
+async fn write(
+    work: &mut Work,
+    own: &OwnProcesses,
+    (metrics, health): (&Metrics, &Health),
+    tell: &(dyn Fn(Notice) + Send + Sync),
+) {
+    let (full, began) = (work.full, Instant::now());
+    metrics.queued();
+    health.queued(work.writer.family(), client::Time::now());
+    let result = work.writer.sync(full, own, began).await;
+    for conflict in work.writer.model.take_conflicts() {
+        tell(Notice::Conflict(conflict));
+    }
+    match result {
+        Ok(done) => {
+            for (port, reason) in done.refused {
+                metrics.failed();
+                if let Some(service) = work.writer.model.service_of(&port) {
+                    let service = service.clone();
+                    tell(Notice::Refused {
+                        service,
+                        port,
+                        reason,
+                    });
+                }
+            }
+            for stale in conntrack::stale(&done.before, &done.changes) {
+                conntrack::forget(&stale).await;
+            }
+            work.full = done.unfinished;
+            work.failures = if done.unfinished {
+                work.failures.saturating_add(1)
+            } else {
+                0
+            };
+            if !done.unfinished {
+                health.updated(work.writer.family(), client::Time::now());
+            }
+            metrics.synced(full, began.elapsed());
+        }
+        Err(error) => {
+            tracing::error!(%error, full, "Failed to write rules; writing everything again");
+            metrics.failed();
+            work.full = true;
+            work.failures = work.failures.saturating_add(1);
+        }
+    }
+    work.last = Some(Instant::now());
 }
 
 fn backoff(failures: u32) -> Duration {

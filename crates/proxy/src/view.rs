@@ -2,7 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+
+/// A port; what cannot be one reads as 0, so that it costs the object nothing but that port.
+fn port<'de, D: Deserializer<'de>>(d: D) -> Result<u16, D::Error> {
+    Ok(u16::try_from(i64::deserialize(d)?).unwrap_or(0))
+}
+
+fn optional_port<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u16>, D::Error> {
+    Ok(Option::<i64>::deserialize(d)?.map(|p| u16::try_from(p).unwrap_or(0)))
+}
 
 /// `ObjectMeta` as far as the proxy reads it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -16,6 +25,10 @@ pub struct Meta {
     pub uid: String,
     /// For resuming watches.
     pub resource_version: String,
+    /// When it was made.
+    pub creation_timestamp: Option<client::Time>,
+    /// Set while it is being deleted.
+    pub deletion_timestamp: Option<client::Time>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
 }
@@ -58,8 +71,6 @@ pub struct ServiceSpec {
     pub external_traffic_policy: String,
     /// `Cluster` or `Local`.
     pub internal_traffic_policy: Option<String>,
-    /// Where a Local load balancer asks for health.
-    pub health_check_node_port: i32,
     /// Who may reach the load balancer.
     pub load_balancer_source_ranges: Vec<String>,
 }
@@ -73,8 +84,10 @@ pub struct ServicePort {
     /// TCP, UDP, SCTP.
     pub protocol: String,
     /// The service's port.
+    #[serde(deserialize_with = "port")]
     pub port: u16,
     /// 0 for none.
+    #[serde(deserialize_with = "port")]
     pub node_port: u16,
 }
 
@@ -92,7 +105,7 @@ pub struct AffinityConfig {
 #[serde(rename_all = "camelCase", default)]
 pub struct ClientIp {
     /// Defaults to 10800.
-    pub timeout_seconds: Option<u32>,
+    pub timeout_seconds: Option<i64>,
 }
 
 /// `ServiceStatus`.
@@ -168,6 +181,7 @@ pub struct SlicePort {
     /// TCP when absent.
     pub protocol: Option<String>,
     /// The target.
+    #[serde(deserialize_with = "optional_port")]
     pub port: Option<u16>,
 }
 
@@ -185,7 +199,14 @@ pub struct NodeView {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct NodeSpec {
-    /// The ranges of the node's pods.
-    #[serde(rename = "podCIDRs")]
-    pub pod_cidrs: Vec<String>,
+    /// Taints.
+    pub taints: Vec<Taint>,
+}
+
+/// `Taint`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Taint {
+    /// The key.
+    pub key: String,
 }

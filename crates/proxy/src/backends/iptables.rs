@@ -44,6 +44,17 @@ const NAT_CHAINS: [&str; 4] = [
     "KUBE-MARK-MASQ",
 ];
 
+/// Nothing from outside reaches loopback addresses, though `route_localnet` (which CNI's portmap sets) lets it through
+/// (CVE-2020-8558); before any translation, so that host ports on loopback are not reached either. Linux itself drops ::1.
+/// A chain of the mangle table: the one of this name in the filter table is the kubelet's.
+const LOCALNET: &str = "KUBE-FIREWALL";
+const LOCALNET_RULE: &str = "-m comment --comment \"block incoming localnet connections\" -d 127.0.0.0/8 ! -i lo -m conntrack ! --ctstate RELATED,ESTABLISHED -j DROP";
+const LOCALNET_JUMP: (&str, &str, &str) = (
+    "mangle",
+    "PREROUTING",
+    "-m comment --comment \"kubernetes localnet firewall\" -j KUBE-FIREWALL",
+);
+
 /// Jumps from the built-in chains: (table, from, rule).
 const JUMPS: [(&str, &str, &str); 12] = [
     (
@@ -154,6 +165,17 @@ fn suffix(text: &str) -> String {
     out
 }
 
+/// The service port as a comment, one word with nothing that could end it: a comment has 255 bytes, of which the rest of the text
+/// takes less than 60.
+fn label(name: &PortName) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:".contains(c);
+    name.to_string()
+        .chars()
+        .map(|c| if plain(c) { c } else { '_' })
+        .take(195)
+        .collect()
+}
+
 fn service_chain(prefix: &str, name: &PortName) -> String {
     format!(
         "{prefix}{}",
@@ -221,9 +243,10 @@ impl Iptables {
     fn rules(&self, name: &PortName, entry: &Entry) -> Rules {
         let mut out = Rules::default();
         let protocol = name.protocol.lower();
+        let label = label(name);
         let to = |what: &str, ip: &str, port: u16| {
             format!(
-                "-m comment --comment \"{name} {what}\" -m {protocol} -p {protocol} -d {} --dport {port}",
+                "-m comment --comment \"{label} {what}\" -m {protocol} -p {protocol} -d {} --dport {port}",
                 self.host(ip)
             )
         };
@@ -237,7 +260,9 @@ impl Iptables {
 
         // From inside.
         let internal = if entry.internal_local { &svl } else { &svc };
-        if entry.internal().is_empty() {
+        if let Some(cluster_ip) = &entry.cluster_ip
+            && entry.internal().is_empty()
+        {
             let (why, action) = if entry.endpoints.is_empty() {
                 ("has no endpoints", "REJECT")
             } else {
@@ -245,10 +270,10 @@ impl Iptables {
             };
             out.filter.insert((
                 "KUBE-SERVICES",
-                format!("{} -j {action}", to(why, &entry.cluster_ip, entry.port)),
+                format!("{} -j {action}", to(why, cluster_ip, entry.port)),
             ));
-        } else {
-            let rule = to("cluster IP", &entry.cluster_ip, entry.port);
+        } else if let Some(cluster_ip) = &entry.cluster_ip {
+            let rule = to("cluster IP", cluster_ip, entry.port);
             out.nat
                 .insert(("KUBE-SERVICES", format!("{rule} -j {internal}")));
             let chain = out.chains.entry(internal.clone()).or_default();
@@ -290,7 +315,7 @@ impl Iptables {
                 out.filter.insert((
                     "KUBE-EXTERNAL-SERVICES",
                     format!(
-                        "-m comment --comment \"{name} {why}\" -m addrtype --dst-type LOCAL -m {protocol} -p {protocol} --dport {} -j {action}",
+                        "-m comment --comment \"{label} {why}\" -m addrtype --dst-type LOCAL -m {protocol} -p {protocol} --dport {} -j {action}",
                         entry.node_port
                     ),
                 ));
@@ -299,8 +324,8 @@ impl Iptables {
             external = !entry.endpoints.is_empty();
         }
         if external {
-            let firewall =
-                (!entry.source_ranges.is_empty()).then(|| service_chain("KUBE-FW-", name));
+            let ranges = entry.source_ranges.as_deref();
+            let firewall = ranges.map(|_| service_chain("KUBE-FW-", name));
             for (what, ip) in &vips {
                 let target = match &firewall {
                     Some(fw) if *what == "loadbalancer IP" => fw,
@@ -313,9 +338,9 @@ impl Iptables {
             }
             if let Some(fw) = firewall.filter(|_| !entry.load_balancer_ips.is_empty()) {
                 let chain = out.chains.entry(fw).or_default();
-                for range in &entry.source_ranges {
+                for range in ranges.unwrap_or_default() {
                     chain.push(format!(
-                        "-m comment --comment \"{name} loadbalancer IP\" -s {range} -j {ext}"
+                        "-m comment --comment \"{label} loadbalancer IP\" -s {range} -j {ext}"
                     ));
                 }
                 for ip in &entry.load_balancer_ips {
@@ -329,7 +354,7 @@ impl Iptables {
                 out.nat.insert((
                     "KUBE-NODEPORTS",
                     format!(
-                        "-m comment --comment {name} -m {protocol} -p {protocol} --dport {} -j {ext}",
+                        "-m comment --comment {label} -m {protocol} -p {protocol} --dport {} -j {ext}",
                         entry.node_port
                     ),
                 ));
@@ -338,21 +363,21 @@ impl Iptables {
             if entry.external_local {
                 for cidr in &self.options.cluster_cidrs {
                     chain.push(format!(
-                        "-m comment --comment \"pod traffic for {name} external destinations\" -s {cidr} -j {svc}"
+                        "-m comment --comment \"pod traffic for {label} external destinations\" -s {cidr} -j {svc}"
                     ));
                 }
                 chain.push(format!(
-                    "-m comment --comment \"masquerade LOCAL traffic for {name} external destinations\" -m addrtype --src-type LOCAL -j KUBE-MARK-MASQ"
+                    "-m comment --comment \"masquerade LOCAL traffic for {label} external destinations\" -m addrtype --src-type LOCAL -j KUBE-MARK-MASQ"
                 ));
                 chain.push(format!(
-                    "-m comment --comment \"route LOCAL traffic for {name} external destinations\" -m addrtype --src-type LOCAL -j {svc}"
+                    "-m comment --comment \"route LOCAL traffic for {label} external destinations\" -m addrtype --src-type LOCAL -j {svc}"
                 ));
                 if !entry.local_endpoints.is_empty() {
                     chain.push(format!("-j {svl}"));
                 }
             } else {
                 chain.push(format!(
-                    "-m comment --comment \"masquerade traffic for {name} external destinations\" -j KUBE-MARK-MASQ"
+                    "-m comment --comment \"masquerade traffic for {label} external destinations\" -j KUBE-MARK-MASQ"
                 ));
                 chain.push(format!("-j {svc}"));
             }
@@ -377,12 +402,13 @@ impl Iptables {
         out: &mut Rules,
     ) {
         let protocol = name.protocol.lower();
+        let label = label(name);
         let mut rules = Vec::new();
         if let Some(seconds) = entry.affinity {
             for e in endpoints {
                 let sep = endpoint_chain(name, e);
                 rules.push(format!(
-                    "-m comment --comment \"{name} -> {}\" -m recent --name {sep} --rcheck --seconds {seconds} --reap -j {sep}",
+                    "-m comment --comment \"{label} -> {}\" -m recent --name {sep} --rcheck --seconds {seconds} --reap -j {sep}",
                     e.address()
                 ));
             }
@@ -390,7 +416,7 @@ impl Iptables {
         for (i, e) in endpoints.iter().enumerate() {
             let sep = endpoint_chain(name, e);
             let left = endpoints.len() - i;
-            let mut rule = format!("-m comment --comment \"{name} -> {}\"", e.address());
+            let mut rule = format!("-m comment --comment \"{label} -> {}\"", e.address());
             if left > 1 {
                 let _ = write!(
                     rule,
@@ -401,10 +427,10 @@ impl Iptables {
             let _ = write!(rule, " -j {sep}");
             rules.push(rule);
             let mut own = vec![format!(
-                "-m comment --comment {name} -s {} -j KUBE-MARK-MASQ",
+                "-m comment --comment {label} -s {} -j KUBE-MARK-MASQ",
                 self.host(&e.ip)
             )];
-            let mut dnat = format!("-m comment --comment {name}");
+            let mut dnat = format!("-m comment --comment {label}");
             if entry.affinity.is_some() {
                 let _ = write!(dnat, " -m recent --name {sep} --set");
             }
@@ -425,8 +451,10 @@ impl Iptables {
     /// Inserts the jumps that are missing: iptables-restore cannot say "unless it is there".
     fn jumps(&self) -> impl Iterator<Item = Script> {
         let iptables = self.program("iptables");
+        let localnet = (self.options.family == Family::V4).then_some(&LOCALNET_JUMP);
         // From the last to the first, so that they stand in order.
-        JUMPS.iter().rev().map(move |(table, from, rule)| {
+        let all = JUMPS.iter().rev().chain(localnet);
+        all.map(move |(table, from, rule)| {
             let command = |verb: &[&str]| -> Vec<String> {
                 let head = [iptables.as_str(), "-w", "5", "-t", table];
                 head.iter()
@@ -449,6 +477,10 @@ impl Iptables {
         );
         if self.options.node_port_addresses.is_empty() {
             rule.push_str(" -m addrtype --dst-type LOCAL");
+            rule.push_str(match self.options.family {
+                Family::V4 => " ! -d 127.0.0.0/8",
+                Family::V6 => " ! -d ::1/128",
+            });
         } else {
             let _ = write!(rule, " -d {}", self.options.node_port_addresses.join(","));
         }
@@ -520,7 +552,14 @@ impl Backend for Iptables {
         // Chains of services that went while nobody watched are found and removed last.
         let mut known = BTreeSet::new();
         known.extend(self.written.values().flat_map(|r| r.chains.keys().cloned()));
-        let mut scripts = vec![self.restore(filter + &nat)];
+        let mut text = filter + &nat;
+        if self.options.family == Family::V4 {
+            let _ = write!(
+                text,
+                "*mangle\n:{LOCALNET} - [0:0]\n-A {LOCALNET} {LOCALNET_RULE}\nCOMMIT\n"
+            );
+        }
+        let mut scripts = vec![self.restore(text)];
         scripts.extend(self.jumps());
         scripts.push(self.sweep(known));
         scripts
@@ -589,12 +628,23 @@ impl Backend for Iptables {
         }
     }
 
+    fn dry_run(&mut self) -> Vec<Script> {
+        let full = Iptables::new(self.options.clone()).full(&Entries::new());
+        full.into_iter()
+            .take(1)
+            .map(|mut script| {
+                script.command.push("--test".into());
+                script
+            })
+            .collect()
+    }
+
     fn cleanup(&self) -> Vec<Script> {
         let iptables = self.program("iptables");
         let save = self.program("iptables-save");
         let restore = self.program("iptables-restore");
         let mut text = String::new();
-        for (table, from, rule) in JUMPS {
+        for (table, from, rule) in JUMPS.iter().chain([&LOCALNET_JUMP]) {
             let _ = writeln!(
                 text,
                 "while {iptables} -w 5 -t {table} -D {from} {rule} 2>/dev/null; do :; done"
@@ -609,6 +659,10 @@ impl Backend for Iptables {
                  END {{ for (k = 1; k <= i; k++) print \"-X \" n[k]; print \"COMMIT\" }}' | {restore} -w 5 --noflush || true"
             );
         }
+        let _ = writeln!(
+            text,
+            "{iptables} -w 5 -t mangle -F {LOCALNET} 2>/dev/null; {iptables} -w 5 -t mangle -X {LOCALNET} 2>/dev/null"
+        );
         vec![Script {
             command: vec!["sh".into()],
             text,

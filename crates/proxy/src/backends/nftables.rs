@@ -42,14 +42,14 @@ fn short_hash(text: &str) -> String {
     digest(&SHA256, text.as_bytes())
         .as_ref()
         .iter()
-        .take(4)
+        .take(8)
         .fold(String::new(), |mut s, b| {
             let _ = write!(s, "{b:02x}");
             s
         })
 }
 
-/// A chain name: a hash to be unique, the service to be read. nft allows 128 characters.
+/// A chain name: a hash to be unique, the service to be read, as far as its characters are allowed. nft allows 128.
 fn chain_name(kind: &str, name: &PortName, extra: &str) -> String {
     let protocol = name.protocol.lower();
     let plain = format!(
@@ -131,7 +131,8 @@ impl Nftables {
         let mut targets = Vec::new();
         for (i, e) in endpoints.iter().enumerate() {
             let extra = format!("__{}/{}", e.ip.replace(':', "."), e.port);
-            let set = chain_name("affinity", name, &extra);
+            // A set keeps its timeout for life, so another one has another name.
+            let set = chain_name("affinity", name, &format!("{extra}/{seconds}"));
             let chain = chain_name("endpoint", name, &extra);
             rules.push(format!("{ip} saddr @{set} goto {chain}"));
             out.chains.insert(
@@ -171,27 +172,29 @@ impl Nftables {
             out.shared
                 .insert(("hairpin", format!("{} . {}", e.ip, e.ip)));
         }
-        out.shared.insert(("cluster-ips", entry.cluster_ip.clone()));
 
         // From inside.
-        let internal = entry.internal();
-        let cluster_key = key(&entry.cluster_ip, entry.port);
-        if internal.is_empty() {
-            out.elements.insert(
-                ("no-endpoint-services", cluster_key),
-                refuse(entry.internal_local).into(),
-            );
-        } else if entry.affinity.is_some() {
-            let chain = chain_name("service", name, "");
-            let rules = self.pick(name, entry, internal, &mut out);
-            out.chains.insert(chain.clone(), rules);
-            out.elements
-                .insert(("service-ips", cluster_key), format!("goto {chain}"));
-        } else {
-            self.spread("endpoints", &cluster_key, internal, "pick", &mut out);
-            let n = internal.len();
-            out.elements
-                .insert(("service-ips", cluster_key), format!("goto pick-{n}"));
+        if let Some(cluster_ip) = &entry.cluster_ip {
+            out.shared.insert(("cluster-ips", cluster_ip.clone()));
+            let internal = entry.internal();
+            let cluster_key = key(cluster_ip, entry.port);
+            if internal.is_empty() {
+                out.elements.insert(
+                    ("no-endpoint-services", cluster_key),
+                    refuse(entry.internal_local).into(),
+                );
+            } else if entry.affinity.is_some() {
+                let chain = chain_name("service", name, "");
+                let rules = self.pick(name, entry, internal, &mut out);
+                out.chains.insert(chain.clone(), rules);
+                out.elements
+                    .insert(("service-ips", cluster_key), format!("goto {chain}"));
+            } else {
+                self.spread("endpoints", &cluster_key, internal, "pick", &mut out);
+                let n = internal.len();
+                out.elements
+                    .insert(("service-ips", cluster_key), format!("goto pick-{n}"));
+            }
         }
 
         // From outside.
@@ -264,13 +267,15 @@ impl Nftables {
                     .insert(("service-nodeports", k), format!("goto nodeport-pick-{n}"));
             }
         }
-        if !entry.source_ranges.is_empty() && !entry.load_balancer_ips.is_empty() {
+        if let Some(ranges) = &entry.source_ranges
+            && !entry.load_balancer_ips.is_empty()
+        {
             let chain = chain_name("firewall", name, "");
-            let rule = format!(
-                "{} saddr != {{ {} }} drop",
-                self.ip(),
-                entry.source_ranges.join(", ")
-            );
+            let rule = if ranges.is_empty() {
+                "drop".to_owned()
+            } else {
+                format!("{} saddr != {{ {} }} drop", self.ip(), ranges.join(", "))
+            };
             out.chains.insert(chain.clone(), vec![rule]);
             for ip in &entry.load_balancer_ips {
                 out.elements.insert(
@@ -415,11 +420,21 @@ impl Nftables {
         for (chain, rules) in &chains {
             Self::make_chain(text, &t.replace(" kube-proxy", ""), chain, rules);
         }
+        // Nothing from outside reaches loopback addresses, though `route_localnet` (which CNI's portmap sets) lets it through
+        // (CVE-2020-8558); before any translation, so that host ports on loopback are not reached either. Linux itself
+        // drops ::1.
+        let localnet =
+            "iifname != \"lo\" ip daddr 127.0.0.0/8 ct state & (established | related) == 0 drop";
+        let check = "ct state new jump firewall-check";
+        let prerouting: &[&str] = match self.options.family {
+            Family::V4 => &[localnet, check],
+            Family::V6 => &[check],
+        };
         let hooks: [(&str, &str, &[&str]); 7] = [
             (
                 "filter-prerouting",
                 "type filter hook prerouting priority -110",
-                &["ct state new jump firewall-check"],
+                prerouting,
             ),
             (
                 "filter-input",
@@ -584,12 +599,8 @@ impl Backend for Nftables {
                 }
             }
             for (set, seconds) in &now.sets {
-                if before.sets.get(set) != Some(seconds) {
-                    if before.sets.contains_key(set) {
-                        let _ = writeln!(unmake, "flush set {ip} kube-proxy {set}");
-                    } else {
-                        self.make_set(&mut make, set, *seconds);
-                    }
+                if !before.sets.contains_key(set) {
+                    self.make_set(&mut make, set, *seconds);
                 }
             }
             for chain in now
@@ -643,6 +654,16 @@ impl Backend for Nftables {
         } else {
             vec![Self::script(text)]
         }
+    }
+
+    fn dry_run(&mut self) -> Vec<Script> {
+        let full = Nftables::new(self.options.clone()).full(&Entries::new());
+        full.into_iter()
+            .map(|mut script| {
+                script.command.insert(1, "-c".into());
+                script
+            })
+            .collect()
     }
 
     fn cleanup(&self) -> Vec<Script> {
