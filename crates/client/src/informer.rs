@@ -3,25 +3,33 @@
 //! Invariants: changes of one object reach a handler in the order the apiserver made them; a handler added late is first
 //! told of everything there is; after a lost watch the informer resumes from the last version it saw, and only when that
 //! is too old does it list again (handlers then see the difference, nothing else). There is no periodic resync.
+//!
+//! One object stops nothing. What cannot be read as the view is told in the log once and counted, and the last state that
+//! could be read stays until the object can be read again or is gone: taken for deleted, a pod would be replaced for ever.
+//! A handler that panics misses that change only.
 
 use std::any::{Any, TypeId};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use http::Method;
+use serde_json::value::RawValue;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::codec::{Codec, JSON};
+use crate::codec::{self, Codec, JSON};
 use crate::error::{Error, Result};
 use crate::resource::Resource;
-use crate::rest::{Client, ListOptions, request};
+use crate::rest::{Api, Client, List, ListOptions, request};
 use crate::store::{ObjectKey, Store};
 use crate::view::View;
-use crate::watch::{WatchEvent, WatchStream};
+use crate::watch::{Identity, WatchEvent, WatchStream};
 
 const PAGE: u32 = 500;
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -133,6 +141,27 @@ struct Core<V> {
     /// Held while a change is applied and told, which orders late handlers against changes.
     handlers: Mutex<Vec<Handler<V>>>,
     synced: watch::Sender<bool>,
+    /// Objects that cannot be read as they are now.
+    unreadable: Mutex<HashSet<ObjectKey>>,
+    faults: Arc<Faults>,
+}
+
+/// What went wrong with single objects in the informers of a process.
+#[derive(Debug, Default)]
+struct Faults {
+    unreadable: AtomicU64,
+    panics: AtomicU64,
+}
+
+/// Calls a handler; a panic of it is the handler's alone.
+fn call<V>(faults: &Faults, handler: &Handler<V>, change: Change<'_, V>) {
+    if catch_unwind(AssertUnwindSafe(|| handler(change))).is_err() {
+        faults.panics.fetch_add(1, Relaxed);
+        tracing::error!(
+            view = std::any::type_name::<V>(),
+            "A handler of changes panicked; it misses this change"
+        );
+    }
 }
 
 /// A running informer. Clones share it.
@@ -160,6 +189,16 @@ impl<V: View> Informer<V> {
         selector: Selector,
         shutdown: CancellationToken,
     ) -> (Informer<V>, impl Future<Output = ()> + Send + 'static) {
+        Informer::counted(client, resource, selector, shutdown, Arc::default())
+    }
+
+    fn counted(
+        client: Client,
+        resource: Resource,
+        selector: Selector,
+        shutdown: CancellationToken,
+        faults: Arc<Faults>,
+    ) -> (Informer<V>, impl Future<Output = ()> + Send + 'static) {
         let core = Arc::new(Core {
             client,
             resource,
@@ -167,6 +206,8 @@ impl<V: View> Informer<V> {
             store: Store::default(),
             handlers: Mutex::default(),
             synced: watch::Sender::new(false),
+            unreadable: Mutex::default(),
+            faults,
         });
         let run = core.clone();
         (Informer(core), async move {
@@ -185,15 +226,16 @@ impl<V: View> Informer<V> {
     /// Calls `handler` for each object there is, and then for each change. It runs on the informer's task: it should only
     /// enqueue.
     pub fn on_change(&self, handler: impl Fn(Change<'_, V>) + Send + Sync + 'static) {
+        let handler: Handler<V> = Box::new(handler);
         let mut handlers = self
             .0
             .handlers
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         for object in self.0.store.list() {
-            handler(Change::Added(&object));
+            call(&self.0.faults, &handler, Change::Added(&object));
         }
-        handlers.push(Box::new(handler));
+        handlers.push(handler);
     }
 
     /// Whether the store has held a complete list since the start.
@@ -217,6 +259,35 @@ struct Session {
     progressed: bool,
 }
 
+/// What a list shows.
+struct Fresh<V> {
+    objects: HashMap<ObjectKey, V>,
+    /// Those that are there and cannot be read.
+    unreadable: HashSet<ObjectKey>,
+}
+
+impl<V> Default for Fresh<V> {
+    fn default() -> Fresh<V> {
+        Fresh {
+            objects: HashMap::new(),
+            unreadable: HashSet::new(),
+        }
+    }
+}
+
+impl<V: View> Fresh<V> {
+    fn insert(&mut self, v: V) {
+        let key = ObjectKey::of(&v);
+        self.unreadable.remove(&key);
+        self.objects.insert(key, v);
+    }
+
+    fn remove(&mut self, key: &ObjectKey) {
+        self.unreadable.remove(key);
+        self.objects.remove(key);
+    }
+}
+
 impl<V: View> Core<V> {
     async fn run(&self) {
         let mut session = Session {
@@ -229,7 +300,13 @@ impl<V: View> Core<V> {
         loop {
             let began = Instant::now();
             session.progressed = false;
-            let result = self.session(&mut session).await;
+            let result = AssertUnwindSafe(self.session(&mut session))
+                .catch_unwind()
+                .await
+                .unwrap_or_else(|_| {
+                    self.faults.panics.fetch_add(1, Relaxed);
+                    Err(Error::Transport("reading the watch panicked".into()))
+                });
             let mut calm = session.progressed || began.elapsed() > SHORT_WATCH;
             match result {
                 Ok(()) => {}
@@ -317,22 +394,48 @@ impl<V: View> Core<V> {
             )?)
             .await?;
         let mut stream = WatchStream::new(response, codec);
-        let mut fresh: Option<HashMap<ObjectKey, V>> = initial.then(HashMap::new);
+        let mut fresh: Option<Fresh<V>> = initial.then(Fresh::default);
         loop {
             let event = match stream.next::<V>().await {
                 Ok(Some(event)) => event,
                 Ok(None) => return Ok(()),
-                // One object that the view cannot read must not hide the others.
+                // A frame that is no event must not hide the others.
                 Err(error @ Error::Decode { .. }) => {
-                    tracing::error!(resource = %self.resource.qualified(), %error, "object skipped");
+                    self.faults.unreadable.fetch_add(1, Relaxed);
+                    tracing::error!(resource = %self.resource.qualified(), %error, "Watch event skipped");
                     continue;
                 }
                 Err(e) => return Err(e),
             };
             s.progressed = true;
             match (&mut fresh, event) {
+                (
+                    fresh,
+                    WatchEvent::Unreadable {
+                        object,
+                        gone,
+                        error,
+                    },
+                ) => {
+                    let key = ObjectKey::new(object.namespace, object.name);
+                    match (fresh, gone) {
+                        (Some(fresh), true) => fresh.remove(&key),
+                        (Some(fresh), false) => {
+                            self.cannot_read(key.clone(), &error);
+                            fresh.unreadable.insert(key);
+                        }
+                        (None, true) => match self.store.get(&key.namespace, &key.name) {
+                            Some(last) => self.remove(&last),
+                            None => self.can_read(&key),
+                        },
+                        (None, false) => self.cannot_read(key, &error),
+                    }
+                    if s.version.is_some() && !object.resource_version.is_empty() {
+                        s.version = Some(object.resource_version);
+                    }
+                }
                 (Some(fresh), WatchEvent::Added(v) | WatchEvent::Modified(v)) => {
-                    fresh.insert(ObjectKey::of(&v), v);
+                    fresh.insert(v);
                 }
                 (Some(fresh), WatchEvent::Deleted(v)) => {
                     fresh.remove(&ObjectKey::of(&v));
@@ -377,14 +480,18 @@ impl<V: View> Core<V> {
             resource_version: s.list_from.to_owned(),
             ..ListOptions::default()
         };
-        let mut fresh = HashMap::new();
+        let mut fresh = Fresh::default();
         loop {
             let page = if self.selector.metadata_only {
-                api.list_metadata::<V>(&options).await?
+                api.list_metadata::<V>(&options).await
             } else {
-                api.list::<V>(&options).await?
+                api.list::<V>(&options).await
             };
-            fresh.extend(page.items.into_iter().map(|v| (ObjectKey::of(&v), v)));
+            let page = match page {
+                Err(Error::Decode { .. }) => self.page_by_item(&api, &options, &mut fresh).await?,
+                other => other?,
+            };
+            page.items.into_iter().for_each(|v| fresh.insert(v));
             if page.continue_.is_empty() {
                 self.replace(fresh);
                 s.version = Some(page.resource_version);
@@ -395,13 +502,69 @@ impl<V: View> Core<V> {
         }
     }
 
-    fn replace(&self, fresh: HashMap<ObjectKey, V>) {
+    /// A page that cannot be read as a whole.
+    async fn page_by_item(
+        &self,
+        api: &Api<'_>,
+        options: &ListOptions,
+        fresh: &mut Fresh<V>,
+    ) -> Result<List<V>> {
+        let page = if self.selector.metadata_only {
+            api.list_metadata::<Box<RawValue>>(options).await?
+        } else {
+            api.list_raw(options).await?
+        };
+        let mut items = Vec::with_capacity(page.items.len());
+        for raw in page.items {
+            let raw = raw.get().as_bytes();
+            match codec::from_json::<V>(raw) {
+                Ok(v) => items.push(v),
+                Err(error) => {
+                    let object = Identity::of(&Codec::json(), raw);
+                    let key = ObjectKey::new(object.namespace, object.name);
+                    self.cannot_read(key.clone(), &error);
+                    fresh.unreadable.insert(key);
+                }
+            }
+        }
+        Ok(List {
+            items,
+            resource_version: page.resource_version,
+            continue_: page.continue_,
+        })
+    }
+
+    fn unreadable(&self) -> std::sync::MutexGuard<'_, HashSet<ObjectKey>> {
+        self.unreadable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cannot_read(&self, key: ObjectKey, error: &Error) {
+        self.faults.unreadable.fetch_add(1, Relaxed);
+        let mut all = self.unreadable();
+        if !all.contains(&key) {
+            let kept = self.store.get(&key.namespace, &key.name).is_some();
+            tracing::error!(
+                resource = %self.resource.qualified(), object = %key, %error, kept,
+                "An object cannot be read and is passed over; the state of before stays if there was one"
+            );
+            all.insert(key);
+        }
+    }
+
+    fn can_read(&self, key: &ObjectKey) {
+        self.unreadable().remove(key);
+    }
+
+    fn replace(&self, fresh: Fresh<V>) {
         for old in self.store.list() {
-            if !fresh.contains_key(&ObjectKey::of(&*old)) {
+            let key = ObjectKey::of(&*old);
+            if !fresh.objects.contains_key(&key) && !fresh.unreadable.contains(&key) {
                 self.remove(&old);
             }
         }
-        for v in fresh.into_values() {
+        for v in fresh.objects.into_values() {
             let same = self.store.get(v.namespace(), v.name()).is_some_and(|old| {
                 old.resource_version() == v.resource_version() && old.uid() == v.uid()
             });
@@ -409,34 +572,42 @@ impl<V: View> Core<V> {
                 self.apply(Arc::new(v));
             }
         }
+        *self.unreadable() = fresh.unreadable;
         self.synced
             .send_if_modified(|s| !std::mem::replace(s, true));
     }
 
     fn apply(&self, new: Arc<V>) {
+        self.can_read(&ObjectKey::of(&*new));
         let handlers = self.handlers.lock().unwrap_or_else(PoisonError::into_inner);
         match self.store.insert(new.clone()) {
             // The same name with another UID: the deletion in between was not seen.
             Some(old) if old.uid() != new.uid() => {
                 for h in handlers.iter() {
-                    h(Change::Deleted(&old));
-                    h(Change::Added(&new));
+                    call(&self.faults, h, Change::Deleted(&old));
+                    call(&self.faults, h, Change::Added(&new));
                 }
             }
             Some(old) => handlers.iter().for_each(|h| {
-                h(Change::Updated {
+                let change = Change::Updated {
                     old: &old,
                     new: &new,
-                })
+                };
+                call(&self.faults, h, change);
             }),
-            None => handlers.iter().for_each(|h| h(Change::Added(&new))),
+            None => handlers
+                .iter()
+                .for_each(|h| call(&self.faults, h, Change::Added(&new))),
         }
     }
 
     fn remove(&self, last: &Arc<V>) {
+        self.can_read(&ObjectKey::of(&**last));
         let handlers = self.handlers.lock().unwrap_or_else(PoisonError::into_inner);
         if self.store.remove(last.namespace(), last.name()).is_some() {
-            handlers.iter().for_each(|h| h(Change::Deleted(last)));
+            handlers
+                .iter()
+                .for_each(|h| call(&self.faults, h, Change::Deleted(last)));
         }
     }
 }
@@ -458,6 +629,7 @@ struct Factory {
     shutdown: CancellationToken,
     tasks: TaskTracker,
     informers: Mutex<HashMap<InformerId, Box<dyn AnyInformer>>>,
+    faults: Arc<Faults>,
 }
 
 /// The informers of a process: asked twice for the same resource, selector and view, it gives the same one.
@@ -478,6 +650,7 @@ impl Informers {
             shutdown,
             tasks: TaskTracker::new(),
             informers: Mutex::default(),
+            faults: Arc::default(),
         };
         Informers(Arc::new(factory), Arc::default())
     }
@@ -509,11 +682,12 @@ impl Informers {
             self.remember(found);
             return found.clone();
         }
-        let (informer, work) = Informer::<V>::new(
+        let (informer, work) = Informer::<V>::counted(
             self.0.client.clone(),
             resource.clone(),
             selector,
             self.0.shutdown.child_token(),
+            self.0.faults.clone(),
         );
         self.0.tasks.spawn(work);
         self.remember(&informer);
@@ -529,6 +703,16 @@ impl Informers {
     /// The client the informers use.
     pub fn client(&self) -> &Client {
         &self.0.client
+    }
+
+    /// How often an object came that could not be read as its view.
+    pub fn unreadable(&self) -> u64 {
+        self.0.faults.unreadable.load(Relaxed)
+    }
+
+    /// How often a handler or an informer panicked and went on.
+    pub fn panics(&self) -> u64 {
+        self.0.faults.panics.load(Relaxed)
     }
 
     /// Waits until every informer asked for so far, in this scope, has synced.

@@ -2,15 +2,18 @@
 //!
 //! Invariants: a key that is waiting is not added again; a key that is being worked on is handed out again only after its
 //! worker is done; keys come out in the order they became due; failures of a key delay that key only, and all retries
-//! together are limited by a token bucket. An empty queue sets no timer.
+//! together are limited by a token bucket; a panic of the work on a key is a failure of that key. An empty queue sets no
+//! timer.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::hash::Hash;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -35,6 +38,8 @@ pub struct Stats {
     pub work_seconds: f64,
     /// Number of keys worked on.
     pub worked: u64,
+    /// Times that the work on a key panicked.
+    pub panics: u64,
     /// `workqueue_unfinished_work_seconds`
     pub unfinished_seconds: f64,
     /// `workqueue_longest_running_processor_seconds`
@@ -272,7 +277,7 @@ impl<K: Key> WorkQueue<K> {
         }
     }
 
-    /// Works on keys with `workers` tasks at once until the queue is shut down. An error is retried, rate limited; `Ok`
+    /// Works on keys with `workers` tasks at once until the queue is shut down. An error or a panic is retried, rate limited; `Ok`
     /// forgets the key's failures, and `Ok(Some(delay))` adds the key again after the delay.
     pub async fn work<F, Fut, E>(&self, workers: usize, work: F)
     where
@@ -283,14 +288,20 @@ impl<K: Key> WorkQueue<K> {
     {
         let worker = || async {
             while let Some(key) = self.next().await {
-                match work(key.clone()).await {
-                    Ok(again) => {
+                let worked = async { work(key.clone()).await };
+                match AssertUnwindSafe(worked).catch_unwind().await {
+                    Err(_) => {
+                        self.lock().stats.panics += 1;
+                        tracing::error!(queue = %self.0.name, %key, "The work panicked; will be tried again");
+                        self.add_rate_limited(key.clone());
+                    }
+                    Ok(Ok(again)) => {
                         self.forget(&key);
                         if let Some(delay) = again {
                             self.add_after(key.clone(), delay);
                         }
                     }
-                    Err(error) => {
+                    Ok(Err(error)) => {
                         tracing::info!(queue = %self.0.name, %key, %error, "will be tried again");
                         self.add_rate_limited(key.clone());
                     }
@@ -432,5 +443,31 @@ mod tests {
         q.shut_down();
         assert_eq!(q.next().await, Some("a"));
         assert_eq!(q.next().await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_panics_is_tried_again_and_stops_nobody() {
+        let q = WorkQueue::new("t");
+        let seen = Mutex::new(Vec::new());
+        for key in ["bad", "a", "b"] {
+            q.add(key);
+        }
+        let work = q.work(1, |key| {
+            seen.lock().unwrap().push(key);
+            let tries = seen.lock().unwrap().iter().filter(|k| **k == key).count();
+            let q = q.clone();
+            async move {
+                assert!(key != "bad" || tries > 2, "before it waits for anything");
+                tokio::task::yield_now().await;
+                if key == "bad" {
+                    q.shut_down();
+                }
+                Ok::<_, String>(None)
+            }
+        });
+        work.await;
+        assert_eq!(*seen.lock().unwrap(), ["bad", "a", "b", "bad", "bad"]);
+        assert_eq!(q.stats().panics, 2);
+        assert_eq!(q.failures(&"bad"), 0);
     }
 }

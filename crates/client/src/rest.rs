@@ -11,6 +11,7 @@ use http::{Method, Request, Response};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::codec::{self, Codec, JSON};
 use crate::error::{Error, Result};
@@ -679,6 +680,11 @@ impl<'a> Api<'a> {
 
     /// One page of a list of trees. Items of a JSON list lack `kind` and `apiVersion`.
     pub async fn list_values(&self, options: &ListOptions) -> Result<List<Value>> {
+        self.list_as(options, Codec::json(), JSON).await
+    }
+
+    /// One page of a list, each item as its JSON text.
+    pub async fn list_raw(&self, options: &ListOptions) -> Result<List<Box<RawValue>>> {
         self.list_as(options, Codec::json(), JSON).await
     }
 

@@ -21,6 +21,15 @@ pub enum WatchEvent<V> {
     Modified(V),
     /// The object is gone, or no longer selected; its last state.
     Deleted(V),
+    /// An object came, changed or (`gone`) went, and cannot be read as what the caller asked for.
+    Unreadable {
+        /// Which object, as far as that could be read.
+        object: Identity,
+        /// Whether it is gone.
+        gone: bool,
+        /// Why not.
+        error: Error,
+    },
     /// Nothing changed up to this version.
     Bookmark {
         /// The version to resume from.
@@ -28,6 +37,61 @@ pub enum WatchEvent<V> {
         /// Whether this ends the initial events of a WatchList.
         initial_events_end: bool,
     },
+}
+
+/// Which object: all that is read of one that cannot be read whole. Fields that are not what they should be stay empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// `metadata.namespace`
+    pub namespace: String,
+    /// `metadata.name`
+    pub name: String,
+    /// `metadata.resourceVersion`
+    pub resource_version: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct IdentityMeta {
+    #[serde(deserialize_with = "text")]
+    namespace: String,
+    #[serde(deserialize_with = "text")]
+    name: String,
+    #[serde(deserialize_with = "text")]
+    resource_version: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct IdentityView {
+    metadata: IdentityMeta,
+}
+
+/// A string, or nothing of whatever else is there.
+fn text<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Any {
+        Text(String),
+        Other(serde::de::IgnoredAny),
+    }
+    Ok(match Any::deserialize(d)? {
+        Any::Text(s) => s,
+        Any::Other(_) => String::new(),
+    })
+}
+
+impl Identity {
+    /// Of an object in the codec's encoding; empty where even that cannot be read.
+    pub fn of(codec: &Codec, object: &[u8]) -> Identity {
+        let view: IdentityView = codec.decode(object).unwrap_or_default();
+        let m = view.metadata;
+        Identity {
+            namespace: m.namespace,
+            name: m.name,
+            resource_version: m.resource_version,
+        }
+    }
 }
 
 /// The frames of a watch response.
@@ -79,7 +143,8 @@ impl WatchStream {
         }
     }
 
-    /// The next event; `None` when the server ended the watch. A failure Status sent inside the stream is an error.
+    /// The next event; `None` when the server ended the watch. A failure Status sent inside the stream is an error. After
+    /// [`Error::Decode`] the stream goes on behind the frame.
     pub async fn next<V: DeserializeOwned>(&mut self) -> Result<Option<WatchEvent<V>>> {
         loop {
             if let Some(frame) = self.frame()? {
@@ -138,10 +203,18 @@ impl WatchStream {
                 serde_json::from_slice(frame).map_err(|e| fail(e.to_string()))?;
             (f.kind, f.object.get().as_bytes())
         };
+        let read = |event: fn(V) -> WatchEvent<V>| match self.codec.decode(object) {
+            Ok(v) => event(v),
+            Err(error) => WatchEvent::Unreadable {
+                object: Identity::of(&self.codec, object),
+                gone: kind == "DELETED",
+                error,
+            },
+        };
         match kind {
-            "ADDED" => Ok(WatchEvent::Added(self.codec.decode(object)?)),
-            "MODIFIED" => Ok(WatchEvent::Modified(self.codec.decode(object)?)),
-            "DELETED" => Ok(WatchEvent::Deleted(self.codec.decode(object)?)),
+            "ADDED" => Ok(read(WatchEvent::Added)),
+            "MODIFIED" => Ok(read(WatchEvent::Modified)),
+            "DELETED" => Ok(read(WatchEvent::Deleted)),
             "BOOKMARK" => {
                 let b: BookmarkView = self.codec.decode(object)?;
                 Ok(WatchEvent::Bookmark {

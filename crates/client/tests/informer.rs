@@ -209,14 +209,98 @@ async fn without_streaming_lists_it_pages_and_after_410_it_tells_only_the_differ
     assert!(targets[6].contains("resourceVersion=20"), "{targets:?}");
 }
 
+/// Of a good name and version, but with labels that are none.
+fn bad(name: &str, version: u32) -> String {
+    format!(
+        r#"{{"kind":"ConfigMap","metadata":{{"name":"{name}","namespace":"ns","resourceVersion":"{version}","labels":7}}}}"#
+    )
+}
+
 #[tokio::test]
 async fn an_object_the_view_cannot_read_hides_no_other() {
     let stream = event("ADDED", r#"{"metadata":{"name":7}}"#)
+        + &event("ADDED", r#"{"metadata":[]}"#)
+        + &event("ADDED", "8")
+        + "no frame at all\n"
+        + &event("ADDED", &bad("x", 1))
         + &event("ADDED", &object("a", 1))
-        + &bookmark(5, true);
+        + &bookmark(5, true)
+        + &event("ADDED", &bad("y", 6))
+        + &event("ADDED", &object("b", 7));
     let (client, _asked) = server(vec![(200, stream, true)]).await;
-    let (_informers, mut changes) = follow(&client);
+    let (informers, mut changes) = follow(&client);
     assert_eq!(next(&mut changes).await, "+a@1");
+    assert_eq!(next(&mut changes).await, "+b@7");
+    assert_eq!(informers.unreadable(), 6);
+}
+
+#[tokio::test]
+async fn an_object_that_cannot_be_read_any_more_stays_as_it_was_until_it_is_gone() {
+    let first = event("ADDED", &object("a", 1))
+        + &event("ADDED", &object("b", 1))
+        + &bookmark(5, true)
+        + &event("MODIFIED", &bad("a", 6))
+        + &event("MODIFIED", &bad("b", 7));
+    let again = event("ERROR", &status(410, "Expired"));
+    let second = event("ADDED", &bad("a", 6))
+        + &bookmark(9, true)
+        + &event("DELETED", &bad("a", 10))
+        + &event("ADDED", &object("c", 11));
+    let (client, mut asked) = server(vec![
+        (200, first, false),
+        (200, again, false),
+        (200, second, true),
+    ])
+    .await;
+    let (_informers, mut changes) = follow(&client);
+    let mut told = [next(&mut changes).await, next(&mut changes).await];
+    told.sort();
+    assert_eq!(told, ["+a@1", "+b@1"]);
+    // The new list shows that b is gone, and a as something that cannot be read.
+    assert_eq!(next(&mut changes).await, "-b");
+    assert_eq!(next(&mut changes).await, "-a");
+    assert_eq!(next(&mut changes).await, "+c@11");
+    next(&mut asked).await;
+    let resumed = next(&mut asked).await;
+    assert!(
+        resumed.contains("resourceVersion=7"),
+        "behind what could not be read: {resumed}"
+    );
+}
+
+#[tokio::test]
+async fn a_page_with_an_object_that_cannot_be_read_is_read_item_by_item() {
+    let page = || list(10, "", &[object("a", 1), bad("x", 2), object("b", 3)]);
+    let (client, _asked) = server(vec![
+        (422, status(422, "Invalid"), false),
+        (200, page(), false),
+        (200, page(), false),
+        (200, event("ADDED", &object("c", 11)), true),
+    ])
+    .await;
+    let (informers, mut changes) = follow(&client);
+    let mut told = [next(&mut changes).await, next(&mut changes).await];
+    told.sort();
+    assert_eq!(told, ["+a@1", "+b@3"]);
+    assert_eq!(next(&mut changes).await, "+c@11");
+    assert_eq!(informers.unreadable(), 1);
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_misses_that_change_only() {
+    let stream =
+        event("ADDED", &object("a", 1)) + &bookmark(5, true) + &event("ADDED", &object("b", 6));
+    let (client, _asked) = server(vec![(200, stream, true)]).await;
+    let informers = Informers::new(client, CancellationToken::new());
+    let informer = informers.all::<MetaView>(&CONFIG_MAPS);
+    let (sender, mut receiver) = mpsc::unbounded_channel();
+    informer.on_change(move |c| {
+        let name = c.object().metadata.name.clone();
+        assert_ne!(name, "a");
+        let _ = sender.send(name);
+    });
+    assert_eq!(next(&mut receiver).await, "b");
+    assert_eq!(informers.panics(), 1);
 }
 
 #[tokio::test]

@@ -52,6 +52,12 @@ impl Queues {
                 |s| s.retries as f64,
             ),
             (
+                "workqueue_recovered_panics_total",
+                "counter",
+                "Total number of items whose processing panicked and was tried again",
+                |s| s.panics as f64,
+            ),
+            (
                 "workqueue_unfinished_work_seconds",
                 "gauge",
                 "How many seconds of work has been done that is in progress and hasn't been observed by work_duration",
