@@ -5,6 +5,7 @@
 //! room that preemption made for a pod is given to none of lower or equal priority.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::config::Config;
@@ -18,6 +19,8 @@ use crate::view::{NodeView, PodView};
 
 /// What upstream's plugin for resource claims, which comes before preemption, says of a pod that holds none.
 const NO_CLAIMS: &str = "no new claims to deallocate";
+
+const UNSCHEDULABLE: &str = "Unschedulable";
 
 /// What happened.
 #[derive(Clone, Debug)]
@@ -61,6 +64,8 @@ pub enum Action {
     Explain {
         /// The pod.
         pod: Arc<PodView>,
+        /// The reason of the condition: `Unschedulable` or `SchedulerError`.
+        reason: &'static str,
         /// The message of the condition and the event.
         message: String,
         /// What becomes of the room it was promised.
@@ -101,6 +106,9 @@ pub struct Core {
     assumed: BTreeSet<String>,
     /// Pods that wait for room made for them, by uid, and the node it is made on.
     nominated: BTreeMap<String, (Pod, String)>,
+    /// The pod that is being decided.
+    trying: Option<String>,
+    panics: u64,
 }
 
 impl Core {
@@ -118,7 +126,33 @@ impl Core {
             classes: Classes::default(),
             assumed: BTreeSet::new(),
             nominated: BTreeMap::new(),
+            trying: None,
+            panics: 0,
         }
+    }
+
+    /// The pod that was being decided when a call did not return.
+    pub fn trying(&self) -> Option<&str> {
+        self.trying.as_deref()
+    }
+
+    /// How many panics of hints were passed over.
+    pub fn panics(&self) -> u64 {
+        self.panics
+    }
+
+    /// Counts a decided pod on its node until its binding is seen or fails.
+    pub fn assume(&mut self, view: Arc<PodView>, node: &str) {
+        let pod = self.classes.pod(view);
+        self.table.place(&pod, node);
+        self.assumed.insert(pod.uid().to_owned());
+    }
+
+    #[cfg(test)]
+    pub(crate) fn add_plugin(&mut self, make: &dyn Fn() -> crate::framework::Plugin) {
+        self.deciders
+            .values_mut()
+            .for_each(|d| d.plugins.push(make()));
     }
 
     /// The node table.
@@ -149,6 +183,7 @@ impl Core {
 
     fn wake(&mut self, now: Millis, event: &ClusterEvent<'_>) {
         let (table, deciders) = (&self.table, &self.deciders);
+        let panics = &mut self.panics;
         self.queue.wake(now, |q| {
             if q.rejected_by.is_empty() {
                 return true;
@@ -159,7 +194,15 @@ impl Core {
             q.rejected_by
                 .iter()
                 .filter_map(|i| d.plugins.get(*i))
-                .any(|p| (p.hint)(event, &q.pod, table))
+                .any(|p| {
+                    let hint = AssertUnwindSafe(|| (p.hint)(event, &q.pod, table));
+                    // What happened is not to blame: the pod may be worth a try, which will show it.
+                    catch_unwind(hint).unwrap_or_else(|_| {
+                        tracing::error!(plugin = p.name, pod = q.pod.uid(), "A hint panicked");
+                        *panics += 1;
+                        true
+                    })
+                })
         });
     }
 
@@ -250,8 +293,11 @@ impl Core {
     pub fn step(&mut self, now: Millis, random: u64) -> Option<Action> {
         loop {
             let q = self.queue.pop()?;
-            if let Some(action) = self.attempt(q, now, random) {
-                return Some(action);
+            self.trying = Some(q.pod.uid().to_owned());
+            let action = self.attempt(q, now, random);
+            self.trying = None;
+            if action.is_some() {
+                return action;
             }
         }
     }
@@ -305,6 +351,7 @@ impl Core {
                 let message = "no nodes available to schedule pods".into();
                 Some(Action::Explain {
                     pod: q.pod.view,
+                    reason: UNSCHEDULABLE,
                     message,
                     nomination: Nomination::Kept,
                 })
@@ -337,6 +384,7 @@ impl Core {
                 self.queue.reject(&uid, error.plugins.clone(), now);
                 Some(Action::Explain {
                     pod: q.pod.view,
+                    reason: UNSCHEDULABLE,
                     message: error.message(),
                     nomination,
                 })

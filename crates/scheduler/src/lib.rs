@@ -12,6 +12,7 @@ pub mod core;
 pub mod cycle;
 pub mod daemon;
 pub mod framework;
+pub mod guard;
 pub mod metrics;
 pub mod nodes;
 pub mod plugins;

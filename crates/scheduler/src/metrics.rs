@@ -22,6 +22,7 @@ pub struct Metrics {
     pod_attempts: Arc<Family<Histogram>>,
     pending: Arc<Family<Gauge>>,
     preemptions: Arc<Family<Counter>>,
+    panics: Arc<Family<Gauge>>,
 }
 
 impl Metrics {
@@ -67,14 +68,23 @@ impl Metrics {
                 "[STABLE] Attempts to make room by preemption.",
                 &[],
             ),
+            panics: r.gauge(
+                "scheduler_recovered_panics_total",
+                "[ALPHA] Panics over single objects that were recovered from.",
+                &[],
+            ),
         }
     }
 
     /// A decision was made.
     pub fn decided(&self, action: &Action, took: Duration) {
         self.algorithm_seconds.get().observe(took.as_secs_f64());
-        if let Action::Explain { pod, .. } = action {
-            let labels = [pod.spec.scheduler_name.as_str(), "unschedulable"];
+        if let Action::Explain { pod, reason, .. } = action {
+            let result = match *reason {
+                "Unschedulable" => "unschedulable",
+                _ => "error",
+            };
+            let labels = [pod.spec.scheduler_name.as_str(), result];
             self.attempts.with(&labels).inc();
             self.attempt_seconds
                 .with(&labels)
@@ -98,6 +108,11 @@ impl Metrics {
                 .observe(waited.as_secs_f64());
             self.pod_attempts.get().observe(f64::from(attempts));
         }
+    }
+
+    /// Panics that were caught.
+    pub fn panics(&self, n: u64) {
+        self.panics.get().set(n as f64);
     }
 
     /// The queue's sizes.

@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::core::{Action, Core, Input, Nomination};
+use crate::core::{Action, Input, Nomination};
+use crate::guard::Guard;
 use crate::metrics::Metrics;
 use crate::queue::Millis;
 use crate::view::{Meta, NodeView, PodView};
@@ -88,7 +89,7 @@ pub async fn run(config: Config, mut deps: Dependencies, shutdown: CancellationT
 
     let start = Instant::now();
     let now = || -> Millis { u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX) };
-    let mut core = Core::new(&config);
+    let mut core = Guard::new(&config);
     let tasks = TaskTracker::new();
     let slots = Arc::new(Semaphore::new(config.parallel_bindings.max(1)));
     loop {
@@ -132,17 +133,20 @@ pub async fn run(config: Config, mut deps: Dependencies, shutdown: CancellationT
                 }
                 Action::Explain {
                     pod,
+                    reason,
                     message,
                     nomination,
                 } => {
                     tasks.spawn(async move {
-                        explain(&client, &recorder, &pod, &message, nomination).await;
+                        let why = (reason, message.as_str());
+                        explain(&client, &recorder, &pod, why, nomination).await;
                         drop(slot);
                     });
                 }
             }
         }
         deps.metrics.pending(core.sizes());
+        deps.metrics.panics(core.panics());
         if !idle {
             tokio::task::yield_now().await;
             continue;
@@ -224,14 +228,14 @@ async fn explain(
     client: &Client,
     recorder: &Recorder,
     pod: &PodView,
-    message: &str,
+    (reason, message): (&str, &str),
     nomination: Nomination,
 ) {
     warn(recorder, pod, message);
     let known = pod.status.conditions.iter().any(|c| {
         c.type_ == "PodScheduled"
             && c.status == "False"
-            && c.reason == "Unschedulable"
+            && c.reason == reason
             && c.message == message
     });
     let nominated = match &nomination {
@@ -250,7 +254,7 @@ async fn explain(
         let mut condition = json!({
             "type": "PodScheduled",
             "status": "False",
-            "reason": "Unschedulable",
+            "reason": reason,
             "message": message,
             "observedGeneration": pod.metadata.generation,
         });
