@@ -108,6 +108,7 @@ async fn serve(flags: &Flags) -> Result<()> {
     let store = storage::open(store_config(flags))
         .await
         .context("cannot open the store")?;
+    let store = storage::rooted(store, flags.string("etcd-prefix"));
     let core = Core::new(store.clone(), stop.clone());
     let reader = core.reader();
 
@@ -124,7 +125,7 @@ async fn serve(flags: &Flags) -> Result<()> {
         .split_once('-')
         .and_then(|(a, b)| Some((a.parse::<u16>().ok()?, b.parse::<u16>().ok()?)))
         .context("--service-node-port-range must be like 30000-32767")?;
-    let mut resources = registry::resources(&registry::Config {
+    let resources = registry::resources(&registry::Config {
         store: store.clone(),
         service_cidrs: service_cidrs.clone(),
         node_ports: from..=to,
@@ -135,19 +136,6 @@ async fn serve(flags: &Flags) -> Result<()> {
         authenticator: Some(Arc::new(auth.tokens.clone())),
         audiences: auth.policy.api_audiences.clone(),
     });
-    let prefix = flags.string("etcd-prefix");
-    if prefix != "/registry" {
-        for r in &mut resources {
-            if let Some(s) = &mut r.storage {
-                let tail = s
-                    .prefix
-                    .strip_prefix("/registry")
-                    .unwrap_or(&s.prefix)
-                    .to_owned();
-                s.prefix = format!("/{}{tail}", prefix.trim_matches('/'));
-            }
-        }
-    }
     core.add(resources);
 
     observe(&core, &auth)?;

@@ -14,8 +14,10 @@ pub mod embedded;
 pub mod etcd;
 pub mod etcd_server;
 mod open;
+mod rooted;
 
 pub use open::{Listen, StorageConfig, open};
+pub use rooted::{ROOT, rooted};
 
 /// A point in the history of the store. `0` in a request means "the newest".
 pub type Revision = i64;

@@ -10,9 +10,11 @@
 
 mod suite;
 
+use std::sync::Arc;
+
 use storage::embedded::{Embedded, Options};
 use storage::etcd::{Etcd, EtcdConfig};
-use storage::{Listen, etcd_server};
+use storage::{ListOptions, Listen, SharedStore, etcd_server, rooted};
 use suite::Traits;
 use suite::etcd_process::EtcdProcess;
 
@@ -46,6 +48,25 @@ async fn embedded() {
         },
     )
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn embedded_beneath_another_root() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Embedded::open(dir.path(), Options::default())
+        .await
+        .unwrap();
+    let below: SharedStore = Arc::new(store);
+    let traits = Traits {
+        tells_revisions: true,
+        too_large: TOO_LARGE,
+    };
+    suite::run(&*rooted(below.clone(), "other/place/"), &traits).await;
+    let all = below.list(b"/", ListOptions::default()).await.unwrap();
+    assert!(!all.items.is_empty());
+    for kv in all.items {
+        assert!(kv.key.starts_with(b"/other/place/"), "{:?}", kv.key);
+    }
 }
 
 async fn through(listen: Listen, dir: &tempfile::TempDir) {
