@@ -1,8 +1,8 @@
 //! The cluster's own control groups, in each hierarchy of cgroup v1 or in cgroup v2.
 //!
-//! Everything is beneath one group per cluster at the top, `/NAME`, which `down` removes. Groups of the machine are never
-//! changed, and processes of others never moved. Layout: `/NAME/supervisor`, `/NAME/NODE/UNIT` for daemons, and
-//! `/NAME/NODE/kubepods` for pods, made by the kubelet.
+//! Everything is beneath one group per cluster at the top, `/NAME-ID`, which `down` removes. Groups of the machine are never
+//! changed, and processes of others never moved. Layout: `/NAME-ID/supervisor`, `/NAME-ID/NODE/UNIT` for daemons, and
+//! `/NAME-ID/NODE/kubepods` for pods, made by the kubelet.
 
 use anyhow::{Context, Result};
 use std::io::ErrorKind;
@@ -59,6 +59,13 @@ impl Hierarchies {
             made.push(dir);
         }
         Ok(made)
+    }
+
+    /// The names of all groups at the top.
+    pub fn groups(&self) -> std::collections::BTreeSet<String> {
+        let all = self.roots.iter().flat_map(|root| children(root));
+        all.filter_map(|dir| Some(dir.file_name()?.to_str()?.to_owned()))
+            .collect()
     }
 
     /// Every process in a group and beneath it.

@@ -1,8 +1,9 @@
 //! What the cluster is meant to be, kept as `cluster.json` in its state directory, and where its files are.
 //!
-//! Invariant: every path, name and address that a command uses comes from here, so that `down` finds what `up` made even
-//! when the file is gone (the defaults then stand in for it).
+//! Invariant: every path, name and address that a command uses comes from here, so that `down` finds what `up` made. What the
+//! cluster makes on the machine is told apart by its [`Identity`].
 
+use crate::identity::Identity;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
@@ -71,6 +72,39 @@ pub struct Cluster {
     pub next_number: u8,
     #[serde(skip)]
     pub dir: PathBuf,
+    /// `None` before `up`, and for clusters of versions that had no ids.
+    #[serde(skip)]
+    pub identity: Option<Identity>,
+}
+
+/// The longest name of a cluster or a node.
+pub const LONGEST_NAME: usize = 40;
+/// The longest path of a unix socket, with its NUL.
+const LONGEST_SOCKET: usize = 108;
+
+fn is_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    name.len() <= LONGEST_NAME
+        && name.starts_with(plain)
+        && name.ends_with(plain)
+        && name.chars().all(|c| plain(c) || c == '-')
+}
+
+/// A name for an interface (15 bytes at most): the name itself with a suffix, or where that is too long or `taken`, a hash.
+fn interface(name: &str, suffix: &str, taken: &[&str]) -> String {
+    let plain = format!("{name}{suffix}");
+    if plain.len() <= 15 && !taken.contains(&plain.as_str()) {
+        return plain;
+    }
+    let hash = ring::digest::digest(&ring::digest::SHA256, name.as_bytes());
+    let hex: String = hash
+        .as_ref()
+        .iter()
+        .take(5)
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    // A dot stands in no name, so no name is like a hash.
+    format!("k.{hex}{suffix}")
 }
 
 /// Reads one of an enum's kebab-case names.
@@ -127,6 +161,7 @@ impl Cluster {
             nodes: Vec::new(),
             next_number: 1,
             dir,
+            identity: None,
         }
     }
 
@@ -145,6 +180,7 @@ impl Cluster {
             )
         })?;
         cluster.dir = dir.to_path_buf();
+        cluster.identity = Identity::read(dir)?;
         Ok(Some(cluster))
     }
 
@@ -176,15 +212,18 @@ impl Cluster {
             );
         }
         let name = name.unwrap_or_else(|| format!("node-{number}"));
-        let well_formed = name.len() <= 13
-            && name.starts_with(|c: char| c.is_ascii_lowercase())
-            && name.ends_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-            && name
-                .chars()
-                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
-        if !well_formed {
+        if !is_name(&name) || !name.starts_with(|c: char| c.is_ascii_lowercase()) {
             bail!(
-                "\"{name}\" cannot name a node: use at most 13 lower-case letters, digits and dashes, a letter first"
+                "\"{name}\" cannot name a node: use at most {LONGEST_NAME} lower-case letters, digits and dashes, a letter first and no dash last"
+            );
+        }
+        if ["switch", "supervisor"].contains(&name.as_str()) {
+            bail!("\"{name}\" cannot name a node: keelson itself has something of this name");
+        }
+        if self.containerd_socket(&name).as_os_str().len() >= LONGEST_SOCKET {
+            bail!(
+                "\"{name}\" is too long for the sockets in {}; choose a shorter name or a shorter --state-dir",
+                self.dir.display()
             );
         }
         if self.nodes.iter().any(|n| n.name == name) {
@@ -253,9 +292,33 @@ impl Cluster {
         ))
     }
 
+    /// Names the cluster.
+    pub fn rename(&mut self, name: String) -> Result<()> {
+        if !is_name(&name) {
+            bail!(
+                "--name {name}: use at most {LONGEST_NAME} lower-case letters, digits and dashes, no dash first or last"
+            );
+        }
+        self.name = name;
+        Ok(())
+    }
+
     /// The interface in the root namespace.
     pub fn root_interface(&self) -> String {
-        format!("{}0", self.name)
+        interface(&self.name, "0", &[])
+    }
+
+    /// A node's interface in the switch.
+    pub fn cable(&self, node: &Node) -> String {
+        interface(&node.name, "", &["br0", "root", "lo"])
+    }
+
+    /// The control group of all processes, relative to the top of a hierarchy.
+    pub fn group(&self) -> PathBuf {
+        match &self.identity {
+            Some(identity) => identity.group().into(),
+            None => self.name.clone().into(),
+        }
     }
 
     pub fn binary(&self, name: &str) -> PathBuf {
@@ -357,11 +420,45 @@ mod tests {
         assert_eq!(cluster.pod_range(&three), "10.244.3.0/24");
         assert!(cluster.add_node(Some("node-1".into())).is_err());
         assert!(cluster.add_node(Some("Node".into())).is_err());
+        for bad in ["", "-a", "a-", "1a", "switch", "supervisor", "a/b", "a.b"] {
+            assert!(cluster.add_node(Some(bad.into())).is_err(), "{bad}");
+        }
+        assert!(cluster.add_node(Some("a".repeat(41))).is_err());
+        assert!(cluster.add_node(Some("a".repeat(40))).is_ok());
+        cluster.dir = format!("/{}", "x".repeat(49)).into();
         assert!(
-            cluster
-                .add_node(Some("a-much-too-long-name".into()))
-                .is_err()
+            cluster.add_node(Some("b".repeat(40))).is_err(),
+            "no room for its socket"
         );
+        assert!(cluster.add_node(Some("b".repeat(13))).is_ok());
+    }
+
+    #[test]
+    fn interfaces_fit_and_differ_whatever_the_names() {
+        let mut cluster = Cluster::new("/x".into());
+        assert_eq!(cluster.root_interface(), "keelson0");
+        for name in ["", "-a", "a-", "A", "a b", "../x", &"a".repeat(41)] {
+            assert!(cluster.rename(name.into()).is_err(), "{name}");
+        }
+        let mut seen = std::collections::HashSet::new();
+        for n in 1..=40 {
+            cluster.rename("e".repeat(n)).unwrap();
+            let name = cluster.root_interface();
+            assert!(name.len() <= 15 && seen.insert(name.clone()), "{name}");
+        }
+        for name in [
+            "root",
+            "lo",
+            "br0",
+            "node-1",
+            &"n".repeat(40),
+            &"n".repeat(39),
+        ] {
+            let node = cluster.add_node(Some(name.into())).unwrap();
+            let cable = cluster.cable(&node);
+            assert!(cable.len() <= 15 && seen.insert(cable.clone()), "{cable}");
+            assert!(!["br0", "root", "lo"].contains(&cable.as_str()));
+        }
     }
 
     #[test]

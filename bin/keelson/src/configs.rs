@@ -127,7 +127,7 @@ fn kubelet(cluster: &Cluster, node: &Node, abilities: &Abilities) -> Result<Vec<
         },
         "authorization": {"mode": "Webhook"},
         "cgroupDriver": "cgroupfs",
-        "cgroupRoot": format!("/{}/{}", cluster.name, node.name),
+        "cgroupRoot": format!("/{}/{}", cluster.group().display(), node.name),
         "clusterDNS": [DNS_ADDRESS],
         "clusterDomain": "cluster.local",
         "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",

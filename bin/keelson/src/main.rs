@@ -17,6 +17,7 @@ mod cluster;
 mod commands;
 mod configs;
 mod host;
+mod identity;
 mod images;
 mod net;
 mod objects;
@@ -42,7 +43,7 @@ Usage: keelson [--state-dir DIR] COMMAND
       --proxy-mode MODE      nftables (default) or iptables
       --control-plane HOW    processes (default) or static-pods
       --bin-dir DIR          where the daemons are (default: beside keelson)
-      --name NAME            name of the cluster, of its interface and control groups (keelson)
+      --name NAME            name of the cluster, of its interface and control groups (keelson; 40 characters at most)
       --subnet A.B.C.0/24    addresses of the nodes (10.89.0.0/24)
       --timeout DURATION     how long to wait for the nodes (2m)
   down                       stop the cluster and remove everything it made

@@ -7,7 +7,8 @@
 
 use crate::cluster::{Cluster, Node, SERVICE_RANGE};
 use crate::{host, run};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use std::net::Ipv4Addr;
 use std::process::Command;
 
 const SWITCH: &str = "switch";
@@ -59,6 +60,9 @@ pub fn ensure_switch(cluster: &Cluster) -> Result<()> {
         )?;
     }
     let root = cluster.root_interface();
+    if let Some(owner) = foreign_link(cluster) {
+        bail!("the interface {root} belongs to {owner}; choose another name with --name");
+    }
     if !has_link(cluster, None, &root) {
         let switch = host::namespace_file(cluster, SWITCH, "net");
         ip_batch(
@@ -70,6 +74,16 @@ pub fn ensure_switch(cluster: &Cluster) -> Result<()> {
                 cluster.root_address()
             ),
         )?;
+        if let Some(identity) = &cluster.identity {
+            run::output(Command::new("ip").args([
+                "link",
+                "set",
+                "dev",
+                &root,
+                "alias",
+                &identity.alias(),
+            ]))?;
+        }
         ip_batch(cluster, Some(SWITCH), "link set root master br0 up\n")?;
     }
     Ok(())
@@ -87,7 +101,7 @@ pub fn ensure_node(cluster: &Cluster, node: &Node) -> Result<()> {
         Some(SWITCH),
         &format!(
             "link add {0} type veth peer name eth0 netns {1}\nlink set {0} master br0 up\n",
-            node.name,
+            cluster.cable(node),
             file.display()
         ),
     )?;
@@ -153,7 +167,7 @@ pub fn set_cable(cluster: &Cluster, node: &Node, connected: bool) -> Result<()> 
         Some(SWITCH),
         &format!(
             "link set {} {}\n",
-            node.name,
+            cluster.cable(node),
             if connected { "up" } else { "down" }
         ),
     )
@@ -161,33 +175,130 @@ pub fn set_cable(cluster: &Cluster, node: &Node, connected: bool) -> Result<()> 
 
 /// Removes a node's cable and network namespace.
 pub fn remove_node(cluster: &Cluster, node: &Node) -> Result<()> {
-    let _ = ip_batch(cluster, Some(SWITCH), &format!("link del {}\n", node.name));
+    let cable = cluster.cable(node);
+    let _ = ip_batch(cluster, Some(SWITCH), &format!("link del {cable}\n"));
     host::release(cluster, &node.name, &["net"])
 }
 
 /// Removes the user's cable and the switch.
 pub fn remove_switch(cluster: &Cluster) -> Result<()> {
     let root = cluster.root_interface();
-    if has_link(cluster, None, &root) {
+    if has_link(cluster, None, &root) && foreign_link(cluster).is_none() {
         ip_batch(cluster, None, &format!("link del {root}\n"))?;
     }
     host::release(cluster, SWITCH, &["net"])
 }
 
-/// Addresses of the machine that overlap with the nodes' subnet on another interface: its routes, as lines.
-pub fn foreign_routes(cluster: &Cluster) -> Vec<String> {
-    let routes = run::output(Command::new("ip").args([
-        "-4",
-        "route",
-        "show",
-        "root",
-        &cluster.subnet_text(),
-    ]))
-    .unwrap_or_default();
-    let own = format!(" dev {} ", cluster.root_interface());
-    routes
-        .lines()
-        .filter(|l| !l.contains(&own))
-        .map(str::to_string)
-        .collect()
+/// Who has an interface of the name of ours in the root namespace, if somebody else has.
+pub fn foreign_link(cluster: &Cluster) -> Option<String> {
+    let link = std::path::Path::new("/sys/class/net").join(cluster.root_interface());
+    if !link.exists() {
+        return None;
+    }
+    let alias = std::fs::read_to_string(link.join("ifalias")).unwrap_or_default();
+    let alias = alias.trim();
+    let own = cluster.identity.as_ref().map(|i| i.alias());
+    if alias == own.unwrap_or_default() {
+        return None;
+    }
+    Some(match alias.strip_prefix("keelson ") {
+        Some(id) => format!("another cluster (its id is {id})"),
+        None => "something else".into(),
+    })
+}
+
+/// What on the machine overlaps with the nodes' subnet: addresses and routes of other interfaces, as lines.
+pub fn overlaps(cluster: &Cluster) -> Vec<String> {
+    let ask = |words: &[&str]| run::output(Command::new("ip").args(words)).unwrap_or_default();
+    let routes = ask(&["-4", "route", "show", "table", "all"]);
+    let addresses = ask(&["-4", "-o", "address", "show"]);
+    overlapping(
+        cluster.subnet,
+        &cluster.root_interface(),
+        &routes,
+        &addresses,
+    )
+}
+
+/// A network as `A.B.C.D/N` or an address.
+fn network(text: &str) -> Option<(u32, u32)> {
+    let (ip, bits) = text.split_once('/').unwrap_or((text, "32"));
+    let ip: Ipv4Addr = ip.parse().ok()?;
+    let bits: u32 = bits.parse().ok().filter(|b| *b <= 32)?;
+    Some((u32::from(ip), bits))
+}
+
+fn overlapping(subnet: [u8; 3], own: &str, routes: &str, addresses: &str) -> Vec<String> {
+    let [a, b, c] = subnet;
+    let ours = u32::from(Ipv4Addr::new(a, b, c, 0));
+    let overlap = |text: &str| {
+        network(text).is_some_and(|(ip, bits)| {
+            let shared = bits.min(24);
+            // Routes to (half of) everything are ways out, not networks of the machine.
+            shared > 1 && (ip ^ ours) >> (32 - shared) == 0
+        })
+    };
+    let is_own = |words: &[&str]| words.windows(2).any(|w| w == ["dev", own]);
+    let mut out = Vec::new();
+    for line in addresses.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if let [_, link, "inet", address, ..] = words.as_slice()
+            && *link != own
+            && overlap(address)
+        {
+            out.push(format!("the address {address} of {link}"));
+        }
+    }
+    for line in routes.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let kinds = ["local", "broadcast", "multicast"];
+        let target = match words.as_slice() {
+            [kind, ..] if kinds.contains(kind) => continue,
+            [
+                "unreachable" | "blackhole" | "prohibit" | "throw",
+                target,
+                ..,
+            ] => target,
+            [target, ..] => target,
+            [] => continue,
+        };
+        if overlap(target) && !is_own(&words) {
+            out.push(format!("the route {}", line.trim()));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_overlaps_with_the_subnet_is_told_and_our_own_is_not() {
+        let addresses = "1: lo    inet 127.0.0.1/8 scope host lo\n\
+            4: eth0    inet 192.0.2.2/24 brd 192.0.2.255 scope global eth0\n\
+            7: wg0    inet 10.89.0.200/32 scope global wg0\n\
+            9: keelson0    inet 10.89.0.1/24 scope global keelson0\n";
+        let routes = "default via 192.0.2.1 dev eth0\n\
+            0.0.0.0/1 via 192.0.2.9 dev tun0\n\
+            10.0.0.0/8 via 192.0.2.3 dev eth0\n\
+            10.89.0.0/24 dev keelson0 proto kernel scope link src 10.89.0.1\n\
+            10.89.0.64/26 dev br-x proto kernel scope link\n\
+            blackhole 10.89.0.7\n\
+            10.89.1.0/24 dev other0\n\
+            local 10.89.0.1 dev keelson0 table local proto kernel scope host\n";
+        assert_eq!(
+            overlapping([10, 89, 0], "keelson0", routes, addresses),
+            [
+                "the address 10.89.0.200/32 of wg0",
+                "the route 10.0.0.0/8 via 192.0.2.3 dev eth0",
+                "the route 10.89.0.64/26 dev br-x proto kernel scope link",
+                "the route blackhole 10.89.0.7",
+            ]
+        );
+        assert_eq!(
+            overlapping([172, 20, 5], "keelson0", routes, addresses),
+            Vec::<String>::new()
+        );
+    }
 }

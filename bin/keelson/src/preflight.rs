@@ -75,12 +75,18 @@ pub fn check(cluster: &Cluster) -> Result<Abilities> {
         }
     }
     problems.extend(kernel_problems());
-    let routes = net::foreign_routes(cluster);
-    if !routes.is_empty() {
+    let overlaps = net::overlaps(cluster);
+    if !overlaps.is_empty() {
         problems.push(format!(
-            "the machine already has a route into {}: {}; choose other addresses with --subnet",
+            "the machine uses addresses of {} already: {}; choose others with --subnet",
             cluster.subnet_text(),
-            routes.join("; ")
+            overlaps.join("; ")
+        ));
+    }
+    if let Some(owner) = net::foreign_link(cluster) {
+        problems.push(format!(
+            "the interface {} belongs to {owner}; choose another name with --name",
+            cluster.root_interface()
         ));
     }
     if !problems.is_empty() {

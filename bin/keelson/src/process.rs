@@ -8,6 +8,14 @@ pub struct Process {
     pub pid: i32,
     /// Clock ticks after boot (field 22 of /proc/PID/stat).
     pub started: u64,
+    /// Of which boot; empty in files of versions that did not write it.
+    #[serde(default)]
+    pub boot: String,
+}
+
+fn this_boot() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
 }
 
 impl Process {
@@ -19,11 +27,17 @@ impl Process {
         if state == "Z" || state == "X" {
             return None;
         }
-        Some(Process { pid, started })
+        Some(Process {
+            pid,
+            started,
+            boot: this_boot(),
+        })
     }
 
     pub fn is_alive(&self) -> bool {
-        Process::of(self.pid).as_ref() == Some(self)
+        Process::of(self.pid).is_some_and(|now| {
+            now.started == self.started && (self.boot.is_empty() || now.boot == self.boot)
+        })
     }
 
     /// Sends a signal, only to this very process. Whether it was there.
@@ -99,10 +113,15 @@ mod tests {
         let me = Process::of(std::process::id() as i32).unwrap();
         assert!(me.is_alive());
         let other = Process {
-            pid: me.pid,
             started: me.started + 1,
+            ..me.clone()
         };
         assert!(!other.is_alive());
+        let before = Process {
+            boot: "another".into(),
+            ..me
+        };
+        assert!(!before.is_alive(), "of another boot");
         assert!(!other.signal(rustix::process::Signal::KILL));
     }
 }

@@ -83,7 +83,7 @@ pub fn ensure_running(cluster: &Cluster, hierarchies: &Hierarchies) -> Result<()
     if supervisor_process(cluster).is_some() && request(cluster, "ping").is_ok() {
         return Ok(());
     }
-    let groups = hierarchies.create(&Path::new(&cluster.name).join("supervisor"))?;
+    let groups = hierarchies.create(&cluster.group().join("supervisor"))?;
     std::fs::create_dir_all(cluster.logs_dir())?;
     let log = std::fs::OpenOptions::new()
         .create(true)
@@ -393,7 +393,7 @@ fn start(shared: &Shared, unit: &Unit) -> Result<(tokio::process::Child, Process
     let cluster = &shared.cluster;
     let groups = shared
         .hierarchies
-        .create(&Path::new(&cluster.name).join(&unit.node).join(&unit.daemon))?;
+        .create(&cluster.group().join(&unit.node).join(&unit.daemon))?;
     let path = cluster
         .logs_dir()
         .join(&unit.node)

@@ -1,9 +1,12 @@
-//! `keelson down`: ends the cluster and removes everything it made. Works on what is there, however little: it goes by
-//! control groups, namespaces and mounts, not only by what was written down.
+//! `keelson down`: ends the cluster of a state directory and removes everything it made. Works on what is there, however
+//! little: it goes by control groups, namespaces and mounts, not only by what was written down.
+//!
+//! Invariant: nothing is touched that is not this cluster's, by its [`Identity`]; without one there is nothing to do.
 
 use crate::args::Args;
 use crate::cgroup::Hierarchies;
 use crate::cluster::Cluster;
+use crate::identity::{self, Identity};
 use crate::steps::Steps;
 use crate::supervise::{self, Running};
 use crate::{host, net};
@@ -14,20 +17,48 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+/// The cluster of a directory, as far as it is known; `None` if it holds none.
+fn find(dir: &Path) -> Result<Option<Cluster>> {
+    let identity = Identity::read(dir)?;
+    let damage = match (Cluster::find(dir), &identity) {
+        (Ok(Some(cluster)), _) => return Ok(Some(cluster)),
+        (Ok(None), None) => return Ok(None),
+        (Ok(None), Some(_)) => None,
+        (Err(error), Some(_)) => Some(error),
+        (Err(error), None) => {
+            return Err(error.context("which cluster it was cannot be told, so nothing is touched"));
+        }
+    };
+    if let Some(error) = damage {
+        say!("           {error:#}");
+    }
+    Ok(identity.map(|identity| {
+        let mut cluster = Cluster::new(dir.to_path_buf());
+        cluster.name = identity.name.clone();
+        cluster.identity = Some(identity);
+        cluster
+    }))
+}
+
 pub fn main(dir: PathBuf, mut args: Args) -> Result<ExitCode> {
     let name = args.option("name")?;
     args.end()?;
     if !rustix::process::geteuid().is_root() {
         bail!("ending a cluster needs root; run it again with sudo");
     }
-    let found = Cluster::find(&dir);
-    let known = matches!(found, Ok(Some(_)));
-    let mut cluster = found
-        .ok()
-        .flatten()
-        .unwrap_or_else(|| Cluster::new(dir.clone()));
-    if let Some(name) = name {
-        cluster.name = name;
+    let Some(cluster) = find(&dir)? else {
+        say!(
+            "There is no cluster in {}; nothing was touched.",
+            dir.display()
+        );
+        return Ok(ExitCode::SUCCESS);
+    };
+    if let Some(name) = name.filter(|name| *name != cluster.name) {
+        bail!(
+            "the cluster in {} is named {}, not {name}; nothing was touched",
+            dir.display(),
+            cluster.name
+        );
     }
     let steps = Steps::new();
     let mut problems = Problems(Vec::new());
@@ -50,12 +81,22 @@ pub fn main(dir: PathBuf, mut args: Args) -> Result<ExitCode> {
     let since = Instant::now();
     problems.note(
         "remove the control groups",
-        Hierarchies::detect().and_then(|h| h.remove(Path::new(&cluster.name))),
+        Hierarchies::detect().and_then(|h| h.remove(&cluster.group())),
     );
-    problems.note("put settings of the kernel back", restore_sysctls(&cluster));
-    problems.note("remove mount points", remove_mount_points(&cluster));
+    // Settings and mount points of the machine serve the other clusters too; the last one removes them.
+    match identity::others(&dir).first() {
+        Some(heir) => problems.note(
+            &format!("leave settings of the machine to {}", heir.display()),
+            bequeath(&dir, heir),
+        ),
+        None => {
+            problems.note("put settings of the kernel back", restore_sysctls(&cluster));
+            problems.note("remove mount points", remove_mount_points(&cluster));
+        }
+    }
     if problems.0.is_empty() {
-        problems.note("remove files", remove_files(&dir, known));
+        let kept = cluster.identity.map(|i| i.kept).unwrap_or_default();
+        problems.note("remove files", remove_files(&dir, &kept));
     }
     steps.done("control groups and files removed", since);
     if !problems.0.is_empty() {
@@ -96,10 +137,12 @@ fn hosts(cluster: &Cluster) -> Vec<String> {
 
 fn end_processes(cluster: &Cluster) -> Result<()> {
     // The supervisor first, or it would start everything again.
-    if let Some(supervisor) = supervise::supervisor_process(cluster) {
+    if let Some(supervisor) = supervise::supervisor_process(cluster)
+        && identity::supervised(supervisor.pid).is_some_and(|dir| dir == cluster.dir)
+    {
         supervisor.signal(Signal::KILL);
     }
-    let top = PathBuf::from(&cluster.name);
+    let top = cluster.group();
     let hierarchies = Hierarchies::detect()?;
     hierarchies.kill(&top.join("supervisor"))?;
     hierarchies.kill(&top)?;
@@ -159,7 +202,8 @@ fn unmount_beneath(dir: &Path) -> Result<()> {
             continue;
         };
         let place = PathBuf::from(place.replace("\\040", " "));
-        if place.starts_with(dir) && place != dir {
+        let own = OWN.iter().any(|name| place.starts_with(dir.join(name)));
+        if own {
             rustix::mount::unmount(&place, rustix::mount::UnmountFlags::DETACH)
                 .with_context(|| format!("unmount {}", place.display()))?;
         }
@@ -200,28 +244,50 @@ fn remove_mount_points(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn remove_files(dir: &Path, known: bool) -> Result<()> {
-    if !dir.exists() {
-        return Ok(());
+/// Has another cluster put back what was before this one.
+fn bequeath(dir: &Path, heir: &Path) -> Result<()> {
+    let read = |dir: &Path, file: &str| std::fs::read_to_string(dir.join(file)).unwrap_or_default();
+    let places = read(dir, "mount-points");
+    if !places.is_empty() {
+        let all = places + &read(heir, "mount-points");
+        crate::cluster::write_file(&heir.join("mount-points"), all.as_bytes(), 0o644)?;
     }
-    // Never a directory that holds anything but a cluster's own files.
-    const OWN: [&str; 14] = [
-        "cluster.json",
-        "admin.conf",
-        "kubernetes",
-        "nodes",
-        "ns",
-        "images",
-        "units",
-        "run",
-        "logs",
-        "supervisor.sock",
-        "supervisor.json",
-        "sysctls.json",
-        "mount-points",
-        "overlay-trial",
-    ];
+    // Whoever was first found the settings as they were.
+    let age = |dir: &Path| std::fs::metadata(dir.join("sysctls.json")).and_then(|m| m.modified());
+    if let (Ok(own), Ok(other)) = (age(dir), age(heir))
+        && own < other
+    {
+        let settings = read(dir, "sysctls.json");
+        crate::cluster::write_file(&heir.join("sysctls.json"), settings.as_bytes(), 0o644)?;
+    }
+    Ok(())
+}
+
+/// What a cluster makes in its state directory, what tells of it last: an interrupted `down` is begun again.
+pub const OWN: [&str; 15] = [
+    "admin.conf",
+    "kubernetes",
+    "nodes",
+    "ns",
+    "images",
+    "units",
+    "run",
+    "logs",
+    "supervisor.sock",
+    "supervisor.json",
+    "sysctls.json",
+    "mount-points",
+    "overlay-trial",
+    "cluster.json",
+    "identity.json",
+];
+
+/// Never removes what is not the cluster's own, or was there before it.
+fn remove_files(dir: &Path, kept: &[String]) -> Result<()> {
     for name in OWN {
+        if kept.iter().any(|k| k == name) {
+            continue;
+        }
         let path = dir.join(name);
         let Ok(meta) = std::fs::symlink_metadata(&path) else {
             continue;
@@ -235,11 +301,84 @@ fn remove_files(dir: &Path, known: bool) -> Result<()> {
     }
     match std::fs::remove_dir(dir) {
         Ok(()) => Ok(()),
-        Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty && !known => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
             say!("           {} holds other files and is left", dir.display());
             Ok(())
         }
         Err(e) => Err(e).with_context(|| format!("remove {}", dir.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scratch(what: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("keelson-{what}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    #[test]
+    fn a_directory_without_a_cluster_names_none() {
+        let dir = scratch("no-cluster");
+        for name in ["run", "nodes"] {
+            std::fs::create_dir(dir.join(name)).unwrap();
+        }
+        assert!(find(&dir).unwrap().is_none());
+        assert!(find(Path::new("/nonexistent")).unwrap().is_none());
+        // Damaged, it is no reason to take any cluster for this one.
+        std::fs::write(dir.join("cluster.json"), "{").unwrap();
+        let error = format!("{:#}", find(&dir).unwrap_err());
+        assert!(error.contains("nothing is touched"), "{error}");
+        Identity::random("mine", &dir).unwrap().write().unwrap();
+        let cluster = find(&dir).unwrap().unwrap();
+        assert_eq!(cluster.name, "mine");
+        assert!(cluster.group().to_string_lossy().starts_with("mine-"));
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn only_its_own_files_are_removed() {
+        let dir = scratch("own-files");
+        for name in ["run", "images", "photos"] {
+            std::fs::create_dir(dir.join(name)).unwrap();
+        }
+        std::fs::write(dir.join("identity.json"), "").unwrap();
+        remove_files(&dir, &["images".into()]).unwrap();
+        let mut left: Vec<String> = std::fs::read_dir(&dir)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["images", "photos"]);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn the_first_settings_and_all_mount_points_pass_to_the_cluster_that_stays() {
+        let (old, young) = (scratch("heir-old"), scratch("heir-young"));
+        std::fs::write(old.join("mount-points"), "/etc/a\n").unwrap();
+        std::fs::write(old.join("sysctls.json"), "old").unwrap();
+        std::fs::write(young.join("mount-points"), "/etc/b\n").unwrap();
+        std::fs::write(young.join("sysctls.json"), "young").unwrap();
+        let at = |seconds| std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+        for (dir, age) in [(&old, 1), (&young, 2)] {
+            let file = std::fs::File::options()
+                .append(true)
+                .open(dir.join("sysctls.json"))
+                .unwrap();
+            file.set_modified(at(age)).unwrap();
+        }
+        bequeath(&young, &old).unwrap();
+        let read = |dir: &Path, file: &str| std::fs::read_to_string(dir.join(file)).unwrap();
+        assert_eq!(read(&old, "mount-points"), "/etc/b\n/etc/a\n");
+        assert_eq!(read(&old, "sysctls.json"), "old");
+        bequeath(&old, &young).unwrap();
+        assert_eq!(read(&young, "sysctls.json"), "old");
+        for dir in [old, young] {
+            std::fs::remove_dir_all(dir).unwrap();
+        }
     }
 }

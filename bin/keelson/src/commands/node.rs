@@ -8,7 +8,7 @@ use crate::steps::Steps;
 use crate::units;
 use crate::{host, net, supervise};
 use anyhow::{Context, Result, bail};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -103,7 +103,7 @@ fn set_state(cluster: &mut Cluster, name: &str, state: NodeState) -> Result<()> 
 /// Ends everything on a node at once.
 fn stop(cluster: &Cluster, node: &Node) -> Result<()> {
     let hierarchies = Hierarchies::detect()?;
-    let group = Path::new(&cluster.name).join(&node.name);
+    let group = cluster.group().join(&node.name);
     units::write(cluster, &units::wanted(cluster)?)?;
     // Whatever is killed here was not wanted any more, so the supervisor does not start it again.
     let reload = supervise::request(cluster, "reload");

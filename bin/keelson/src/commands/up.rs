@@ -4,6 +4,7 @@ use crate::args::{Args, duration};
 use crate::cgroup::Hierarchies;
 use crate::cluster::{Cluster, ControlPlane, Node, NodeState, choice, write_file};
 use crate::configs::{self, Abilities};
+use crate::identity::{self, Identity};
 use crate::rest::Api;
 use crate::steps::Steps;
 use crate::supervise;
@@ -30,6 +31,9 @@ pub fn main(dir: PathBuf, mut args: Args) -> Result<ExitCode> {
     let fresh = existing.is_none();
     let mut cluster = existing.unwrap_or_else(|| Cluster::new(dir));
     apply_options(&mut cluster, &mut args, fresh)?;
+    if fresh {
+        cluster.identity = Some(new_identity(&cluster)?);
+    }
     let timeout = match args.option("timeout")? {
         Some(text) => duration(&text)?,
         None => Duration::from_secs(120),
@@ -60,6 +64,33 @@ pub fn main(dir: PathBuf, mut args: Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// An identity for a new cluster, in a directory that holds nothing which `down` could take for its own.
+fn new_identity(cluster: &Cluster) -> Result<Identity> {
+    let dir = &cluster.dir;
+    if let Some(old) = Identity::read(dir)? {
+        bail!(
+            "{} holds what is left of the cluster {}; `keelson down` removes it",
+            dir.display(),
+            old.name
+        );
+    }
+    let mut identity = Identity::random(&cluster.name, dir)?;
+    for name in super::down::OWN {
+        if std::fs::symlink_metadata(dir.join(name)).is_err() {
+            continue;
+        }
+        // `keelson images build` needs no cluster.
+        if name != "images" {
+            bail!(
+                "{} holds \"{name}\" and no cluster; choose an empty directory with --state-dir",
+                dir.display()
+            );
+        }
+        identity.kept.push(name.into());
+    }
+    Ok(identity)
+}
+
 /// How this program is called for this cluster from the user's shell.
 fn call_again(dir: &Path) -> String {
     let own = std::env::current_exe().unwrap_or_default();
@@ -84,15 +115,7 @@ fn apply_options(cluster: &mut Cluster, args: &mut Args, fresh: bool) -> Result<
     };
     if let Some(name) = args.option("name")? {
         must_be_fresh("name", name == cluster.name)?;
-        let fits = !name.is_empty()
-            && name.len() <= 13
-            && name
-                .chars()
-                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
-        if !fits {
-            bail!("--name {name}: use at most 13 lower-case letters, digits and dashes");
-        }
-        cluster.name = name;
+        cluster.rename(name)?;
     }
     if let Some(text) = args.option("store")? {
         let store = choice("store", &text, "embedded, etcd")?;
@@ -162,16 +185,12 @@ fn parse_subnet(text: &str) -> Result<[u8; 3]> {
 pub fn bring_up(cluster: &Cluster, steps: &Steps, timeout: Duration, fresh: bool) -> Result<()> {
     let hierarchies = Hierarchies::detect()?;
     let since = Instant::now();
-    if fresh
-        && hierarchies
-            .processes(&PathBuf::from(&cluster.name))
-            .iter()
-            .any(|p| *p > 0)
-    {
-        bail!(
-            "processes of an earlier cluster named {} run in its control groups; `keelson down` ends them, --name chooses another name",
-            cluster.name
-        );
+    if let Some(other) = identity::name_in_use(
+        &hierarchies,
+        &cluster.name,
+        &cluster.group().to_string_lossy(),
+    ) {
+        bail!("{other}; choose another name with --name");
     }
     let abilities = preflight::check(cluster)?;
     steps.done("this machine has what is needed", since);
@@ -180,6 +199,10 @@ pub fn bring_up(cluster: &Cluster, steps: &Steps, timeout: Duration, fresh: bool
     {
         use std::os::unix::fs::PermissionsExt;
         std::fs::set_permissions(&cluster.dir, PermissionsExt::from_mode(0o755))?;
+    }
+    // First of all: what is made from here on is found by it.
+    if let Some(identity) = &cluster.identity {
+        identity.write()?;
     }
     cluster.save()?;
     keep_sysctls(cluster)?;
@@ -300,7 +323,7 @@ pub fn prepare_node(
 ) -> Result<()> {
     net::ensure_node(cluster, node)?;
     host::ensure(cluster, node)?;
-    hierarchies.create(&PathBuf::from(&cluster.name).join(&node.name))?;
+    hierarchies.create(&cluster.group().join(&node.name))?;
     configs::write(cluster, node, abilities)
 }
 
@@ -408,6 +431,25 @@ mod tests {
         ] {
             assert!(parse_subnet(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_new_cluster_needs_a_directory_without_anything_like_it() {
+        let dir = std::env::temp_dir().join(format!("keelson-new-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("images")).unwrap();
+        std::fs::write(dir.join("notes"), "").unwrap();
+        let mut cluster = Cluster::new(dir.clone());
+        let identity = new_identity(&cluster).unwrap();
+        assert_eq!(identity.kept, ["images"]);
+        identity.write().unwrap();
+        cluster.identity = Some(identity);
+        let error = new_identity(&cluster).unwrap_err().to_string();
+        assert!(error.contains("keelson down"), "{error}");
+        std::fs::remove_file(dir.join("identity.json")).unwrap();
+        std::fs::create_dir(dir.join("nodes")).unwrap();
+        let error = new_identity(&cluster).unwrap_err().to_string();
+        assert!(error.contains("holds \"nodes\""), "{error}");
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     fn options(words: &[&str]) -> Args {
