@@ -51,7 +51,7 @@ impl Cluster {
         };
         // What an interrupted run has left.
         cluster.try_keelson(&["down", "--name", "ke2e"]).unwrap();
-        let bin_dir = std::env::var("KEELSON_BIN_DIR").map_or(target, PathBuf::from);
+        let bin_dir = cluster.bin_dir();
         let up = cluster.try_keelson(&[
             "up",
             "--name=ke2e",
@@ -72,6 +72,12 @@ impl Cluster {
             }
         }
         cluster
+    }
+
+    /// Where the daemons are.
+    pub fn bin_dir(&self) -> PathBuf {
+        let beside = || self.keelson.parent().unwrap().to_path_buf();
+        std::env::var("KEELSON_BIN_DIR").map_or_else(|_| beside(), PathBuf::from)
     }
 
     pub fn try_keelson(&self, args: &[&str]) -> Result<String, String> {

@@ -19,6 +19,7 @@ mod cluster;
 mod control_plane;
 mod failures;
 mod leftovers;
+mod neighbours;
 mod nodes;
 mod scheduling;
 mod services;
@@ -101,6 +102,14 @@ fn groups() -> Vec<Group> {
                 (
                     "a_cut_node_loses_its_pods_and_returns",
                     failures::cut_and_heal,
+                ),
+                (
+                    "an_address_that_two_services_want_has_one_owner",
+                    services::one_owner,
+                ),
+                (
+                    "down_and_up_leave_another_cluster_alone",
+                    neighbours::are_left_alone,
                 ),
                 ("a_node_is_stopped_started_added_and_removed", nodes::life),
             ],

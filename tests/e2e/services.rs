@@ -77,3 +77,55 @@ fn reach_all(cluster: &Cluster, space: &Namespace) -> String {
     });
     address
 }
+
+/// Two services of one external IP, which is a third one's cluster IP: kube-proxy goes on, all cluster IPs work, and the owners
+/// of those without it are told.
+pub fn one_owner(cluster: &Cluster) {
+    let space = cluster.namespace("one-owner");
+    let address = space.hello(1);
+    let port = space.json(&["get", "service", "hello"])["spec"]["ports"][0].clone();
+    for (service, external) in [("late-a", address.as_str()), ("late-b", &address)] {
+        cluster.apply(&format!(
+            r#"{{"apiVersion":"v1","kind":"Service","metadata":{{"name":"{service}","namespace":"{}"}},
+                "spec":{{"selector":{{"app":"hello"}},"externalIPs":["{external}"],"ports":[{{"port":{},"targetPort":{}}}]}}}}"#,
+            space.name, port["port"], port["targetPort"]
+        ));
+    }
+    for service in ["late-a", "late-b"] {
+        wait_for("the event", seconds(30), || {
+            let field = format!("involvedObject.name={service},reason=ExternalIPAlreadyAllocated");
+            let list =
+                space.try_kubectl(&["get", "events", "--field-selector", &field, "-o", "name"])?;
+            if list.trim().is_empty() {
+                Err("none".into())
+            } else {
+                Ok(())
+            }
+        });
+    }
+    for service in ["hello", "late-a", "late-b"] {
+        let service = space.json(&["get", "service", service]);
+        let ip = service["spec"]["clusterIP"].as_str().unwrap();
+        let url = format!("http://{ip}:{}/", port["port"]);
+        wait_for("an answer", seconds(15), || {
+            cluster.try_exec("node-2", &["curl", "-sf", "--max-time", "2", &url])
+        });
+    }
+    // Only health is to be had on the port that is open to all.
+    let code = |path: &str| {
+        let url = format!("http://10.89.77.11:10256{path}");
+        cluster.exec(
+            "node-2",
+            &["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", &url],
+        )
+    };
+    assert_eq!(
+        ["/healthz", "/livez", "/metrics", "/proxyMode", "/configz"].map(code),
+        ["200", "200", "404", "404", "404"]
+    );
+    let metrics = cluster.exec("node-1", &["curl", "-s", "http://127.0.0.1:10249/metrics"]);
+    assert!(
+        metrics.contains("kubeproxy_conflicting_service_addresses 2"),
+        "{metrics}"
+    );
+}

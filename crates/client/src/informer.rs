@@ -488,6 +488,11 @@ impl<V: View> Core<V> {
                 api.list::<V>(&options).await
             };
             let page = match page {
+                // Large objects: fewer at once. One alone is as large as the apiserver takes.
+                Err(Error::TooLarge(_)) if options.limit > 1 => {
+                    options.limit = (options.limit / 8).max(1);
+                    continue;
+                }
                 Err(Error::Decode { .. }) => self.page_by_item(&api, &options, &mut fresh).await?,
                 other => other?,
             };

@@ -92,6 +92,7 @@ pub async fn run(
 
 async fn work(config: Arc<Config>, deps: &Dependencies, shutdown: CancellationToken) {
     let informers = Informers::new(deps.client.clone(), shutdown.clone());
+    deps.queues.informers(&informers);
     let tasks = TaskTracker::new();
     for c in list::CONTROLLERS
         .iter()

@@ -2,14 +2,17 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use client::WorkQueue;
 use client::queue::{Key, Stats};
+use client::{Informers, WorkQueue};
 
 type Read = Box<dyn Fn() -> Stats + Send + Sync>;
 
-/// The queues of the process.
+/// The queues of the process, and its informers.
 #[derive(Clone, Default)]
-pub struct Queues(Arc<Mutex<Vec<(String, Read)>>>);
+pub struct Queues(
+    Arc<Mutex<Vec<(String, Read)>>>,
+    Arc<Mutex<Option<Informers>>>,
+);
 
 impl std::fmt::Debug for Queues {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -28,7 +31,12 @@ impl Queues {
             .push((name, read));
     }
 
-    /// The counters of all queues, in the text format of Prometheus.
+    /// Tells whose faults are counted.
+    pub fn informers(&self, informers: &Informers) {
+        *self.1.lock().unwrap_or_else(PoisonError::into_inner) = Some(informers.clone());
+    }
+
+    /// The counters of all queues and of the informers' faults, in the text format of Prometheus.
     pub fn render(&self) -> String {
         type Field = fn(&Stats) -> f64;
         #[expect(clippy::cast_precision_loss, reason = "counters are far below 2^52")]
@@ -95,6 +103,25 @@ impl Queues {
             out.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
             for (queue, s) in &stats {
                 out.push_str(&format!("{name}{{name=\"{queue}\"}} {}\n", read(s)));
+            }
+        }
+        let informers = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(informers) = informers.as_ref() {
+            for (name, help, value) in [
+                (
+                    "informer_unreadable_objects_total",
+                    "Objects that came and could not be read; they were passed over",
+                    informers.unreadable(),
+                ),
+                (
+                    "informer_recovered_panics_total",
+                    "Panics over single objects that were recovered from",
+                    informers.panics(),
+                ),
+            ] {
+                out.push_str(&format!(
+                    "# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}\n"
+                ));
             }
         }
         out

@@ -34,6 +34,8 @@ pub struct Script {
     pub unless: Option<Vec<String>>,
     /// What stands in for the script once the output of `command` is known.
     pub then: Option<Then>,
+    /// Whether the rules are right though it fails: for what others may hold on to.
+    pub may_fail: bool,
 }
 
 /// Makes scripts from a program's output.

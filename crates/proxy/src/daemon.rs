@@ -380,7 +380,7 @@ pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
     )
     .await?;
     let metrics_port = MetricsPort {
-        registry,
+        registry: registry.clone(),
         mode: config.mode,
         config: serde_json::json!({"kubeproxy.config.k8s.io": file}).to_string(),
     };
@@ -422,12 +422,29 @@ pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
 
     let informers = Informers::new(client, shutdown.token.clone());
     let node_health = health.clone();
+    // Rules do not wait for it, nor for the right to read it.
     informers
+        .scope()
         .get::<NodeView>(&NODES, Selector::fields(format!("metadata.name={node}")))
         .on_change(move |c| match c {
             Change::Deleted(_) => node_health.node(None),
             other => node_health.node(Some(other.object())),
         });
+    for (name, help, read) in [
+        (
+            "informer_unreadable_objects_total",
+            "[ALPHA] Objects that came and could not be read; they were passed over.",
+            Informers::unreadable as fn(&Informers) -> u64,
+        ),
+        (
+            "informer_recovered_panics_total",
+            "[ALPHA] Panics over single objects that were recovered from.",
+            Informers::panics,
+        ),
+    ] {
+        let informers = informers.clone();
+        registry.gauge_fn(name, help, move || read(&informers) as f64);
+    }
     let (tx, rx) = mpsc::unbounded_channel();
     let ours = Selector::labels(
         "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name",

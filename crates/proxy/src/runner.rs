@@ -136,7 +136,20 @@ async fn run(command: &[String], input: &str, own: &OwnProcesses) -> Result<Stri
 }
 
 /// Runs one script, and what follows from it.
+///
+/// # Errors
+/// A program cannot be run or fails, unless the script may fail.
 pub async fn apply(script: &Script, own: &OwnProcesses) -> Result<(), RunError> {
+    match apply_strictly(script, own).await {
+        Err(error) if script.may_fail => {
+            tracing::warn!(%error, "Failed to clean up; it is tried with the next full write");
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+async fn apply_strictly(script: &Script, own: &OwnProcesses) -> Result<(), RunError> {
     if let Some(check) = &script.unless
         && run(check, "", own).await.is_ok()
     {

@@ -14,8 +14,8 @@ use proptest::test_runner::{Config, TestRunner};
 use proxy::apply::Writer;
 use proxy::backends::iptables::Iptables;
 use proxy::backends::nftables::Nftables;
-use proxy::backends::{Backend, Options};
-use proxy::model::{Family, Model};
+use proxy::backends::{Backend, Options, Script};
+use proxy::model::{Changes, Entries, Family, Model};
 use proxy::runner::OwnProcesses;
 use proxy::view::{
     AffinityConfig, ClientIp, Conditions, Ingress, LoadBalancer, Meta, ServicePort, ServiceSpec,
@@ -255,6 +255,147 @@ fn iptables_takes_any_set_of_services() {
     if inside("iptables_takes_any_set_of_services") {
         takes_any_set(false);
     }
+}
+
+/// A backend with a fault: what it writes for one address the kernel does not take.
+struct Faulty(Box<dyn Backend>, &'static str);
+
+impl Faulty {
+    fn spoil(&self, mut scripts: Vec<Script>) -> Vec<Script> {
+        for script in &mut scripts {
+            if script.text.contains("10.0.0.66") {
+                script.text = script.text.replace("10.0.0.66", self.1);
+            }
+        }
+        scripts
+    }
+}
+
+impl Backend for Faulty {
+    fn full(&mut self, entries: &Entries) -> Vec<Script> {
+        let scripts = self.0.full(entries);
+        self.spoil(scripts)
+    }
+
+    fn delta(&mut self, changes: &Changes) -> Vec<Script> {
+        let scripts = self.0.delta(changes);
+        self.spoil(scripts)
+    }
+
+    fn dry_run(&mut self) -> Vec<Script> {
+        self.0.dry_run()
+    }
+
+    fn cleanup(&self) -> Vec<Script> {
+        self.0.cleanup()
+    }
+
+    fn owns(&self) -> fn(&str) -> bool {
+        self.0.owns()
+    }
+}
+
+fn plain(name: &str, ip: &str) -> ServiceView {
+    ServiceView {
+        metadata: Meta {
+            name: name.into(),
+            namespace: "ns".into(),
+            ..Meta::default()
+        },
+        spec: ServiceSpec {
+            type_: "ClusterIP".into(),
+            cluster_ip: ip.into(),
+            ports: vec![ServicePort {
+                port: 80,
+                ..ServicePort::default()
+            }],
+            ..ServiceSpec::default()
+        },
+        ..ServiceView::default()
+    }
+}
+
+/// `list` shows the rules.
+fn one_does_not_spoil_the_rest(nft: bool, list: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let kernel = OwnProcesses::default();
+    let faulty = Faulty(backend(nft, Family::V4), "10.0.0.66.77");
+    let mut w = Writer::new(Model::new("n1", Family::V4), Box::new(faulty));
+    for i in 1..50 {
+        w.model
+            .service(Arc::new(plain(&format!("s{i}"), &format!("10.0.0.{i}"))));
+    }
+    w.model.service(Arc::new(plain("bad", "10.0.0.66")));
+    let now = tokio::time::Instant::now();
+    let done = runtime.block_on(w.sync(true, &kernel, now)).unwrap();
+    let refused: Vec<String> = done.refused.iter().map(|(n, _)| n.to_string()).collect();
+    assert_eq!(refused, ["ns/bad"]);
+    let rules = || {
+        let out = Command::new("sh").args(["-c", list]).output().unwrap();
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    for i in 1..50 {
+        assert!(rules().contains(&format!(" 10.0.0.{i}{}", if nft { " ." } else { "/32" })));
+    }
+    // Among changes, too.
+    w.model.service(Arc::new(plain("bad-too", "10.0.0.66")));
+    w.model.service(Arc::new(plain("new", "10.0.1.1")));
+    w.model.service_gone("ns", "bad");
+    let done = runtime.block_on(w.sync(false, &kernel, now)).unwrap();
+    assert_eq!(done.refused.len(), 1);
+    assert!(rules().contains("10.0.1.1"));
+}
+
+#[test]
+fn nftables_goes_on_without_what_the_kernel_refuses() {
+    if inside("nftables_goes_on_without_what_the_kernel_refuses") {
+        one_does_not_spoil_the_rest(true, "nft list ruleset");
+    }
+}
+
+#[test]
+fn iptables_goes_on_without_what_the_kernel_refuses() {
+    if inside("iptables_goes_on_without_what_the_kernel_refuses") {
+        one_does_not_spoil_the_rest(false, "iptables-save");
+    }
+}
+
+#[test]
+fn a_chain_that_somebody_else_uses_keeps_nothing_from_being_written() {
+    let test = "a_chain_that_somebody_else_uses_keeps_nothing_from_being_written";
+    if !inside(test) {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let kernel = OwnProcesses::default();
+    let mut w = Writer::new(Model::new("n1", Family::V4), backend(false, Family::V4));
+    let service = plain("a", "10.0.0.1");
+    for slice in slices(&service, &[("10.1.0.1".into(), true)]) {
+        w.model.slice(Arc::new(slice), false);
+    }
+    w.model.service(Arc::new(service));
+    let now = tokio::time::Instant::now();
+    runtime.block_on(w.sync(true, &kernel, now)).unwrap();
+    sh(
+        "chain=$(iptables-save -t nat | sed -n 's/^:\\(KUBE-SVC-[^ ]*\\).*/\\1/p')
+        iptables -t nat -A OUTPUT -j $chain",
+    );
+    w.model.service_gone("ns", "a");
+    w.model.service(Arc::new(plain("b", "10.0.0.2")));
+    let done = runtime.block_on(w.sync(false, &kernel, now)).unwrap();
+    assert!(done.refused.is_empty() && !done.unfinished);
+    let out = Command::new("iptables-save").output().unwrap();
+    let rules = String::from_utf8_lossy(&out.stdout);
+    assert!(
+        rules.contains("10.0.0.2/32") && !rules.contains("10.0.0.1/32"),
+        "{rules}"
+    );
 }
 
 fn sh(script: &str) {

@@ -312,8 +312,12 @@ mod tests {
             true
         }
 
-        fn explain(&self, pod: &Pod, _: &NodeTable, _: usize) -> Vec<Reason> {
+        fn explain(&self, pod: &Pod, nodes: &NodeTable, row: usize) -> Vec<Reason> {
             assert!(!pod.uid().starts_with("bad"), "a trap");
+            let name = nodes.row(row).map_or("", |r| &r.name);
+            if pod.uid().starts_with("full") && name == "a" {
+                return vec![Reason::fixed("a trap on this node")];
+            }
             Vec::new()
         }
     }
@@ -386,11 +390,12 @@ mod tests {
     #[test]
     fn a_hint_that_panics_is_not_the_fault_of_what_happened() {
         let mut g = guard();
-        g.input(Input::Node(Arc::new(node("a", "1", "4Gi"))), 0);
+        g.input(Input::Node(Arc::new(node("a", "2", "4Gi"))), 0);
         g.input(Input::Pod(pod("full", "2", "")), 0);
         assert_eq!(decisions(&mut g, 0), ["full: Unschedulable"]);
         g.input(Input::Node(Arc::new(node("b", "2", "4Gi"))), 100_000);
         assert!(g.left_out.is_empty());
+        assert_eq!(g.panics(), 1);
         g.tick(200_000);
         assert_eq!(decisions(&mut g, 200_000), ["full on b"]);
     }

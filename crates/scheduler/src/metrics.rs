@@ -23,6 +23,7 @@ pub struct Metrics {
     pending: Arc<Family<Gauge>>,
     preemptions: Arc<Family<Counter>>,
     panics: Arc<Family<Gauge>>,
+    unreadable: Arc<Family<Gauge>>,
 }
 
 impl Metrics {
@@ -73,6 +74,11 @@ impl Metrics {
                 "[ALPHA] Panics over single objects that were recovered from.",
                 &[],
             ),
+            unreadable: r.gauge(
+                "informer_unreadable_objects_total",
+                "[ALPHA] Objects that came and could not be read; they were passed over.",
+                &[],
+            ),
         }
     }
 
@@ -113,6 +119,11 @@ impl Metrics {
     /// Panics that were caught.
     pub fn panics(&self, n: u64) {
         self.panics.get().set(n as f64);
+    }
+
+    /// Objects that could not be read.
+    pub fn unreadable(&self, n: u64) {
+        self.unreadable.get().set(n as f64);
     }
 
     /// The queue's sizes.

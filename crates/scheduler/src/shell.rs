@@ -146,7 +146,9 @@ pub async fn run(config: Config, mut deps: Dependencies, shutdown: CancellationT
             }
         }
         deps.metrics.pending(core.sizes());
-        deps.metrics.panics(core.panics());
+        deps.metrics
+            .panics(core.panics().saturating_add(informers.panics()));
+        deps.metrics.unreadable(informers.unreadable());
         if !idle {
             tokio::task::yield_now().await;
             continue;

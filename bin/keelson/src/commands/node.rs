@@ -26,7 +26,7 @@ pub fn main(dir: PathBuf, mut args: Args) -> Result<ExitCode> {
     if what == "add" {
         let node = cluster.add_node(name)?;
         say!("Adding {} ({})", node.name, cluster.node_address(&node));
-        super::up::bring_up(&cluster, &steps, TIMEOUT, false)?;
+        super::up::bring_up(&cluster, &steps, TIMEOUT)?;
         return Ok(ExitCode::SUCCESS);
     }
     let name = name.with_context(|| format!("say which node: keelson node {what} NAME"))?;
@@ -45,7 +45,7 @@ pub fn main(dir: PathBuf, mut args: Args) -> Result<ExitCode> {
         }
         "start" => {
             set_state(&mut cluster, &name, NodeState::Running)?;
-            super::up::bring_up(&cluster, &steps, TIMEOUT, false)?;
+            super::up::bring_up(&cluster, &steps, TIMEOUT)?;
             net::set_cable(&cluster, &node, true)?;
         }
         "cut" => {

@@ -46,7 +46,7 @@ pub fn main(dir: PathBuf, mut args: Args) -> Result<ExitCode> {
         cluster.name,
         cluster.nodes.len()
     );
-    bring_up(&cluster, &steps, timeout, fresh)?;
+    bring_up(&cluster, &steps, timeout)?;
     say!(
         "\nReady after {1:.1} s. The kubeconfig is {2}.\n\n\
          Try next:\n  \
@@ -182,7 +182,7 @@ fn parse_subnet(text: &str) -> Result<[u8; 3]> {
 }
 
 /// Everything but the farewell. Also used by `node add` and `node start`.
-pub fn bring_up(cluster: &Cluster, steps: &Steps, timeout: Duration, fresh: bool) -> Result<()> {
+pub fn bring_up(cluster: &Cluster, steps: &Steps, timeout: Duration) -> Result<()> {
     let hierarchies = Hierarchies::detect()?;
     let since = Instant::now();
     if let Some(other) = identity::name_in_use(

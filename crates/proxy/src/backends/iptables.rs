@@ -708,6 +708,8 @@ impl Iptables {
         Script {
             command: vec![self.program("iptables-save"), "-t".into(), "nat".into()],
             then: Some(super::Then(std::sync::Arc::new(then))),
+            // A chain that somebody else's rule leads to cannot be removed.
+            may_fail: true,
             ..Script::default()
         }
     }
