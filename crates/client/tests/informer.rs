@@ -219,7 +219,7 @@ fn bad(name: &str, version: u32) -> String {
 #[tokio::test]
 async fn an_object_the_view_cannot_read_hides_no_other() {
     let stream = event("ADDED", r#"{"metadata":{"name":7}}"#)
-        + &event("ADDED", r#"{"metadata":[]}"#)
+        + &event("ADDED", r#"{"metadata":7}"#)
         + &event("ADDED", "8")
         + "no frame at all\n"
         + &event("ADDED", &bad("x", 1))

@@ -363,7 +363,7 @@ mod tests {
     #[test]
     fn a_pod_that_panics_stops_nobody_and_is_tried_again() {
         let mut g = guard();
-        g.input(Input::Node(Arc::new(node("a", "3", "4Gi"))), 0);
+        g.input(Input::Node(Arc::new(node("a", "4", "4Gi"))), 0);
         g.input(Input::Pod(pod("placed", "1", "a")), 0);
         g.input(Input::Pod(pod("first", "1", "")), 0);
         assert_eq!(decisions(&mut g, 0), ["first on a"]);
@@ -371,8 +371,8 @@ mod tests {
         g.input(Input::Pod(pod("worse", "1", "")), 0);
         g.input(Input::Pod(pod("second", "1", "")), 0);
         assert_eq!(decisions(&mut g, 0), ["bad: SchedulerError", "second on a"]);
-        // What was decided before still counts: there were three CPUs.
-        g.input(Input::Pod(pod("third", "1", "")), 1);
+        // What was decided before still counts: one CPU of four is left.
+        g.input(Input::Pod(pod("third", "2", "")), 1);
         assert_eq!(decisions(&mut g, 1), ["third: Unschedulable"]);
         assert_eq!(g.panics(), 2);
         // Not before its time, and then after a longer one.
