@@ -201,9 +201,9 @@ impl Work {
     }
 
     /// When to write next.
-    fn due(&self, times: &Times, watching: bool) -> Option<Instant> {
+    fn due(&self, times: &Times, watching: bool, now: Instant) -> Option<Instant> {
         let Some(last) = self.last else {
-            return Some(Instant::now());
+            return Some(now);
         };
         if self.is_dirty() {
             let wait = match self.failures {
@@ -260,16 +260,15 @@ impl Runner {
             let now = Instant::now();
             let mut wrote = false;
             for work in &mut works {
-                if work
-                    .due(&times, watching.is_some())
-                    .is_some_and(|at| at <= now)
-                {
-                    // Where nothing is dirty, the time has come for what is done now and then.
-                    work.full |=
-                        !work.is_dirty() && work.writer.next_trial().is_none_or(|t| t > now);
-                    write(work, &own, (&metrics, &health), &*tell).await;
-                    wrote = true;
+                let due = work.due(&times, watching.is_some(), now);
+                if due.is_none_or(|at| at > now) {
+                    continue;
                 }
+                // Where nothing is dirty, the time has come for what is done now and then.
+                let trial = work.writer.next_trial().is_some_and(|at| at <= now);
+                work.full |= !work.is_dirty() && !trial;
+                write(work, &own, (&metrics, &health), &*tell).await;
+                wrote = true;
             }
             if wrote {
                 metrics.unmet(works.iter().map(|w| w.writer.model.unmet()).sum());
@@ -278,7 +277,7 @@ impl Runner {
             }
             let due = works
                 .iter()
-                .filter_map(|w| w.due(&times, watching.is_some()))
+                .filter_map(|w| w.due(&times, watching.is_some(), now))
                 .min();
             let timer = async {
                 match due {

@@ -15,12 +15,16 @@ use proxy::apply::Writer;
 use proxy::backends::iptables::Iptables;
 use proxy::backends::nftables::Nftables;
 use proxy::backends::{Backend, Options, Script};
+use proxy::config::Mode;
+use proxy::health::Health;
+use proxy::metrics::Metrics;
 use proxy::model::{Changes, Entries, Family, Model};
-use proxy::runner::OwnProcesses;
+use proxy::runner::{Input, Notice, OwnProcesses, Runner, Times};
 use proxy::view::{
     AffinityConfig, ClientIp, Conditions, Ingress, LoadBalancer, Meta, ServicePort, ServiceSpec,
     ServiceStatus, ServiceView, SliceEndpoint, SlicePort, SliceView,
 };
+use tokio_util::sync::CancellationToken;
 
 /// Whether this process is in its own namespace; if not, runs the test there and fails as it fails.
 fn inside(test: &str) -> bool {
@@ -400,6 +404,78 @@ fn a_chain_that_somebody_else_uses_keeps_nothing_from_being_written() {
         leads_to("10.0.0.2/32") && !leads_to("10.0.0.1/32"),
         "{rules}"
     );
+}
+
+/// The whole loop: what is shown is written, changes follow, somebody else's change is put right, conflicts are told.
+#[test]
+fn the_runner_keeps_the_kernel_as_the_watches_say() {
+    let test = "the_runner_keeps_the_kernel_as_the_watches_say";
+    if !inside(test) {
+        return;
+    }
+    let rules = || {
+        let out = Command::new("nft").args(["list", "ruleset"]).output();
+        String::from_utf8_lossy(&out.unwrap().stdout).into_owned()
+    };
+    let wait = async |what: &str, there: bool| {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        while rules().contains(what) != there {
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "{what}\n{}",
+                rules()
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (inputs, receiver) = tokio::sync::mpsc::unbounded_channel();
+        let (told, mut notices) = tokio::sync::mpsc::unbounded_channel();
+        let registry = component::metrics::Registry::new();
+        let health = Arc::new(Health::default());
+        let runner = Runner {
+            families: [Family::V4, Family::V6]
+                .map(|f| Writer::new(Model::new("n1", f), backend(true, f)))
+                .into(),
+            times: Times {
+                min_sync: Duration::from_millis(1),
+                full_period: Duration::from_secs(3600),
+            },
+            metrics: Arc::new(Metrics::new(&registry, Mode::Nftables)),
+            health: health.clone(),
+            tell: Box::new(move |notice| {
+                let _ = told.send(notice);
+            }),
+        };
+        let shutdown = CancellationToken::new();
+        let running = tokio::spawn(runner.run(receiver, shutdown.clone()));
+        let show = |s: ServiceView| inputs.send(Input::Service(Arc::new(s))).unwrap();
+        show(plain("a", "10.0.0.1"));
+        wait(" 10.0.0.1 .", true).await;
+        show(plain("b", "10.0.0.2"));
+        wait(" 10.0.0.2 .", true).await;
+        inputs
+            .send(Input::ServiceGone(Arc::new(plain("a", "10.0.0.1"))))
+            .unwrap();
+        wait(" 10.0.0.1 .", false).await;
+        sh("nft flush map ip kube-proxy no-endpoint-services");
+        wait(" 10.0.0.2 .", true).await;
+        let mut thief = plain("thief", "10.0.0.3");
+        thief.spec.external_ips = vec!["10.0.0.2".into()];
+        show(thief);
+        match notices.recv().await {
+            Some(Notice::Conflict(c)) => assert_eq!(c.owner.name, "b"),
+            other => panic!("{other:?}"),
+        }
+        wait(" 10.0.0.3 .", true).await;
+        assert!(health.report(false, client::Time::now()).0);
+        shutdown.cancel();
+        running.await.unwrap();
+    });
 }
 
 fn sh(script: &str) {
