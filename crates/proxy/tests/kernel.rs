@@ -3,6 +3,14 @@
 //!
 //! A test calls itself again beneath `unshare --net`. Needs root or user namespaces, `nft`, `iptables-nft` and `ip`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+
 use std::io::{BufRead, Write};
 use std::net::UdpSocket;
 use std::process::{Child, Command, Stdio};
