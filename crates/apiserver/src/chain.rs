@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use admission::Plugin;
 use api::Status;
-use auth::{Attributes, Authenticator, Authorizer, Decision, Peer, UserInfo};
+use auth::authz::forbidden;
+use auth::{Attributes, Authenticator, Authorizer, Decision, Peer, Selected, UserInfo};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -275,7 +276,7 @@ impl Server {
         let (decision, reason) = self.engine.authorizer.authorize(&attributes).await;
         if decision != Decision::Allow {
             // A small body is read, so that the connection can go on.
-            let refusal = refused(request.headers(), &query, &forbidden(&attributes, &reason));
+            let refusal = refused(request.headers(), &query, &forbidden::status(&attributes, &reason));
             let drain = crate::body::read_limited(request.into_body());
             let _ = tokio::time::timeout(DRAIN, drain).await;
             return Ok(refusal);
@@ -482,7 +483,7 @@ impl Server {
             };
             let (decision, reason) = self.engine.authorizer.authorize(&a).await;
             if decision != Decision::Allow {
-                return Err(forbidden(&a, &reason));
+                return Err(forbidden::status(&a, &reason));
             }
         }
         if let Some((ns, _)) = service_account
@@ -616,27 +617,9 @@ pub fn page_not_found() -> Response {
     r
 }
 
-fn attributes(info: &RequestInfo, query: &Query, user: UserInfo) -> Attributes {
-    let selects = matches!(info.verb.as_str(), "list" | "watch" | "deletecollection");
-    let selector = |k: &str| {
-        query
-            .get(k)
-            .filter(|v| selects && !v.is_empty())
-            .map(str::to_owned)
-    };
-    let mut name = info.name.clone();
-    if selects && name.is_empty() {
-        // A selector of one name counts as that name.
-        name = query
-            .str("fieldSelector")
-            .split(',')
-            .find_map(|t| {
-                t.strip_prefix("metadata.name=")
-                    .map(|n| n.trim_start_matches('=').to_owned())
-            })
-            .unwrap_or_default();
-    }
-    Attributes {
+/// The question to the authorizers.
+pub(crate) fn attributes(info: &RequestInfo, query: &Query, user: UserInfo) -> Attributes {
+    let mut a = Attributes {
         user,
         verb: info.verb.clone(),
         namespace: info.namespace.clone(),
@@ -644,46 +627,69 @@ fn attributes(info: &RequestInfo, query: &Query, user: UserInfo) -> Attributes {
         version: info.version.clone(),
         resource: info.resource.clone(),
         subresource: info.subresource.clone(),
-        name,
+        name: info.name.clone(),
         path: info.path.clone(),
         is_resource: info.is_resource,
-        field_selector: selector("fieldSelector"),
-        label_selector: selector("labelSelector"),
+        ..Attributes::default()
+    };
+    // The old watches do not select, as far as rights go.
+    if info.legacy_watch || !matches!(info.verb.as_str(), "list" | "watch" | "deletecollection") {
+        return a;
     }
+    a.fields = Selected::fields(query.str("fieldSelector"));
+    a.labels = Selected::labels(query.str("labelSelector"));
+    if info.verb != "deletecollection"
+        && a.name.is_empty()
+        && let Some(name) = a.fields.known.exact("metadata.name")
+        && api::validate::path_segment_name(name).is_empty()
+    {
+        // What selects one name is about that name.
+        a.name = name.to_owned();
+    }
+    a
 }
 
-/// Upstream's 403.
-fn forbidden(a: &Attributes, reason: &str) -> Status {
-    let user = api::text::go_quote(&a.user.name);
-    let mut why = if a.is_resource {
-        let mut resource = a.resource.clone();
-        if !a.subresource.is_empty() {
-            resource = format!("{resource}/{}", a.subresource);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(method: &str, url: &str) -> Attributes {
+        let (path, query) = url.split_once('?').unwrap_or((url, ""));
+        let query = Query::parse(query);
+        let method: http::Method = method.parse().expect("a method");
+        let info = RequestInfo::parse(&method, path, &query).expect(url);
+        attributes(&info, &query, UserInfo::default())
+    }
+
+    /// A right to one name is a right to lists of that name, and to nothing else.
+    #[test]
+    fn a_selector_of_one_name_counts_as_the_name() {
+        let pods = "/api/v1/namespaces/a/pods";
+        let selects = "fieldSelector=metadata.name";
+        for (method, url, want) in [
+            ("GET", format!("{pods}?{selects}%3Dx"), "x"),
+            ("GET", format!("{pods}?{selects}%3D%3Dx"), "x"),
+            ("GET", format!("{pods}?watch=1&{selects}%3Dx"), "x"),
+            ("GET", format!("{pods}?{selects}!%3Dx"), ""),
+            ("GET", format!("{pods}?{selects}%3Dx%5C%2Cy"), "x,y"),
+            ("GET", format!("{pods}?{selects}%3Dx%3Dy"), ""),
+            ("GET", format!("{pods}?{selects}%3Dx%2F..%2Fy"), ""),
+            ("GET", format!("{pods}?{selects}%3D.."), ""),
+            ("GET", format!("{pods}?{selects}%3Dx%2Cbroken"), ""),
+            ("GET", format!("{pods}/y?{selects}%3Dx"), "y"),
+            ("DELETE", format!("{pods}?{selects}%3Dx"), ""),
+            ("GET", format!("/api/v1/watch/namespaces/a/pods?{selects}%3Dx"), ""),
+        ] {
+            assert_eq!(asked(method, &url).name, want, "{method} {url}");
         }
-        let at = if a.namespace.is_empty() {
-            "at the cluster scope".to_owned()
-        } else {
-            format!("in the namespace {}", api::text::go_quote(&a.namespace))
-        };
-        format!(
-            "User {user} cannot {} resource {} in API group {} {at}",
-            a.verb,
-            api::text::go_quote(&resource),
-            api::text::go_quote(&a.group)
-        )
-    } else {
-        format!(
-            "User {user} cannot {} path {}",
-            a.verb,
-            api::text::go_quote(&a.path)
-        )
-    };
-    if !reason.is_empty() {
-        why = format!("{why}: {reason}");
     }
-    let mut s = Status::forbidden(&a.group, &a.resource, &a.name, &why);
-    if !a.is_resource {
-        s.details = Some(Box::default());
+
+    #[test]
+    fn a_selector_that_cannot_be_read_selects_everything() {
+        let a = asked("GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Da%2Cx&labelSelector=a+b+c");
+        assert!(a.fields.known.is_empty() && a.labels.known.is_everything());
+        assert!(a.fields.error.is_some() && a.labels.error.is_some());
+        let a = asked("GET", "/api/v1/pods/x?fieldSelector=spec.nodeName%3Da");
+        assert_eq!(a.fields, Selected::default());
     }
-    s
 }

@@ -308,6 +308,17 @@ impl Engine {
         }
     }
 
+    /// Asks for a right beyond the one that the request itself needed.
+    ///
+    /// # Errors
+    /// 403, in the words of any other refusal.
+    pub async fn authorize(&self, right: &auth::Attributes) -> Result<(), Status> {
+        match self.authorizer.authorize(right).await {
+            (auth::Decision::Allow, _) => Ok(()),
+            (_, reason) => Err(auth::authz::forbidden::status(right, &reason)),
+        }
+    }
+
     /// Mutating admission. Whether a plugin looked at the object, and so may have changed it.
     pub async fn admit(
         &self,
@@ -447,11 +458,17 @@ impl Engine {
                 set_meta(&mut object, "name", &name);
             }
         }
-        self.finish_create(r, object).await
+        self.finish_create(r, object, None).await
     }
 
-    /// The part that a create and an update that creates share: prepare, validate, admit, reserve, store.
-    async fn finish_create(&self, r: &Request<'_>, mut object: Value) -> Result<Value, Status> {
+    /// The part that a create and an update that creates share: prepare, validate, admit, reserve, store. `needs` is a
+    /// right that the request has not shown yet.
+    async fn finish_create(
+        &self,
+        r: &Request<'_>,
+        mut object: Value,
+        needs: Option<&auth::Attributes>,
+    ) -> Result<Value, Status> {
         let def = r.served.def.clone();
         let name = meta_str(&object, "name").to_owned();
         let ctx = self.context(r, &name);
@@ -466,6 +483,9 @@ impl Engine {
             return Err(self.invalid(r, &object, &errors));
         }
         r.warn(def.strategy.warnings(&ctx, &object, None));
+        if let Some(right) = needs {
+            self.authorize(right).await?;
+        }
         let a = self.attributes(r, Operation::Create, &name);
         self.validate_admission(&a, Some(&object), None).await?;
         let key = r.served.key(r.namespace, &name)?;
@@ -567,7 +587,20 @@ impl Engine {
         }
         set_meta(&mut object, "uid", &uuid::Uuid::new_v4().to_string());
         set_meta(&mut object, "creationTimestamp", r.now);
-        match self.finish_create(r, object).await {
+        // Whoever may patch or update may not yet create.
+        let create = auth::Attributes {
+            user: r.user.clone(),
+            verb: "create".into(),
+            namespace: r.namespace.to_owned(),
+            group: def.group.clone(),
+            version: def.version.clone(),
+            resource: def.resource.clone(),
+            subresource: r.subresource.to_owned(),
+            name: r.name.to_owned(),
+            is_resource: true,
+            ..auth::Attributes::default()
+        };
+        match self.finish_create(r, object, Some(&create)).await {
             Err(s) if s.is_already_exists() => Ok(None),
             other => other.map(Some),
         }

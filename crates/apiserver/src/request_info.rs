@@ -21,6 +21,9 @@ pub struct RequestInfo {
     pub version: String,
     /// The namespace in the path. For the namespaces resource itself, the name.
     pub namespace: String,
+    /// Whether the path leads through a namespace to the resource (`namespaces/a/pods`, also `namespaces/a/namespaces/b`,
+    /// not `namespaces/a`): only what lives in namespaces is found there.
+    pub within: bool,
     /// The plural.
     pub resource: String,
     /// Empty for the resource itself.
@@ -117,6 +120,7 @@ impl RequestInfo {
             info.namespace = parts.get(1).map(|(_, d)| d.clone()).unwrap_or_default();
             let third = parts.get(2).map_or("", |(_, d)| d.as_str());
             if parts.len() > 2 && third != "status" && third != "finalize" {
+                info.within = true;
                 parts = parts.get(2..).unwrap_or_default();
             }
         }
@@ -327,6 +331,39 @@ mod tests {
             (i.subresource.as_str(), i.rest.as_str()),
             ("proxy", "/b/../c/")
         );
+    }
+
+    /// Scope: `namespaces/a` is the namespace itself, whatever lies behind a further `namespaces` is below one.
+    #[test]
+    fn what_is_below_a_namespace_is_told_from_the_namespace_itself() {
+        let table = [
+            ("/api/v1/namespaces/a", false, "a", "a", ""),
+            ("/api/v1/namespaces/a/status", false, "a", "a", "status"),
+            ("/api/v1/namespaces/a/finalize", false, "a", "a", "finalize"),
+            ("/api/v1/watch/namespaces/a", false, "a", "a", ""),
+            ("/api/v1/namespaces/a/namespaces", true, "a", "", ""),
+            ("/api/v1/namespaces/a/namespaces/a", true, "a", "a", ""),
+            ("/api/v1/namespaces/a/namespaces/b", true, "a", "b", ""),
+            (
+                "/api/v1/namespaces/a/namespaces/b/finalize",
+                true,
+                "a",
+                "b",
+                "finalize",
+            ),
+            ("/api/v1/watch/namespaces/a/namespaces/b", true, "a", "b", ""),
+            ("/api/v1/watch/namespaces/a/namespaces", true, "a", "", ""),
+            ("/api/v1/namespaces//nodes/b", true, "", "b", ""),
+        ];
+        for (url, within, namespace, name, subresource) in table {
+            let i = parse("GET", url).expect(url);
+            assert_eq!(
+                (i.within, i.namespace.as_str(), i.name.as_str()),
+                (within, namespace, name),
+                "{url}"
+            );
+            assert_eq!(i.subresource, subresource, "{url}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod setup;
 
 use std::collections::BTreeMap;
 
+use api::selector::{FieldSelector, Selector};
 use async_trait::async_trait;
 
 /// `system:masters`: may do everything, whatever RBAC says.
@@ -103,10 +104,46 @@ pub struct Attributes {
     pub path: String,
     /// Whether this is about a resource; otherwise about `path`.
     pub is_resource: bool,
-    /// The request's field selector, if it has one (KEP-4601).
-    pub field_selector: Option<String>,
-    /// The request's label selector, if it has one (KEP-4601).
-    pub label_selector: Option<String>,
+    /// What the request selects by fields (KEP-4601).
+    pub fields: Selected<FieldSelector>,
+    /// What the request selects by labels (KEP-4601).
+    pub labels: Selected<Selector>,
+}
+
+/// A selector as authorizers see it. All its conditions hold, so leaving out what cannot be read makes the question
+/// broader, never narrower.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selected<T> {
+    /// What could be read; empty: everything is selected.
+    pub known: T,
+    /// Why the rest could not be read.
+    pub error: Option<String>,
+}
+
+impl<T: Default> Selected<T> {
+    fn of(parsed: Result<T, String>) -> Selected<T> {
+        match parsed {
+            Ok(known) => Selected { known, error: None },
+            Err(e) => Selected {
+                known: T::default(),
+                error: Some(e),
+            },
+        }
+    }
+}
+
+impl Selected<FieldSelector> {
+    /// From a selector's text.
+    pub fn fields(text: &str) -> Selected<FieldSelector> {
+        Selected::of(FieldSelector::parse(text))
+    }
+}
+
+impl Selected<Selector> {
+    /// From a selector's text.
+    pub fn labels(text: &str) -> Selected<Selector> {
+        Selected::of(Selector::parse(text))
+    }
 }
 
 /// An authorizer's answer.

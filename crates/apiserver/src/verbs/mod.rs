@@ -96,8 +96,8 @@ impl Call {
         let def = &self.served.def;
         let named = !self.info.name.is_empty();
         let everywhere = def.namespaced && self.info.namespace.is_empty();
-        let within = !def.namespaced && !self.info.namespace.is_empty();
-        if (within && def.resource != "namespaces") || self.info.verb == "proxy" {
+        // What belongs to the cluster is not found below a namespace, whose rights were asked for.
+        if (self.info.within && !def.namespaced) || self.info.verb == "proxy" {
             return Err(Status::no_such_path());
         }
         let posted = def.review.is_some() || def.verbs.iter().all(|v| v == "create");
@@ -155,6 +155,9 @@ impl Call {
         }
         if !proxied {
             negotiate::routed(&self.headers, produces)?;
+        }
+        if !named && !self.info.subresource.is_empty() {
+            return Err(Status::bad_request("name must be provided"));
         }
         segment("Name parameter", &self.info.name)
     }

@@ -512,15 +512,11 @@ fn node_rules() -> Vec<Rule> {
 type Answer = Result<bool, String>;
 
 fn selects(a: &Attributes, field: &str, node: &str) -> bool {
-    let Some(s) = &a.field_selector else {
-        return false;
-    };
-    s.split(',').any(|term| {
-        let Some((k, v)) = term.split_once('=') else {
-            return false;
-        };
-        k.trim() == field && v.trim_start_matches('=').trim() == node
-    })
+    a.fields
+        .known
+        .terms
+        .iter()
+        .any(|t| t.field == field && !t.not && t.value == node)
 }
 
 impl NodeAuthorizer {
@@ -648,15 +644,9 @@ impl NodeAuthorizer {
             ("", "nodes") => match (a.subresource.as_str(), a.verb.as_str()) {
                 ("", "create" | "update" | "patch") | ("status", "update" | "patch") => Ok(true),
                 ("", "get" | "list" | "watch") if a.name == node => Ok(true),
-                ("", "get" | "list" | "watch") if a.name.is_empty() => {
-                    // A list of one by field selector names its object.
-                    if selects(a, "metadata.name", node) {
-                        return Ok(true);
-                    }
-                    Err(format!(
-                        "node '{node}' cannot read all nodes, only its own Node object"
-                    ))
-                }
+                ("", "get" | "list" | "watch") if a.name.is_empty() => Err(format!(
+                    "node '{node}' cannot read all nodes, only its own Node object"
+                )),
                 ("", "get" | "list" | "watch") => Err(format!(
                     "node '{node}' cannot read '{}', only its own Node object",
                     a.name
@@ -710,6 +700,7 @@ impl Authorizer for NodeAuthorizer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Selected;
     use serde_json::json;
 
     fn ask(node: &str, verb: &str, resource: &str, namespace: &str, name: &str) -> Attributes {
@@ -795,7 +786,7 @@ mod tests {
         };
         assert_eq!(z.authorize(&token).await.0, Decision::Allow);
         let lists = Attributes {
-            field_selector: Some("spec.nodeName=n1".into()),
+            fields: Selected::fields("spec.nodeName=n1"),
             ..ask("n1", "list", "pods", "", "")
         };
         assert_eq!(z.authorize(&lists).await.0, Decision::Allow);
@@ -810,6 +801,33 @@ mod tests {
                 .0,
             Decision::NoOpinion
         );
+    }
+
+    /// Selectors are read as lists are: by the same parser.
+    #[tokio::test]
+    async fn a_selector_opens_what_it_selects_and_no_more() {
+        let (_, z) = authorizer();
+        for (selector, want) in [
+            ("spec.nodeName=n1", Decision::Allow),
+            ("spec.nodeName==n1", Decision::Allow),
+            ("status.phase!=Failed,spec.nodeName=n1", Decision::Allow),
+            ("spec.nodeName!=n1", Decision::NoOpinion),
+            ("spec.nodeName=n2", Decision::NoOpinion),
+            ("spec.nodeName=n1\\,x", Decision::NoOpinion),
+            ("spec.nodeName=\\,spec.nodeName=n1", Decision::NoOpinion),
+            ("a=b\\,spec.nodeName=n1", Decision::NoOpinion),
+            ("spec.nodeName= n1", Decision::NoOpinion),
+            (" spec.nodeName=n1", Decision::NoOpinion),
+            ("spec.nodeName=n1=", Decision::NoOpinion),
+            ("spec.nodeName=n1,oops", Decision::NoOpinion),
+            ("", Decision::NoOpinion),
+        ] {
+            let list = Attributes {
+                fields: Selected::fields(selector),
+                ..ask("n1", "list", "pods", "", "")
+            };
+            assert_eq!(z.authorize(&list).await.0, want, "{selector}");
+        }
     }
 
     #[tokio::test]

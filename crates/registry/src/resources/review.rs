@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::Status;
+use api::selector::{FieldSelector, FieldTerm, Operator, Requirement, Selector};
+use api::text::go_quote;
 use apiserver::resource::{ActionSubresource, Context, ObjectWriter};
 use async_trait::async_trait;
-use auth::{Attributes, Decision, Rule, TokenAuthenticator, UserInfo};
+use auth::{Attributes, Decision, Rule, Selected, TokenAuthenticator, UserInfo};
 use serde_json::{Map, Value, json};
 
 use crate::builtin::{Config, Parts};
@@ -281,29 +283,99 @@ impl Access {
     }
 }
 
-/// The requirements of a review as a selector in text form.
-fn selector_text(s: &Value) -> Option<String> {
-    if s.is_null() {
-        return None;
+/// Reads one requirement after the other; one that cannot be read is left out and told.
+fn each<T>(s: &Value, read: impl Fn(&Value) -> Result<T, String>) -> (Vec<T>, Option<String>) {
+    let (mut known, mut errors) = (Vec::new(), Vec::new());
+    for r in s.list("requirements") {
+        match read(r) {
+            Ok(t) => known.push(t),
+            Err(e) => errors.push(e),
+        }
     }
-    let raw = s.text("rawSelector");
-    if !raw.is_empty() {
-        return Some(raw.to_owned());
+    (known, (!errors.is_empty()).then(|| errors.join(", ")))
+}
+
+fn selected_fields(s: &Value) -> Selected<FieldSelector> {
+    let (raw, requirements) = (s.text("rawSelector"), s.list("requirements"));
+    if requirements.is_empty() {
+        return Selected::fields(raw);
     }
-    let parts: Vec<String> = s
-        .list("requirements")
-        .iter()
-        .map(|r| {
-            let (key, values) = (r.text("key"), r.texts("values").join(","));
-            match r.text("operator") {
-                "In" => format!("{key} in ({values})"),
-                "NotIn" => format!("{key} notin ({values})"),
-                "Exists" => key.to_owned(),
-                _ => format!("!{key}"),
+    let (terms, error) = each(s, |r| {
+        let not = match r.text("operator") {
+            "In" => false,
+            "NotIn" => true,
+            op @ ("Exists" | "DoesNotExist") => {
+                return Err(format!("fieldSelectors do not yet support {op}"));
             }
+            op => {
+                return Err(format!(
+                    "{} is not a valid field selector operator",
+                    go_quote(op)
+                ));
+            }
+        };
+        match r.texts("values").as_slice() {
+            [one] => Ok(FieldTerm {
+                field: r.text("key").to_owned(),
+                not,
+                value: (*one).to_owned(),
+            }),
+            _ => Err("fieldSelectors do not yet support multiple values".to_owned()),
+        }
+    });
+    Selected {
+        known: FieldSelector { terms },
+        error,
+    }
+}
+
+fn selected_labels(s: &Value) -> Selected<Selector> {
+    let (raw, requirements) = (s.text("rawSelector"), s.list("requirements"));
+    if requirements.is_empty() {
+        return Selected::labels(raw);
+    }
+    let (known, error) = each(s, |r| {
+        let operator = match r.text("operator") {
+            "In" => Operator::In,
+            "NotIn" => Operator::NotIn,
+            "Exists" => Operator::Exists,
+            "DoesNotExist" => Operator::DoesNotExist,
+            op => {
+                return Err(format!(
+                    "{} is not a valid label selector operator",
+                    go_quote(op)
+                ));
+            }
+        };
+        let values = r.texts("values").iter().map(|v| (*v).to_owned()).collect();
+        Requirement::new(r.text("key"), operator, values, &Path::root())
+    });
+    Selected {
+        known: Selector::of(known),
+        error,
+    }
+}
+
+/// What a review says of selectors that could not be read.
+fn unread(a: &Attributes) -> String {
+    let say = |which: &str, broken: bool, rest: bool| {
+        let partly = if rest { "partially " } else { "" };
+        broken.then(|| {
+            format!("spec.resourceAttributes.{which} {partly}ignored due to parse error")
         })
-        .collect();
-    Some(parts.join(","))
+    };
+    let fields = say(
+        "fieldSelector",
+        a.fields.error.is_some(),
+        !a.fields.known.is_empty(),
+    );
+    let labels = say(
+        "labelSelector",
+        a.labels.error.is_some(),
+        !a.labels.known.is_everything(),
+    );
+    let all: Vec<String> = fields.into_iter().chain(labels).collect();
+    all.join("; ")
 }
 
 fn attributes(user: UserInfo, spec: &Value) -> Attributes {
@@ -333,8 +405,8 @@ fn attributes(user: UserInfo, spec: &Value) -> Attributes {
         name: text("name"),
         path: String::new(),
         is_resource: true,
-        field_selector: selector_text(r.at("fieldSelector")),
-        label_selector: selector_text(r.at("labelSelector")),
+        fields: selected_fields(r.at("fieldSelector")),
+        labels: selected_labels(r.at("labelSelector")),
     }
 }
 
@@ -364,6 +436,10 @@ impl ActionSubresource for Access {
         }
         if !reason.is_empty() {
             status.put("reason", reason);
+        }
+        let unread = unread(&a);
+        if !unread.is_empty() {
+            status.put("evaluationError", unread);
         }
         body.put("status", status);
         Ok((201, body))
@@ -471,5 +547,50 @@ mod tests {
         };
         let body = json!({"metadata": {"namespace": "a"}, "spec": {"user": "j", "resourceAttributes": {"namespace": "b"}}});
         assert_eq!(local.validate(&body).len(), 1);
+    }
+
+    /// KEP-4601: a review's selectors are read as a request's are; what cannot be read is left out and told.
+    #[test]
+    fn selectors_of_reviews_are_those_of_requests() {
+        let ask = |field: Value, label: Value| {
+            let r = json!({"verb": "list", "resource": "pods", "fieldSelector": field, "labelSelector": label});
+            attributes(UserInfo::default(), &json!({"resourceAttributes": r}))
+        };
+        let raw = ask(
+            json!({"rawSelector": "spec.nodeName=a"}),
+            json!({"rawSelector": "x in (b,a)"}),
+        );
+        let listed = ask(
+            json!({"requirements": [{"key": "spec.nodeName", "operator": "In", "values": ["a"]}]}),
+            json!({"requirements": [{"key": "x", "operator": "In", "values": ["a", "b"]}]}),
+        );
+        assert_eq!(raw.fields, Selected::fields("spec.nodeName=a"));
+        assert_eq!(raw, listed);
+        assert_eq!(unread(&raw), "");
+        // A value is not taken apart again.
+        let comma = ask(
+            json!({"requirements": [{"key": "metadata.name", "operator": "In", "values": ["x,spec.nodeName=a"]}]}),
+            Value::Null,
+        );
+        assert_eq!(comma.fields.known.exact("spec.nodeName"), None);
+        let broken = ask(
+            json!({"rawSelector": "spec.nodeName=a,oops"}),
+            json!({"requirements": [
+                {"key": "x", "operator": "In", "values": ["a"]},
+                {"key": "y", "operator": "Huh"},
+            ]}),
+        );
+        assert!(broken.fields.known.is_empty());
+        assert_eq!(broken.labels.known.to_string(), "x in (a)");
+        assert_eq!(
+            unread(&broken),
+            "spec.resourceAttributes.fieldSelector ignored due to parse error; \
+             spec.resourceAttributes.labelSelector partially ignored due to parse error"
+        );
+        let many = ask(
+            json!({"requirements": [{"key": "k", "operator": "In", "values": ["a", "b"]}, {"key": "k", "operator": "Exists"}]}),
+            Value::Null,
+        );
+        assert!(many.fields.known.is_empty() && many.fields.error.is_some());
     }
 }
