@@ -4,58 +4,13 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
 use component::Flags;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-
-/// Without `--kubelet-certificate-authority` upstream does not verify the kubelet's serving certificate, which kubelets
-/// sign themselves by default.
-#[derive(Debug)]
-struct Unverified(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Unverified {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 /// The client's configuration; without a client certificate kubelets see an anonymous client.
 pub fn client(flags: &Flags) -> Result<Option<Arc<ClientConfig>>> {
-    let provider = Arc::new(ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
+    let builder = ClientConfig::builder_with_provider(component::tls::provider())
         .with_safe_default_protocol_versions()?;
     let builder = match flags.path("kubelet-certificate-authority") {
         Some(path) => {
@@ -67,9 +22,10 @@ pub fn client(flags: &Flags) -> Result<Option<Arc<ClientConfig>>> {
             }
             builder.with_root_certificates(roots)
         }
+        // As upstream: kubelets sign their serving certificates themselves by default.
         None => builder
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Unverified(provider))),
+            .with_custom_certificate_verifier(component::unverified::verifier()),
     };
     let config = match (
         flags.path("kubelet-client-certificate"),

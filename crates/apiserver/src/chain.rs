@@ -250,10 +250,11 @@ impl Server {
         };
 
         // Whom they act for.
-        let user = match self.impersonate(user, request.headers()).await {
-            Ok(user) => user,
-            Err(status) => return Ok(refused(request.headers(), &query, &status)),
-        };
+        let user =
+            match crate::impersonate::impersonate(&self.engine, user, request.headers()).await {
+                Ok(user) => user,
+                Err(status) => return Ok(refused(request.headers(), &query, &status)),
+            };
 
         // A place among the requests in flight. Watches, streams, health checks and the server's own kind are exempt.
         let exempt = info.long_running() || !info.is_resource || user.in_group(auth::GROUP_MASTERS);
@@ -276,7 +277,11 @@ impl Server {
         let (decision, reason) = self.engine.authorizer.authorize(&attributes).await;
         if decision != Decision::Allow {
             // A small body is read, so that the connection can go on.
-            let refusal = refused(request.headers(), &query, &forbidden::status(&attributes, &reason));
+            let refusal = refused(
+                request.headers(),
+                &query,
+                &forbidden::status(&attributes, &reason),
+            );
             let drain = crate::body::read_limited(request.into_body());
             let _ = tokio::time::timeout(DRAIN, drain).await;
             return Ok(refusal);
@@ -394,151 +399,6 @@ impl Server {
             }
         }
     }
-
-    /// Applies `Impersonate-*` headers, each of which needs the right to impersonate.
-    async fn impersonate(&self, user: UserInfo, headers: &HeaderMap) -> Result<UserInfo, Status> {
-        let text = |v: &HeaderValue| v.to_str().unwrap_or_default().to_owned();
-        let name = headers
-            .get("impersonate-user")
-            .map(text)
-            .unwrap_or_default();
-        let uid = headers.get("impersonate-uid").map(text).unwrap_or_default();
-        let mut groups: Vec<String> = headers
-            .get_all("impersonate-group")
-            .iter()
-            .map(text)
-            .collect();
-        let mut extra: std::collections::BTreeMap<String, Vec<String>> =
-            std::collections::BTreeMap::new();
-        for (k, v) in headers {
-            if let Some(key) = k.as_str().strip_prefix("impersonate-extra-") {
-                let key =
-                    crate::query::percent_decode(key, false).unwrap_or_else(|| key.to_owned());
-                extra
-                    .entry(key.to_ascii_lowercase())
-                    .or_default()
-                    .push(text(v));
-            }
-        }
-        if name.is_empty() {
-            if uid.is_empty() && groups.is_empty() && extra.is_empty() {
-                return Ok(user);
-            }
-            return Err(Status::bad_request(format!(
-                "requested &user.DefaultInfo{{Name:\"\", UID:{}, Groups:{}, Extra:{}}} without impersonating a user name",
-                api::text::go_quote(&uid),
-                go_strings(&groups),
-                go_extra(&extra),
-            )));
-        }
-        let mut asked: Vec<(&str, &str, String, String, String)> = Vec::new();
-        let service_account = name
-            .strip_prefix("system:serviceaccount:")
-            .and_then(|r| r.split_once(':'));
-        match service_account {
-            Some((ns, n)) => asked.push((
-                "",
-                "serviceaccounts",
-                ns.to_owned(),
-                n.to_owned(),
-                String::new(),
-            )),
-            None => asked.push(("", "users", String::new(), name.clone(), String::new())),
-        }
-        for g in &groups {
-            asked.push(("", "groups", String::new(), g.clone(), String::new()));
-        }
-        if !uid.is_empty() {
-            asked.push((
-                "authentication.k8s.io",
-                "uids",
-                String::new(),
-                uid.clone(),
-                String::new(),
-            ));
-        }
-        for (k, values) in &extra {
-            for v in values {
-                asked.push((
-                    "authentication.k8s.io",
-                    "userextras",
-                    String::new(),
-                    v.clone(),
-                    k.clone(),
-                ));
-            }
-        }
-        for (group, resource, namespace, name, subresource) in asked {
-            let a = Attributes {
-                user: user.clone(),
-                verb: "impersonate".into(),
-                namespace,
-                group: group.into(),
-                version: "v1".into(),
-                resource: resource.into(),
-                subresource,
-                name,
-                is_resource: true,
-                ..Attributes::default()
-            };
-            let (decision, reason) = self.engine.authorizer.authorize(&a).await;
-            if decision != Decision::Allow {
-                return Err(forbidden::status(&a, &reason));
-            }
-        }
-        if let Some((ns, _)) = service_account
-            && groups.is_empty()
-        {
-            groups = vec![
-                "system:serviceaccounts".into(),
-                format!("system:serviceaccounts:{ns}"),
-            ];
-        }
-        let always = if name == auth::ANONYMOUS {
-            auth::GROUP_UNAUTHENTICATED
-        } else {
-            auth::GROUP_AUTHENTICATED
-        };
-        // Who is to be unauthenticated stays so.
-        if !groups
-            .iter()
-            .any(|g| g == always || g == auth::GROUP_UNAUTHENTICATED)
-        {
-            groups.push(always.to_owned());
-        }
-        Ok(UserInfo {
-            name,
-            uid,
-            groups,
-            extra,
-        })
-    }
-}
-
-fn go_strings(list: &[String]) -> String {
-    if list.is_empty() {
-        return "[]string(nil)".into();
-    }
-    let all: Vec<String> = list.iter().map(|s| api::text::go_quote(s)).collect();
-    format!("[]string{{{}}}", all.join(", "))
-}
-
-fn go_extra(extra: &std::collections::BTreeMap<String, Vec<String>>) -> String {
-    if extra.is_empty() {
-        return "map[string][]string(nil)".into();
-    }
-    let all: Vec<String> = extra
-        .iter()
-        .map(|(k, v)| {
-            let inner: Vec<String> = v.iter().map(|s| api::text::go_quote(s)).collect();
-            format!(
-                "{}:[]string{{{}}}",
-                api::text::go_quote(k),
-                inner.join(", ")
-            )
-        })
-        .collect();
-    format!("map[string][]string{{{}}}", all.join(", "))
 }
 
 fn audit_id(headers: &HeaderMap) -> String {
@@ -678,7 +538,11 @@ mod tests {
             ("GET", format!("{pods}?{selects}%3Dx%2Cbroken"), ""),
             ("GET", format!("{pods}/y?{selects}%3Dx"), "y"),
             ("DELETE", format!("{pods}?{selects}%3Dx"), ""),
-            ("GET", format!("/api/v1/watch/namespaces/a/pods?{selects}%3Dx"), ""),
+            (
+                "GET",
+                format!("/api/v1/watch/namespaces/a/pods?{selects}%3Dx"),
+                "",
+            ),
         ] {
             assert_eq!(asked(method, &url).name, want, "{method} {url}");
         }
@@ -686,7 +550,10 @@ mod tests {
 
     #[test]
     fn a_selector_that_cannot_be_read_selects_everything() {
-        let a = asked("GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Da%2Cx&labelSelector=a+b+c");
+        let a = asked(
+            "GET",
+            "/api/v1/pods?fieldSelector=spec.nodeName%3Da%2Cx&labelSelector=a+b+c",
+        );
         assert!(a.fields.known.is_empty() && a.labels.known.is_everything());
         assert!(a.fields.error.is_some() && a.labels.error.is_some());
         let a = asked("GET", "/api/v1/pods/x?fieldSelector=spec.nodeName%3Da");

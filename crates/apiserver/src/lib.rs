@@ -13,6 +13,7 @@ pub mod discovery;
 pub mod encode;
 pub mod engine;
 pub mod health;
+pub mod impersonate;
 pub mod meta;
 pub mod metrics;
 pub mod negotiate;

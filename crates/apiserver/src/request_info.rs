@@ -351,7 +351,13 @@ mod tests {
                 "b",
                 "finalize",
             ),
-            ("/api/v1/watch/namespaces/a/namespaces/b", true, "a", "b", ""),
+            (
+                "/api/v1/watch/namespaces/a/namespaces/b",
+                true,
+                "a",
+                "b",
+                "",
+            ),
             ("/api/v1/watch/namespaces/a/namespaces", true, "a", "", ""),
             ("/api/v1/namespaces//nodes/b", true, "", "b", ""),
         ];

@@ -366,17 +366,25 @@ pub trait ActionSubresource: Send + Sync + 'static {
     ) -> Result<(u16, Value), Status>;
 }
 
-/// Where a connect subresource leads: a URL on a node's kubelet (or elsewhere), to which the server proxies the request,
+/// Where a connect subresource leads: a place on a node's kubelet, or elsewhere, to which the server proxies the request,
 /// upgrades included.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Target {
-    /// `https://10.0.0.1:10250/containerLogs/ns/pod/container`
-    pub url: String,
+    /// TLS; the certificate is verified for kubelets only.
+    pub tls: bool,
+    /// A name or an address, IPv6 without brackets. What it resolves to is checked before it is dialled.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// Path and query, raw.
+    pub path: String,
     /// Whether to present the apiserver's kubelet client certificate.
     pub kubelet: bool,
     /// For bodies that are streamed to the client (logs): what is streamed, as `pods/log` and a name. A failure of the
     /// backend then becomes a Status; otherwise it is passed on as it is.
     pub streamed: Option<(&'static str, String)>,
+    /// Whether only an upgrade makes sense.
+    pub upgrade: bool,
 }
 
 /// What a connect subresource answers.
@@ -390,6 +398,20 @@ pub enum Connection {
 /// log, exec, attach, portforward, proxy.
 #[async_trait]
 pub trait ConnectSubresource: Send + Sync + 'static {
+    /// The verb that a request needs besides its own, whatever its method is. `path` is what follows the subresource, raw.
+    fn needs(&self, path: &str, upgrade: bool) -> Option<&'static str> {
+        let _ = (path, upgrade);
+        None
+    }
+
+    /// The object's name in the name of a request, which with proxies has a scheme and a port around it.
+    ///
+    /// # Errors
+    /// 400 for a name of another form.
+    fn object_name<'a>(&self, name: &'a str) -> Result<&'a str, Status> {
+        Ok(name)
+    }
+
     /// Checks options and finds the target. `path` is what follows the subresource, `query` the raw query.
     async fn connect(
         &self,

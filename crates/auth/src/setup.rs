@@ -11,7 +11,7 @@ use crate::authn::request_header::RequestHeader;
 use crate::authn::service_account::ServiceAccounts;
 use crate::authn::token_file::TokenFile;
 use crate::authn::x509::{ClientCas, Verified, X509};
-use crate::authn::{Tokens, Union};
+use crate::authn::{Agnostic, Tokens, Union};
 use crate::authz::node::{NodeAuthorizer, NodeGraph};
 use crate::authz::rbac::RbacIndex;
 use crate::authz::{self, AlwaysAllow, AlwaysDeny};
@@ -77,29 +77,41 @@ fn read(path: &str) -> Result<String, String> {
 pub fn new(flags: &Flags, reader: Arc<dyn ObjectReader>) -> Result<Auth, String> {
     let mut all: Vec<Arc<dyn Authenticator>> = Vec::new();
     let mut client_ca_files = Vec::new();
+    let client_ca = flags.path("client-ca-file");
+    let mut proxy = None;
     if let Some(ca) = flags.path("requestheader-client-ca-file") {
         client_ca_files.push(ca.clone());
         let cas = Arc::new(ClientCas::new([ca])?);
+        let names = flags.strings("requestheader-allowed-names").to_vec();
+        let verified = Arc::new(Verified::new(cas, names));
+        proxy = Some(Arc::clone(&verified));
         all.push(Arc::new(RequestHeader {
-            proxy: Verified::new(cas, flags.strings("requestheader-allowed-names").to_vec()),
+            proxy: verified,
+            alone: client_ca.is_none(),
             user: flags.strings("requestheader-username-headers").to_vec(),
             uid: flags.strings("requestheader-uid-headers").to_vec(),
             group: flags.strings("requestheader-group-headers").to_vec(),
             extra_prefix: flags.strings("requestheader-extra-headers-prefix").to_vec(),
         }));
     }
-    if let Some(ca) = flags.path("client-ca-file") {
+    if let Some(ca) = client_ca {
         client_ca_files.push(ca.clone());
-        all.push(Arc::new(X509::new(Arc::new(ClientCas::new([ca])?))));
+        all.push(Arc::new(X509::new(Arc::new(ClientCas::new([ca])?), proxy)));
     }
     let mut tokens: Vec<Arc<dyn TokenAuthenticator>> = Vec::new();
-    if let Some(file) = flags.path("token-auth-file") {
-        tokens.push(Arc::new(TokenFile::read(&file)?));
-    }
     let issuers = flags.strings("service-account-issuer").to_vec();
     let mut audiences = flags.strings("api-audiences").to_vec();
     if audiences.is_empty() {
         audiences.clone_from(&issuers);
+    }
+    let own = |tokens: Arc<dyn TokenAuthenticator>| {
+        Arc::new(Agnostic {
+            audiences: audiences.clone(),
+            tokens,
+        })
+    };
+    if let Some(file) = flags.path("token-auth-file") {
+        tokens.push(own(Arc::new(TokenFile::read(&file)?)));
     }
     let mut signer = None;
     let mut keys = Vec::new();
@@ -124,7 +136,7 @@ pub fn new(flags: &Flags, reader: Arc<dyn ObjectReader>) -> Result<Auth, String>
         )));
     }
     if flags.bool("enable-bootstrap-token-auth") {
-        tokens.push(Arc::new(BootstrapTokens(reader)));
+        tokens.push(own(Arc::new(BootstrapTokens(reader))));
     }
     let tokens = Tokens(tokens);
     if !tokens.0.is_empty() {
@@ -287,6 +299,62 @@ mod tests {
                     .0,
                 want
             );
+        }
+    }
+
+    /// Knows one bootstrap token.
+    struct Secret;
+    impl ObjectReader for Secret {
+        fn get<'a>(
+            &'a self,
+            _: &'a str,
+            _: &'a str,
+            _: &'a str,
+            name: &'a str,
+        ) -> BoxFuture<'a, Result<Option<Arc<Value>>, Status>> {
+            let secret = serde_json::json!({"type": "bootstrap.kubernetes.io/token", "data": {
+                "token-id": "YWJjZGVm", "token-secret": "MDEyMzQ1Njc4OWFiY2RlZg==",
+                "usage-bootstrap-authentication": "dHJ1ZQ=="}});
+            let found = (name == "bootstrap-token-abcdef").then(|| Arc::new(secret));
+            async { Ok(found) }.boxed()
+        }
+        fn list<'a>(
+            &'a self,
+            _: &'a str,
+            _: &'a str,
+            _: &'a str,
+        ) -> BoxFuture<'a, Result<Vec<Arc<Value>>, Status>> {
+            async { Ok(Vec::new()) }.boxed()
+        }
+    }
+
+    /// TokenReview: static and bootstrap tokens are for the server's audiences, as upstream wraps them.
+    #[tokio::test]
+    async fn audiences_of_static_and_bootstrap_tokens() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("tokens");
+        std::fs::write(&file, "static,jane,1\n").unwrap();
+        let cli = CommandLine::new("kube-apiserver", "").honour(FLAGS);
+        let args = [
+            format!("--token-auth-file={}", file.display()),
+            "--enable-bootstrap-token-auth=true".to_owned(),
+            "--api-audiences=own".to_owned(),
+        ];
+        let Outcome::Run(flags) = cli.parse(args).unwrap() else {
+            panic!("flags")
+        };
+        let auth = new(&flags, Arc::new(Secret)).unwrap();
+        for token in ["static", "abcdef.0123456789abcdef"] {
+            for (asked, want) in [
+                (vec!["own"], Some(vec!["own"])),
+                (vec!["vault", "own"], Some(vec!["own"])),
+                (vec!["vault"], None),
+            ] {
+                let asked: Vec<String> = asked.into_iter().map(str::to_owned).collect();
+                let got = auth.tokens.authenticate_token(token, &asked).await.unwrap();
+                let want = want.map(|w| w.into_iter().map(str::to_owned).collect::<Vec<_>>());
+                assert_eq!(got.map(|g| g.1), want, "{token} {asked:?}");
+            }
         }
     }
 

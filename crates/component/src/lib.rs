@@ -15,6 +15,7 @@ pub mod reload;
 pub mod serve;
 pub mod shutdown;
 pub mod tls;
+pub mod unverified;
 pub mod version;
 
 pub use flags::{CommandLine, Flags};

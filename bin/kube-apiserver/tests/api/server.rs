@@ -186,7 +186,8 @@ impl Connection {
             .uri(path)
             .header("host", "127.0.0.1");
         for (k, v) in headers {
-            request = request.header(*k, *v);
+            let v = http::HeaderValue::from_bytes(v.as_bytes()).unwrap();
+            request = request.header(*k, v);
         }
         self.0.ready().await.unwrap();
         self.0

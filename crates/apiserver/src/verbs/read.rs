@@ -163,15 +163,11 @@ struct Page {
 
 impl Call {
     /// The key of the named object.
-    fn object_key(&self) -> Result<Vec<u8>, Status> {
-        self.served.key(self.namespace(), &self.info.name)
-    }
-
     /// The named object: the newest from the store, or from the cache when a resourceVersion allows it.
-    pub(super) async fn find(&self) -> Result<Arc<Entry>, Status> {
+    pub(super) async fn find(&self, name: &str) -> Result<Arc<Entry>, Status> {
         let cache = self.served.cache()?;
-        let key = self.object_key()?;
-        let missing = || Status::not_found(self.group(), self.resource(), &self.info.name);
+        let key = self.served.key(self.namespace(), name)?;
+        let missing = || Status::not_found(self.group(), self.resource(), name);
         let rv = self.query.str("resourceVersion");
         if rv.is_empty() {
             let got = self
@@ -209,7 +205,7 @@ impl Call {
             let bytes = encoder.object(&output, Source::Tree(&object))?;
             return Ok(self.respond(200, output.media, bytes));
         }
-        let entry = self.find().await?;
+        let entry = self.find(&self.info.name).await?;
         let bytes = self
             .served
             .encoder()

@@ -68,7 +68,7 @@ impl Call {
             (SubresourceKind::Same, "delete") => self.delete(body).await,
             (SubresourceKind::Mapped(m), "get") => {
                 let output = self.output()?;
-                let entry = self.find().await?;
+                let entry = self.find(&self.info.name).await?;
                 let object = crate::codec::decode(&def, &entry.value, entry.revision)?;
                 self.respond_kind(&output, 200, sub.gvk, sub.schema, &m.view(&object)?)
             }
@@ -165,10 +165,21 @@ impl Call {
         handler: &dyn crate::resource::ConnectSubresource,
         request: http::Request<Incoming>,
     ) -> Result<Response, Status> {
-        let entry = self.find().await?;
+        let engine = &self.server.engine;
+        let upgrade = connect::asks_upgrade(request.headers());
+        if let Some(verb) = handler.needs(&self.info.rest, upgrade)
+            && verb != self.info.verb
+        {
+            let own = crate::chain::attributes(&self.info, &self.query, self.user.clone());
+            let right = auth::Attributes {
+                verb: verb.to_owned(),
+                ..own
+            };
+            engine.authorize(&right).await?;
+        }
+        let entry = self.find(handler.object_name(&self.info.name)?).await?;
         let object = crate::codec::decode(&self.served.def, &entry.value, entry.revision)?;
         let write = self.write_request(false, "");
-        let engine = &self.server.engine;
         let attributes = engine.attributes(&write, admission::Operation::Connect, &self.info.name);
         engine.admit(&attributes, None, Some(&object)).await?;
         engine
@@ -190,7 +201,15 @@ impl Call {
                 *r.status_mut() = http::StatusCode::NO_CONTENT;
                 Ok(r)
             }
-            Connection::Proxy(target) => connect::proxy(&self.server, target, request).await,
+            Connection::Proxy(target) => {
+                // What stands here for the root of the other side.
+                let path = request.uri().path();
+                let root = (self.info.subresource == "proxy").then(|| {
+                    let root = path.strip_suffix(&self.info.rest).unwrap_or(path);
+                    root.to_owned()
+                });
+                connect::proxy(&self.server, target, root, request).await
+            }
         }
     }
 }

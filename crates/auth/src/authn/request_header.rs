@@ -1,14 +1,20 @@
 //! `X-Remote-User` and its like, from a front proxy that shows its certificate.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
+use super::headers::{extra_key, single, texts};
 use super::x509::Verified;
 use crate::{AuthenticationError, Authenticator, Peer, UserInfo};
 
-/// See the module.
+/// See the module. What a proxy says must be readable: otherwise the request would be the proxy's own.
 pub struct RequestHeader {
     /// The proxy.
-    pub proxy: Verified,
+    pub proxy: Arc<Verified>,
+    /// Whether nobody else knows certificates: one that is not the proxy's is then bad. Otherwise it is another
+    /// authority's business.
+    pub alone: bool,
     /// `--requestheader-username-headers`.
     pub user: Vec<String>,
     /// `--requestheader-uid-headers`.
@@ -19,37 +25,54 @@ pub struct RequestHeader {
     pub extra_prefix: Vec<String>,
 }
 
-fn first(headers: &http::HeaderMap, names: &[String]) -> String {
-    let found = names.iter().find_map(|n| {
-        headers
-            .get(n.as_str())?
-            .to_str()
-            .ok()
-            .filter(|v| !v.is_empty())
-    });
-    found.unwrap_or_default().to_owned()
-}
-
-fn unescape(s: &str) -> String {
-    let mut out = Vec::new();
-    let mut rest = s.as_bytes();
-    while let Some((b, tail)) = rest.split_first() {
-        let hex = tail
-            .get(..2)
-            .and_then(|h| std::str::from_utf8(h).ok())
-            .and_then(|h| u8::from_str_radix(h, 16).ok());
-        match (b, hex) {
-            (b'%', Some(v)) => {
-                out.push(v);
-                rest = tail.get(2..).unwrap_or_default();
-            }
-            _ => {
-                out.push(*b);
-                rest = tail;
+/// The first of some headers that is not empty, and whether any is there.
+fn first(headers: &http::HeaderMap, names: &[String]) -> Result<(String, bool), String> {
+    let mut there = false;
+    for name in names {
+        if let Some(value) = single(headers, name)? {
+            there = true;
+            if !value.is_empty() {
+                return Ok((value.to_owned(), true));
             }
         }
     }
-    String::from_utf8(out).unwrap_or_else(|_| s.to_owned())
+    Ok((String::new(), there))
+}
+
+impl RequestHeader {
+    fn read(&self, headers: &http::HeaderMap) -> Result<Option<UserInfo>, String> {
+        let (name, there) = first(headers, &self.user)?;
+        if name.is_empty() {
+            return if there {
+                Err("the user's header is empty".to_owned())
+            } else {
+                Ok(None)
+            };
+        }
+        let mut user = UserInfo {
+            name,
+            uid: first(headers, &self.uid)?.0,
+            ..UserInfo::default()
+        };
+        for name in &self.group {
+            let groups = texts(headers, name)?.into_iter();
+            user.groups
+                .extend(groups.filter(|g| !g.is_empty()).map(str::to_owned));
+        }
+        for prefix in &self.extra_prefix {
+            let prefix = prefix.to_ascii_lowercase();
+            for key in headers.keys() {
+                if let Some(rest) = key.as_str().strip_prefix(&prefix) {
+                    let values = texts(headers, key.as_str())?;
+                    user.extra
+                        .entry(extra_key(rest))
+                        .or_default()
+                        .extend(values.into_iter().map(str::to_owned));
+                }
+            }
+        }
+        Ok(Some(user))
+    }
 }
 
 #[async_trait]
@@ -59,40 +82,15 @@ impl Authenticator for RequestHeader {
         peer: &Peer,
         headers: &http::HeaderMap,
     ) -> Result<Option<UserInfo>, AuthenticationError> {
-        let name = first(headers, &self.user);
-        // A client that is no proxy sends no such header: its certificate is another authority's business.
-        if name.is_empty() || !self.proxy.check(peer)? {
+        // Whoever is no proxy says nothing with these headers.
+        if !self.alone && !self.user.iter().any(|n| headers.contains_key(n.as_str())) {
             return Ok(None);
         }
-        let mut user = UserInfo {
-            name,
-            uid: first(headers, &self.uid),
-            ..UserInfo::default()
-        };
-        for g in &self.group {
-            user.groups.extend(
-                headers
-                    .get_all(g.as_str())
-                    .iter()
-                    .filter_map(|v| v.to_str().ok())
-                    .map(str::to_owned),
-            );
+        match self.proxy.check(peer) {
+            Ok(true) => self.read(headers).map_err(AuthenticationError),
+            Ok(false) => Ok(None),
+            Err(e) if self.alone => Err(e),
+            Err(_) => Ok(None),
         }
-        for key in headers.keys() {
-            for prefix in &self.extra_prefix {
-                if let Some(rest) = key.as_str().strip_prefix(&prefix.to_ascii_lowercase()) {
-                    let values = headers
-                        .get_all(key)
-                        .iter()
-                        .filter_map(|v| v.to_str().ok())
-                        .map(str::to_owned);
-                    user.extra
-                        .entry(unescape(rest).to_lowercase())
-                        .or_default()
-                        .extend(values);
-                }
-            }
-        }
-        Ok(Some(user))
     }
 }

@@ -85,13 +85,19 @@ fn subject(leaf: &[u8]) -> Result<UserInfo, String> {
         X509Certificate::from_der(leaf).map_err(|_| "damaged certificate".to_owned())?;
     let mut user = UserInfo::default();
     for rdn in cert.subject().iter_attributes() {
-        let Ok(text) = rdn.as_str() else { continue };
-        match rdn.attr_type().to_id_string().as_str() {
+        let id = rdn.attr_type().to_id_string();
+        if !["2.5.4.3", "2.5.4.10", UID].contains(&id.as_str()) {
+            continue;
+        }
+        // Left out, it would make another user of this one.
+        let text = rdn
+            .as_str()
+            .map_err(|_| "a name in the subject cannot be read".to_owned())?;
+        match id.as_str() {
             "2.5.4.3" => user.name = text.to_owned(),
             "2.5.4.10" => user.groups.push(text.to_owned()),
-            UID if user.uid.is_empty() => user.uid = text.to_owned(),
-            UID => return Err("more than one UID in the subject".to_owned()),
-            _ => {}
+            _ if user.uid.is_empty() => user.uid = text.to_owned(),
+            _ => return Err("more than one UID in the subject".to_owned()),
         }
     }
     let print: String = digest(&SHA256, leaf)
@@ -109,15 +115,18 @@ fn subject(leaf: &[u8]) -> Result<UserInfo, String> {
 /// Users by client certificate.
 pub struct X509 {
     cas: Arc<ClientCas>,
+    /// Whose certificate is good though it names no user here, where the request has another credential.
+    proxy: Option<Arc<Verified>>,
     seen: Cache<UserInfo>,
 }
 
 impl X509 {
-    /// Verifies against these.
-    pub fn new(cas: Arc<ClientCas>) -> X509 {
+    /// Verifies against these; `proxy` is the front proxy, which may pass on requests that carry a token.
+    pub fn new(cas: Arc<ClientCas>, proxy: Option<Arc<Verified>>) -> X509 {
         // The time within which an expiry is noticed on a connection that goes on.
         X509 {
             cas,
+            proxy,
             seen: Cache::new(Duration::from_secs(30)),
         }
     }
@@ -128,7 +137,7 @@ impl Authenticator for X509 {
     async fn authenticate(
         &self,
         peer: &Peer,
-        _: &http::HeaderMap,
+        headers: &http::HeaderMap,
     ) -> Result<Option<UserInfo>, AuthenticationError> {
         let Some(leaf) = peer.certificates.first() else {
             return Ok(None);
@@ -138,9 +147,21 @@ impl Authenticator for X509 {
         if let Some(user) = self.seen.get(&id) {
             return Ok(Some(user));
         }
-        self.cas
+        if let Err(e) = self
+            .cas
             .verify(&peer.certificates, &anchors, UnixTime::now())
-            .map_err(AuthenticationError)?;
+        {
+            let passes_on = headers.contains_key(http::header::AUTHORIZATION)
+                && self
+                    .proxy
+                    .as_ref()
+                    .is_some_and(|p| matches!(p.check(peer), Ok(true)));
+            return if passes_on {
+                Ok(None)
+            } else {
+                Err(AuthenticationError(e))
+            };
+        }
         let user = subject(leaf).map_err(AuthenticationError)?;
         if user.name.is_empty() {
             return Ok(None);
@@ -225,7 +246,7 @@ mod tests {
         let file = dir.path().join("ca.crt");
         std::fs::write(&file, &ca.cert_pem).unwrap();
         let cas = Arc::new(ClientCas::new([file]).unwrap());
-        let x = X509::new(Arc::clone(&cas));
+        let x = X509::new(Arc::clone(&cas), None);
         let h = http::HeaderMap::new();
         for _ in 0..2 {
             let p = peer(&ca, "jane", Use::Client, LEAF_VALIDITY);
@@ -275,5 +296,115 @@ mod tests {
             v.check(&peer(&ca, "back", Use::Client, LEAF_VALIDITY))
                 .is_err()
         );
+    }
+
+    /// Identity: a certificate that is bad or unknown fails the request, whatever else it shows; what a front proxy says
+    /// must be readable; and whoever is no proxy says nothing.
+    #[tokio::test]
+    async fn bad_certificates_and_headers_leave_no_other_identity() {
+        use crate::authn::request_header::RequestHeader;
+        use crate::authn::token_file::TokenFile;
+        use crate::authn::{Tokens, Union};
+
+        let dir = tempfile::tempdir().unwrap();
+        let ca = |name: &str| {
+            let ca = Ca::generate(name, pki::key::generate().unwrap()).unwrap();
+            let file = dir.path().join(name);
+            std::fs::write(&file, &ca.cert_pem).unwrap();
+            (ca, Arc::new(ClientCas::new([file]).unwrap()))
+        };
+        let ((clients, client_cas), (front, front_cas), (other, _)) =
+            (ca("clients"), ca("front"), ca("other"));
+        let union = |alone: bool| {
+            let proxy = Arc::new(Verified::new(front_cas.clone(), vec!["proxy".into()]));
+            let s = |x: &str| vec![x.to_owned()];
+            let mut all: Vec<Arc<dyn Authenticator>> = vec![Arc::new(RequestHeader {
+                proxy: proxy.clone(),
+                alone,
+                user: s("X-Remote-User"),
+                uid: s("X-Remote-Uid"),
+                group: s("X-Remote-Group"),
+                extra_prefix: s("X-Remote-Extra-"),
+            })];
+            if !alone {
+                all.push(Arc::new(X509::new(client_cas.clone(), Some(proxy))));
+            }
+            let file = TokenFile::parse("t1,tom,1\n").unwrap();
+            all.push(Arc::new(Tokens(vec![Arc::new(file)])));
+            Union::new(all, true)
+        };
+        let (both, alone) = (union(false), union(true));
+        let jane = peer(&clients, "jane", Use::Client, LEAF_VALIDITY);
+        let proxy = peer(&front, "proxy", Use::Client, LEAF_VALIDITY);
+        let impostor = peer(&front, "impostor", Use::Client, LEAF_VALIDITY);
+        let stranger = peer(&other, "jane", Use::Client, LEAF_VALIDITY);
+        let nobody = Peer::default();
+        let utf8 = "j\u{fc}rgen";
+        let token: (&str, &[u8]) = ("authorization", b"Bearer t1");
+        let user = |v: &'static [u8]| ("x-remote-user", v);
+        // Who is connected, what they send, who they are; `None`: refused.
+        type Row<'a> = (
+            &'a Union,
+            &'a Peer,
+            Vec<(&'static str, &'static [u8])>,
+            Option<&'a str>,
+        );
+        let table: Vec<Row<'_>> = vec![
+            (&both, &jane, vec![], Some("jane")),
+            (&both, &jane, vec![user(b"root")], Some("jane")),
+            (&both, &jane, vec![token], Some("jane")),
+            (
+                &both,
+                &nobody,
+                vec![user(b"root")],
+                Some("system:anonymous"),
+            ),
+            (&both, &nobody, vec![user(b"root"), token], Some("tom")),
+            (&both, &proxy, vec![user(b"ann")], Some("ann")),
+            (&both, &proxy, vec![user(utf8.as_bytes())], Some(utf8)),
+            (&both, &proxy, vec![token], Some("tom")),
+            (&both, &proxy, vec![], None),
+            (&both, &proxy, vec![user(b"j\xfcrgen")], None),
+            (&both, &proxy, vec![user(b"j\xfcrgen"), token], None),
+            (&both, &proxy, vec![user(b"")], None),
+            (&both, &proxy, vec![user(b"ann"), user(b"root")], None),
+            (
+                &both,
+                &proxy,
+                vec![user(b"ann"), ("x-remote-group", b"\xff")],
+                None,
+            ),
+            (
+                &both,
+                &proxy,
+                vec![user(b"ann"), ("x-remote-uid", b"\xff")],
+                None,
+            ),
+            (
+                &both,
+                &proxy,
+                vec![user(b"ann"), ("x-remote-extra-a", b"\xff")],
+                None,
+            ),
+            (&both, &impostor, vec![user(b"ann")], None),
+            (&both, &impostor, vec![user(b"ann"), token], None),
+            (&both, &stranger, vec![], None),
+            (&both, &stranger, vec![token], None),
+            (&both, &stranger, vec![user(b"ann")], None),
+            (&alone, &proxy, vec![user(b"ann")], Some("ann")),
+            (&alone, &proxy, vec![token], Some("tom")),
+            (&alone, &stranger, vec![], None),
+            (&alone, &stranger, vec![token], None),
+            (&alone, &nobody, vec![], Some("system:anonymous")),
+        ];
+        for (i, (union, peer, sent, want)) in table.into_iter().enumerate() {
+            let mut headers = http::HeaderMap::new();
+            for (k, v) in sent {
+                headers.append(k, http::HeaderValue::from_bytes(v).unwrap());
+            }
+            let got = union.authenticate(peer, &headers).await;
+            let name = got.ok().flatten().map(|u| u.name);
+            assert_eq!(name.as_deref(), want, "row {i}: {headers:?}");
+        }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A request is authorized as an access to `nodes/<name>` with a subresource by its path. exec, attach, port-forward and
 //! run count as `create`, whatever the request's method or upgrade (a GET with a WebSocket upgrade must not pass as a
-//! read). Tokens are kept as digests only, and never logged.
+//! read). A certificate or token that is there and bad fails the request: it leaves neither the other nor nobody in its
+//! place. Tokens are kept as digests only, and never logged.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -144,18 +145,23 @@ impl KubeletGate {
         })
     }
 
-    fn certificate(&self, peer: &Peer) -> Option<User> {
-        let verifier = self.verifier.as_ref()?.get();
+    /// The user of a client's certificate. `None`: it shows none, or none is known here, or it names nobody.
+    fn certificate(&self, peer: &Peer) -> Result<Option<User>, String> {
+        let Some(verifier) = self.verifier.as_ref() else {
+            return Ok(None);
+        };
+        let verifier = verifier.get();
         let mut chain = peer
             .certificates
             .iter()
             .map(|c| CertificateDer::from(c.as_slice()));
-        let leaf = chain.next()?;
+        let Some(leaf) = chain.next() else {
+            return Ok(None);
+        };
         let rest: Vec<CertificateDer<'_>> = chain.collect();
-        if let Err(e) = verifier.verify_client_cert(&leaf, &rest, UnixTime::now()) {
-            tracing::debug!(address = %peer.address, error = %e, "client certificate refused");
-            return None;
-        }
+        verifier
+            .verify_client_cert(&leaf, &rest, UnixTime::now())
+            .map_err(|e| e.to_string())?;
         user_of(&leaf)
     }
 
@@ -229,36 +235,38 @@ impl KubeletGate {
     }
 }
 
-/// Name and groups of a certificate: its common name and organizations.
-fn user_of(der: &[u8]) -> Option<User> {
-    let (_, cert) = x509_parser::parse_x509_certificate(der).ok()?;
+/// Name and groups of a certificate: its last common name and its organizations. `None`: it has no name.
+fn user_of(der: &[u8]) -> Result<Option<User>, String> {
+    let (_, cert) = x509_parser::parse_x509_certificate(der).map_err(|e| e.to_string())?;
     let subject = cert.subject();
-    let name = subject
-        .iter_common_name()
-        .next()?
-        .as_str()
-        .ok()?
-        .to_string();
-    let mut groups: Vec<String> = subject
+    // A part left out would make another user of this one.
+    let text = |a: &x509_parser::x509::AttributeTypeAndValue<'_>| {
+        a.as_str().map(str::to_string).map_err(|e| e.to_string())
+    };
+    let Some(name) = subject.iter_common_name().last() else {
+        return Ok(None);
+    };
+    let name = text(name)?;
+    let mut groups = subject
         .iter_organization()
-        .filter_map(|o| o.as_str().ok())
-        .map(str::to_string)
-        .collect();
+        .map(text)
+        .collect::<Result<Vec<_>, _>>()?;
     groups.push("system:authenticated".into());
-    Some(User {
+    Ok((!name.is_empty()).then(|| User {
         name,
         groups,
         ..User::default()
-    })
+    }))
+}
+
+/// The segments of a path as the server's routes see them.
+pub fn segments(path: &str) -> Vec<&str> {
+    path.trim_matches('/').split('/').collect()
 }
 
 /// The verb and the subresources of a request, the finest first: access to any of them suffices.
 pub fn attributes(method: &http::Method, path: &str) -> (&'static str, Vec<&'static str>) {
-    let first = path
-        .trim_start_matches('/')
-        .split('/')
-        .next()
-        .unwrap_or_default();
+    let first = segments(path).first().copied().unwrap_or_default();
     let verb = match method.as_str() {
         "POST" => "create",
         "PUT" => "update",
@@ -267,26 +275,44 @@ pub fn attributes(method: &http::Method, path: &str) -> (&'static str, Vec<&'sta
         _ => "get",
     };
     match first {
-        "exec" | "attach" | "portForward" | "run" | "checkpoint" => ("create", vec!["proxy"]),
+        "exec" | "attach" | "portForward" | "run" => ("create", vec!["proxy"]),
+        "checkpoint" => ("create", vec!["checkpoint"]),
         "stats" => (verb, vec!["stats"]),
         "metrics" => (verb, vec!["metrics"]),
         "logs" => (verb, vec!["log"]),
         "healthz" => (verb, vec!["healthz", "proxy"]),
         "configz" => (verb, vec!["configz", "proxy"]),
+        "flagz" => (verb, vec!["configz"]),
+        "statusz" => (verb, vec!["statusz"]),
         "pods" | "runningpods" => (verb, vec!["pods", "proxy"]),
         _ => (verb, vec!["proxy"]),
     }
 }
 
-fn bearer(parts: &Parts) -> Option<String> {
-    let value = parts
-        .headers
-        .get(http::header::AUTHORIZATION)?
-        .to_str()
-        .ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    (scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty())
-        .then(|| token.trim().to_string())
+/// The bearer token of a request.
+///
+/// # Errors
+/// A token that is there and cannot be one: not UTF-8, empty, doubled.
+fn bearer(headers: &http::HeaderMap) -> Result<Option<&str>, String> {
+    let mut all = headers.get_all(http::header::AUTHORIZATION).iter();
+    let Some(value) = all.next() else {
+        return Ok(None);
+    };
+    if all.next().is_some() {
+        return Err("more than one Authorization header".into());
+    }
+    let value = std::str::from_utf8(value.as_bytes()).map_err(|e| e.to_string())?;
+    let mut words = value.trim().splitn(3, ' ');
+    if !words
+        .next()
+        .is_some_and(|s| s.eq_ignore_ascii_case("bearer"))
+    {
+        return Ok(None);
+    }
+    match words.next() {
+        Some(token) if !token.is_empty() => Ok(Some(token)),
+        _ => Err("empty bearer token".into()),
+    }
 }
 
 #[async_trait]
@@ -296,13 +322,17 @@ impl Gate for KubeletGate {
             code: 401,
             message: "Unauthorized".into(),
         };
-        let mut user = self.certificate(peer);
+        let refuse = |e: String| {
+            tracing::debug!(address = %peer.address, error = %e, "credentials refused");
+            unauthorized()
+        };
+        let mut user = self.certificate(peer).map_err(refuse)?;
         if user.is_none()
-            && let Some(token) = bearer(request)
+            && let Some(token) = bearer(&request.headers).map_err(refuse)?
         {
             // A bad token is an error even where anonymous requests pass.
             user = if self.tokens {
-                self.token(&token).await?
+                self.token(token).await?
             } else {
                 None
             };
@@ -364,6 +394,7 @@ mod tests {
             "/run/ns/p/c",
             "exec/x",
             "//exec/ns/p/c",
+            "/exec",
         ] {
             for method in [Method::GET, Method::POST, Method::PUT, Method::HEAD] {
                 assert_eq!(
@@ -418,5 +449,72 @@ mod tests {
             .unwrap()
             .into_parts();
         assert_eq!(gate.check(&peer, &mut parts).await.unwrap_err().code, 401);
+    }
+
+    /// Identity: where anonymous requests pass, bad credentials do not.
+    #[tokio::test]
+    async fn bad_credentials_are_not_anonymous() {
+        use pki::cert::{Ca, LEAF_VALIDITY, Spec, Use};
+
+        let dir = tempfile::tempdir().unwrap();
+        let ca = |name: &str| Ca::generate(name, pki::key::generate().unwrap()).unwrap();
+        let (own, other) = (ca("own"), ca("other"));
+        let file = dir.path().join("ca.crt");
+        std::fs::write(&file, &own.cert_pem).unwrap();
+        let config = json!({
+            "authentication": {"anonymous": {"enabled": true}, "x509": {"clientCAFile": file}},
+            "authorization": {"mode": "AlwaysAllow"},
+        });
+        let s = Settings::new(
+            serde_json::from_value(config).unwrap(),
+            crate::config::FlagValues {
+                hostname_override: "n".into(),
+                ..Default::default()
+            },
+        )
+        .unwrap();
+        let gate = KubeletGate::new(&s, None).unwrap();
+        let peer = |ca: Option<&Ca>, cn: &str| Peer {
+            address: "127.0.0.1:1".parse().unwrap(),
+            certificates: ca
+                .map(|ca| {
+                    let spec = Spec {
+                        common_name: cn.into(),
+                        organization: None,
+                        sans: vec![],
+                        usage: Use::Client,
+                    };
+                    let key = pki::key::generate().unwrap();
+                    let pem = ca.sign(&spec, &key, LEAF_VALIDITY).unwrap();
+                    pki::key::pem_blocks(&pem).unwrap().remove(0).der
+                })
+                .into_iter()
+                .collect(),
+        };
+        let (nobody, jane, stranger) = (
+            peer(None, ""),
+            peer(Some(&own), "jane"),
+            peer(Some(&other), "jane"),
+        );
+        let token: &[u8] = b"Bearer t\xfc";
+        for (peer, sent, want) in [
+            (&nobody, vec![], Some("system:anonymous")),
+            (&nobody, vec![&b"Basic x"[..]], Some("system:anonymous")),
+            (&jane, vec![], Some("jane")),
+            (&stranger, vec![], None),
+            (&nobody, vec![b"Bearer x"], None),
+            (&nobody, vec![token], None),
+            (&nobody, vec![b"Bearer"], None),
+            (&nobody, vec![b"", b""], None),
+        ] {
+            let (mut parts, ()) = http::Request::get("/pods").body(()).unwrap().into_parts();
+            for v in &sent {
+                let v = http::HeaderValue::from_bytes(v).unwrap();
+                parts.headers.append("authorization", v);
+            }
+            let passed = gate.check(peer, &mut parts).await.is_ok();
+            let user = parts.extensions.get::<User>().map(|u| u.name.as_str());
+            assert_eq!((user, passed), (want, want.is_some()), "{sent:?}");
+        }
     }
 }

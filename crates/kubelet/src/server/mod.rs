@@ -92,7 +92,7 @@ fn json_answer(v: &Value) -> Response<Body> {
 impl Handler for Server {
     async fn handle(&self, _: &Peer, request: Request<Incoming>) -> Response<Body> {
         let path = request.uri().path().to_string();
-        let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
+        let segments = auth::segments(&path);
         let get_only = matches!(*request.method(), Method::GET | Method::HEAD);
         if !self.shared.settings.debugging_handlers && is_debugging(&segments) {
             return text(405, "Debug endpoints are disabled.\n");
@@ -481,12 +481,14 @@ impl Server {
         let Some(sandbox) = rt.sandboxes.iter().find(|s| s.ready) else {
             return text(500, "the pod has no running sandbox\n");
         };
-        let ports: Vec<u16> = q
-            .iter()
-            .filter(|(k, _)| k == "port" || k == "ports")
-            .flat_map(|(_, v)| v.split(','))
-            .filter_map(|p| p.parse().ok())
-            .collect();
+        let ports = match ports(&q) {
+            Ok(p) => p,
+            Err(e) if kind == Upgrade::WebSocket && !streams::tunnels(request.headers()) => {
+                return text(400, format!("{e}\n"));
+            }
+            // SPDY names its ports later, stream by stream.
+            Err(_) => Vec::new(),
+        };
         let req = PortForwardRequest {
             pod_sandbox_id: sandbox.id.clone(),
             port: ports.iter().map(|p| i32::from(*p)).collect(),
@@ -544,6 +546,31 @@ impl Server {
             Err(e) => text(500, format!("{e}\n")),
         }
     }
+}
+
+/// The most ports of one WebSocket: two channels each, told by a byte.
+const MAX_PORTS: usize = 100;
+
+/// The ports of a port-forward's query.
+fn ports(q: &Query) -> Result<Vec<u16>, String> {
+    let mut out = Vec::new();
+    for (_, value) in q.iter().filter(|(k, _)| k == "port" || k == "ports") {
+        if value.is_empty() {
+            return Err("query parameter \"port\" cannot be empty".into());
+        }
+        for p in value.split(',') {
+            match p.parse::<u16>() {
+                Ok(0) => return Err(format!("port {p:?} must be > 0")),
+                Ok(n) if out.len() < MAX_PORTS => out.push(n),
+                Ok(_) => return Err(format!("more than {MAX_PORTS} ports")),
+                Err(_) => return Err(format!("unable to parse {p:?} as a port")),
+            }
+        }
+    }
+    if out.is_empty() {
+        return Err("query parameter \"port\" is required".into());
+    }
+    Ok(out)
 }
 
 fn wanted(q: &Query) -> Wanted {
@@ -735,6 +762,25 @@ mod tests {
             container_for_logs(Some(&s), "p", "c", false).unwrap_err(),
             "container \"c\" in pod \"p\" is waiting to start: trying and failing to pull image"
         );
+    }
+
+    #[test]
+    fn ports_are_checked() {
+        let q = |s: &str| ports(&query(&format!("/x?{s}").parse().unwrap()));
+        assert_eq!(q("port=80,81&port=82"), Ok(vec![80, 81, 82]));
+        for bad in [
+            "",
+            "port=",
+            "port=0",
+            "port=65536",
+            "port=80,",
+            "port=x",
+            "port=-1",
+        ] {
+            assert!(q(bad).is_err(), "{bad}");
+        }
+        let many = vec!["1"; 101].join(",");
+        assert!(q(&format!("port={many}")).is_err());
     }
 
     #[test]

@@ -1,11 +1,16 @@
 //! exec, attach and port-forward: from the client's upgrade to the runtime's streaming server.
 //!
-//! A SPDY client is joined to the runtime byte by byte; the runtime speaks SPDY/3.1 itself. A WebSocket client
-//! (`v5.channel.k8s.io`, `v4.channel.k8s.io`) is translated to SPDY, which unlike WebSocket can end stdin alone.
+//! A SPDY client is joined to the runtime byte by byte; the runtime speaks SPDY/3.1 itself. A WebSocket client is
+//! translated to SPDY, which unlike WebSocket can end stdin alone; one that carries SPDY in its messages is joined as well.
+//! Source of the WebSocket protocols: upstream's `wsstream` and its users in the kubelet.
 //!
 //! Invariants: nothing is piped unless the runtime has answered 101 (CVE-2018-1002105); redirects are refused
 //! (CVE-2020-8559); the runtime's address is dialled as it says, once.
 
+use std::borrow::Cow;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
 use futures::{SinkExt as _, StreamExt as _};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
@@ -33,6 +38,140 @@ const CLOSE: u8 = 255;
 const MAX_MESSAGE: usize = 1 << 20;
 /// Largest head of the runtime's answer to the upgrade.
 const MAX_HEAD: usize = 16 * 1024;
+
+/// A WebSocket subprotocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Protocol {
+    /// As clients name it; empty: a client that names none.
+    name: &'static str,
+    /// Messages are text: the channel as a digit, then base64.
+    base64: bool,
+    /// How a command's end is told.
+    status: Told,
+    /// Streams can be closed one by one.
+    closes: bool,
+    /// Messages carry a SPDY connection.
+    tunnel: bool,
+}
+
+/// What comes on the error channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// The message of a failure; nothing of a success.
+    Message,
+    /// A Status, always.
+    Status,
+}
+
+const PLAIN: Protocol = Protocol {
+    name: "",
+    base64: false,
+    status: Told::Message,
+    closes: false,
+    tunnel: false,
+};
+
+/// Of exec and attach.
+const COMMAND: [Protocol; 6] = [
+    PLAIN,
+    Protocol {
+        name: "channel.k8s.io",
+        ..PLAIN
+    },
+    Protocol {
+        name: "base64.channel.k8s.io",
+        base64: true,
+        ..PLAIN
+    },
+    Protocol {
+        name: "v4.channel.k8s.io",
+        status: Told::Status,
+        ..PLAIN
+    },
+    Protocol {
+        name: "v4.base64.channel.k8s.io",
+        base64: true,
+        status: Told::Status,
+        ..PLAIN
+    },
+    Protocol {
+        name: "v5.channel.k8s.io",
+        status: Told::Status,
+        closes: true,
+        ..PLAIN
+    },
+];
+
+/// Of port-forward.
+const FORWARD: [Protocol; 5] = [
+    PLAIN,
+    Protocol {
+        name: "v4.channel.k8s.io",
+        ..PLAIN
+    },
+    Protocol {
+        name: "v4.base64.channel.k8s.io",
+        base64: true,
+        ..PLAIN
+    },
+    Protocol {
+        name: "portforward.k8s.io",
+        ..PLAIN
+    },
+    Protocol {
+        name: "SPDY/3.1+portforward.k8s.io",
+        tunnel: true,
+        ..PLAIN
+    },
+];
+
+impl Protocol {
+    fn message(&self, channel: u8, data: &[u8]) -> Message {
+        if self.base64 {
+            let mut text = String::from(char::from(b'0'.saturating_add(channel)));
+            STANDARD.encode_string(data, &mut text);
+            return Message::Text(text.into());
+        }
+        let mut m = BytesMut::with_capacity(data.len() + 1);
+        m.extend_from_slice(&[channel]);
+        m.extend_from_slice(data);
+        Message::Binary(m.freeze())
+    }
+
+    /// Channel and payload of a message; `None` for one without, or that cannot be read.
+    fn read<'a>(&self, data: &'a [u8]) -> Option<(u8, Cow<'a, [u8]>)> {
+        let (channel, payload) = data.split_first()?;
+        if !self.base64 {
+            return Some((*channel, Cow::Borrowed(payload)));
+        }
+        let payload = STANDARD.decode(payload).ok()?;
+        Some((channel.checked_sub(b'0')?, Cow::Owned(payload)))
+    }
+}
+
+/// The first protocol that the client asks for and that is known.
+fn choose<'k>(h: &HeaderMap, known: &'k [Protocol]) -> Option<&'k Protocol> {
+    let mut asked: Vec<&str> = h
+        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .map(str::trim)
+        // A token for the server before this one.
+        .filter(|p| !p.is_empty() && !p.starts_with("base64url.bearer.authorization.k8s.io."))
+        .collect();
+    if asked.is_empty() {
+        asked.push("");
+    }
+    asked
+        .iter()
+        .find_map(|a| known.iter().find(|k| k.name == *a))
+}
+
+/// Whether a port-forward's WebSocket carries SPDY, which names its ports itself.
+pub fn tunnels(h: &HeaderMap) -> bool {
+    choose(h, &FORWARD).is_some_and(|p| p.tunnel)
+}
 
 /// Which streams a command has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -178,8 +317,8 @@ pub async fn spdy(request: Request<Incoming>, url: String) -> Response<Body> {
 /// The answer to a WebSocket upgrade and the protocol chosen; `Err` is the refusal.
 fn accept_websocket(
     h: &HeaderMap,
-    known: &[&'static str],
-) -> Result<(Response<Body>, &'static str), Box<Response<Body>>> {
+    known: &[Protocol],
+) -> Result<(Response<Body>, Protocol), Box<Response<Body>>> {
     let refuse = |m: &'static str| Box::new(text(400, m));
     let key = h
         .get(header::SEC_WEBSOCKET_KEY)
@@ -189,39 +328,38 @@ fn accept_websocket(
     {
         return Err(refuse("unsupported WebSocket version\n"));
     }
-    let asked: Vec<&str> = h
-        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .flat_map(|v| v.split(','))
-        .map(str::trim)
-        .collect();
-    let protocol = asked
-        .iter()
-        .find_map(|a| known.iter().find(|k| *k == a))
-        .copied()
-        .ok_or_else(|| refuse("no supported WebSocket protocol\n"))?;
+    let protocol = choose(h, known).ok_or_else(|| Box::new(text(403, "")))?;
     let mut r = Response::new(body(Bytes::new()));
     *r.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = r.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(
-        header::SEC_WEBSOCKET_PROTOCOL,
-        HeaderValue::from_static(protocol),
-    );
+    if !protocol.name.is_empty() {
+        headers.insert(
+            header::SEC_WEBSOCKET_PROTOCOL,
+            HeaderValue::from_static(protocol.name),
+        );
+    }
     if let Ok(v) = HeaderValue::from_str(&derive_accept_key(key.as_bytes())) {
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, v);
     }
-    Ok((r, protocol))
+    Ok((r, *protocol))
+}
+
+type WebSocket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
+
+/// The client's side of an accepted handshake.
+async fn upgraded(request: Request<Incoming>) -> Result<WebSocket, hyper::Error> {
+    let client = hyper::upgrade::on(request).await?;
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(MAX_MESSAGE))
+        .max_frame_size(Some(MAX_MESSAGE));
+    Ok(WebSocketStream::from_raw_socket(TokioIo::new(client), Role::Server, Some(config)).await)
 }
 
 /// Translates a WebSocket client of exec or attach to the runtime.
 pub async fn websocket(request: Request<Incoming>, url: String, wanted: Wanted) -> Response<Body> {
-    let (answer, protocol) = match accept_websocket(
-        request.headers(),
-        &["v5.channel.k8s.io", "v4.channel.k8s.io"],
-    ) {
+    let (answer, protocol) = match accept_websocket(request.headers(), &COMMAND) {
         Ok(r) => r,
         Err(r) => return *r,
     };
@@ -230,16 +368,11 @@ pub async fn websocket(request: Request<Incoming>, url: String, wanted: Wanted) 
         Err(e) => return text(500, format!("{e}\n")),
     };
     tokio::spawn(async move {
-        let client = match hyper::upgrade::on(request).await {
-            Ok(u) => u,
+        let ws = match upgraded(request).await {
+            Ok(ws) => ws,
             Err(e) => return tracing::debug!(error = %e, "upgrade failed"),
         };
-        let config = WebSocketConfig::default()
-            .max_message_size(Some(MAX_MESSAGE))
-            .max_frame_size(Some(MAX_MESSAGE));
-        let ws = WebSocketStream::from_raw_socket(TokioIo::new(client), Role::Server, Some(config))
-            .await;
-        if let Err(e) = bridge(ws, io, early, wanted, protocol == "v5.channel.k8s.io").await {
+        if let Err(e) = bridge(ws, io, early, wanted, protocol).await {
             tracing::debug!(error = %e, "stream ended");
         }
     });
@@ -251,7 +384,7 @@ async fn bridge<S>(
     io: TcpStream,
     early: BytesMut,
     wanted: Wanted,
-    v5: bool,
+    protocol: Protocol,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
@@ -281,8 +414,17 @@ where
     } else {
         None
     };
-    // Nothing is sent on these two from here.
+    // Nothing is sent on this one from here.
     out.data(error, b"", true).await?;
+    // Tells the client that the streams are there.
+    let lowest = if stdout.is_some() {
+        STDOUT
+    } else if stderr.is_some() {
+        STDERR
+    } else {
+        ERROR
+    };
+    ws.send(protocol.message(lowest, b"")).await?;
 
     let mut status_sent = false;
     let mut open: Vec<u32> = [Some(error), stdout, stderr]
@@ -292,23 +434,22 @@ where
     loop {
         tokio::select! {
             m = ws.next() => match m {
-                Some(Ok(Message::Binary(data))) => {
-                    let Some((channel, payload)) = data.split_first() else { continue };
-                    let sent = match (*channel, stdin, resize) {
-                        (STDIN, Some(id), _) => out.data(id, payload, false).await,
-                        (RESIZE, _, Some(id)) => out.data(id, payload, false).await,
-                        (CLOSE, Some(id), _) if v5 && payload.first() == Some(&STDIN) => out.data(id, b"", true).await,
+                Some(Ok(m @ (Message::Binary(_) | Message::Text(_)))) => {
+                    let data = m.into_data();
+                    if protocol.closes && data.first() == Some(&CLOSE) {
+                        if let (Some(&STDIN), Some(id)) = (data.get(1), stdin) {
+                            let _ = out.data(id, b"", true).await;
+                        }
+                        continue;
+                    }
+                    let Some((channel, payload)) = protocol.read(&data) else { continue };
+                    let sent = match (channel, stdin, resize) {
+                        (STDIN, Some(id), _) | (RESIZE, _, Some(id)) => out.data(id, &payload, false).await,
                         _ => Ok(()),
                     };
                     // A command that has ended takes no input; what it said is still to be read.
                     if let Err(e) = sent {
                         tracing::debug!(error = %e, "input of a stream is lost");
-                    }
-                }
-                Some(Ok(Message::Text(t))) => {
-                    let Some((channel, payload)) = t.as_bytes().split_first() else { continue };
-                    if let (STDIN, Some(id)) = (*channel, stdin) {
-                        let _ = out.data(id, payload, false).await;
                     }
                 }
                 Some(Ok(Message::Ping(p))) => ws.send(Message::Pong(p)).await?,
@@ -323,7 +464,7 @@ where
             e = inn.next() => match e {
                 Err(e) => {
                     if !status_sent {
-                        send(&mut ws, ERROR, &internal(&e.to_string())).await?;
+                        tell(&mut ws, protocol, &internal(&e.to_string())).await?;
                     }
                     close(&mut ws).await?;
                     return Ok(());
@@ -333,9 +474,9 @@ where
                     if !data.is_empty() {
                         if channel == ERROR {
                             status_sent = true;
-                            send(&mut ws, ERROR, &retold(&data)).await?;
+                            tell(&mut ws, protocol, &retold(&data)).await?;
                         } else {
-                            send(&mut ws, channel, &data).await?;
+                            send(&mut ws, protocol, channel, &data).await?;
                         }
                     }
                     if fin {
@@ -362,7 +503,7 @@ where
     }
     if !status_sent {
         // The runtime ended without a word: the command succeeded as far as it told.
-        send(&mut ws, ERROR, br#"{"metadata":{},"status":"Success"}"#).await?;
+        tell(&mut ws, protocol, br#"{"metadata":{},"status":"Success"}"#).await?;
     }
     close(&mut ws).await?;
     Ok(())
@@ -395,8 +536,31 @@ fn retold(data: &[u8]) -> Vec<u8> {
     }
 }
 
+/// Tells a command's end as the protocol has it.
+async fn tell<S>(
+    ws: &mut WebSocketStream<S>,
+    protocol: Protocol,
+    status: &[u8],
+) -> Result<(), tokio_tungstenite::tungstenite::Error>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    if protocol.status == Told::Status {
+        return send(ws, protocol, ERROR, status).await;
+    }
+    match serde_json::from_slice::<serde_json::Value>(status) {
+        Ok(s) if s.get("status").and_then(|s| s.as_str()) == Some("Success") => Ok(()),
+        Ok(s) => {
+            let message = s.get("message").and_then(|m| m.as_str());
+            send(ws, protocol, ERROR, message.unwrap_or_default().as_bytes()).await
+        }
+        Err(_) => send(ws, protocol, ERROR, status).await,
+    }
+}
+
 async fn send<S>(
     ws: &mut WebSocketStream<S>,
+    protocol: Protocol,
     channel: u8,
     data: &[u8],
 ) -> Result<(), tokio_tungstenite::tungstenite::Error>
@@ -404,10 +568,7 @@ where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
     for chunk in data.chunks(32 * 1024) {
-        let mut m = BytesMut::with_capacity(chunk.len() + 1);
-        m.extend_from_slice(&[channel]);
-        m.extend_from_slice(chunk);
-        ws.send(Message::Binary(m.freeze())).await?;
+        ws.send(protocol.message(channel, chunk)).await?;
     }
     Ok(())
 }
@@ -432,41 +593,66 @@ where
     Ok(())
 }
 
-/// Translates a WebSocket port-forward client (`v4.channel.k8s.io`, two channels per port) to the runtime.
+/// Translates a WebSocket port-forward client (two channels per port), or joins one that carries SPDY, to the runtime.
 pub async fn port_forward(
     request: Request<Incoming>,
     url: String,
     ports: Vec<u16>,
 ) -> Response<Body> {
-    let (answer, _) = match accept_websocket(
-        request.headers(),
-        &["v4.channel.k8s.io", "portforward.k8s.io"],
-    ) {
+    let (answer, protocol) = match accept_websocket(request.headers(), &FORWARD) {
         Ok(r) => r,
         Err(r) => return *r,
     };
-    if ports.is_empty() || ports.len() > 100 {
-        return text(400, "query parameter \"port\" is required\n");
-    }
     let (io, early, _) = match dial(&url, &["portforward.k8s.io"]).await {
         Ok(r) => r,
         Err(e) => return text(500, format!("{e}\n")),
     };
     tokio::spawn(async move {
-        let client = match hyper::upgrade::on(request).await {
-            Ok(u) => u,
+        let ws = match upgraded(request).await {
+            Ok(ws) => ws,
             Err(e) => return tracing::debug!(error = %e, "upgrade failed"),
         };
-        let config = WebSocketConfig::default()
-            .max_message_size(Some(MAX_MESSAGE))
-            .max_frame_size(Some(MAX_MESSAGE));
-        let ws = WebSocketStream::from_raw_socket(TokioIo::new(client), Role::Server, Some(config))
-            .await;
-        if let Err(e) = forward(ws, io, early, &ports).await {
+        let ended = if protocol.tunnel {
+            tunnel(ws, io, early).await
+        } else {
+            forward(ws, io, early, &ports, protocol).await
+        };
+        if let Err(e) = ended {
             tracing::debug!(error = %e, "port-forward ended");
         }
     });
     answer
+}
+
+/// Joins what messages carry to the runtime's connection.
+async fn tunnel<S>(
+    mut ws: WebSocketStream<S>,
+    mut io: TcpStream,
+    early: BytesMut,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let mut buf = early;
+    let (mut r, mut w) = io.split();
+    loop {
+        if !buf.is_empty() {
+            ws.send(Message::Binary(buf.split().freeze())).await?;
+        }
+        buf.reserve(32 * 1024);
+        tokio::select! {
+            m = ws.next() => match m {
+                Some(Ok(m @ (Message::Binary(_) | Message::Text(_)))) => w.write_all(&m.into_data()).await?,
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return Ok(()),
+                Some(Ok(_)) => {}
+            },
+            n = r.read_buf(&mut buf) => if n? == 0 {
+                break;
+            },
+        }
+    }
+    close(&mut ws).await?;
+    Ok(())
 }
 
 async fn forward<S>(
@@ -474,6 +660,7 @@ async fn forward<S>(
     io: TcpStream,
     early: BytesMut,
     ports: &[u16],
+    protocol: Protocol,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
@@ -502,17 +689,18 @@ where
             .await?;
         ids.extend([data, error]);
         for c in [2 * n, 2 * n + 1] {
-            send(&mut ws, u8::try_from(c)?, &p.to_le_bytes()).await?;
+            send(&mut ws, protocol, u8::try_from(c)?, &p.to_le_bytes()).await?;
         }
     }
     let mut open = ids.len();
     loop {
         tokio::select! {
             m = ws.next() => match m {
-                Some(Ok(Message::Binary(data))) => {
-                    let Some((channel, payload)) = data.split_first() else { continue };
-                    if channel % 2 == 0 && let Some(id) = ids.get(usize::from(*channel)) {
-                        out.data(*id, payload, false).await?;
+                Some(Ok(m @ (Message::Binary(_) | Message::Text(_)))) => {
+                    let data = m.into_data();
+                    let Some((channel, payload)) = protocol.read(&data) else { continue };
+                    if channel % 2 == 0 && let Some(id) = ids.get(usize::from(channel)) {
+                        out.data(*id, &payload, false).await?;
                     }
                 }
                 Some(Ok(Message::Ping(p))) => ws.send(Message::Pong(p)).await?,
@@ -523,7 +711,7 @@ where
                 Some(Event::Data { id, data, fin }) => {
                     let Some(channel) = ids.iter().position(|i| *i == id) else { continue };
                     if !data.is_empty() {
-                        send(&mut ws, u8::try_from(channel)?, &data).await?;
+                        send(&mut ws, protocol, u8::try_from(channel)?, &data).await?;
                     }
                     if fin {
                         open -= 1;
@@ -597,6 +785,192 @@ mod tests {
         );
     }
 
+    fn asked(protocols: &[&'static str]) -> HeaderMap {
+        let mut h = HeaderMap::new();
+        h.insert("sec-websocket-version", HeaderValue::from_static("13"));
+        h.insert(
+            "sec-websocket-key",
+            HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ=="),
+        );
+        for p in protocols {
+            h.append("sec-websocket-protocol", HeaderValue::from_static(p));
+        }
+        h
+    }
+
+    #[test]
+    fn upstreams_websocket_protocols_are_spoken() {
+        for (protocols, command, forward) in [
+            (vec![], Some(""), Some("")),
+            (vec!["channel.k8s.io"], Some("channel.k8s.io"), None),
+            (
+                vec!["base64.channel.k8s.io"],
+                Some("base64.channel.k8s.io"),
+                None,
+            ),
+            (
+                vec!["v5.channel.k8s.io, v4.channel.k8s.io"],
+                Some("v5.channel.k8s.io"),
+                Some("v4.channel.k8s.io"),
+            ),
+            (
+                vec!["nope", "v4.base64.channel.k8s.io"],
+                Some("v4.base64.channel.k8s.io"),
+                Some("v4.base64.channel.k8s.io"),
+            ),
+            (vec!["portforward.k8s.io"], None, Some("portforward.k8s.io")),
+            (
+                vec!["SPDY/3.1+portforward.k8s.io"],
+                None,
+                Some("SPDY/3.1+portforward.k8s.io"),
+            ),
+            (vec!["nope"], None, None),
+            (
+                vec!["base64url.bearer.authorization.k8s.io.dDE, v4.channel.k8s.io"],
+                Some("v4.channel.k8s.io"),
+                Some("v4.channel.k8s.io"),
+            ),
+        ] {
+            let h = asked(&protocols);
+            for (known, want) in [(&COMMAND[..], command), (&FORWARD[..], forward)] {
+                match accept_websocket(&h, known) {
+                    Ok((r, p)) => {
+                        assert_eq!(Some(p.name), want, "{protocols:?}");
+                        let echoed = r.headers().get("sec-websocket-protocol");
+                        let echoed = echoed.map_or("", |v| v.to_str().unwrap());
+                        assert_eq!(echoed, p.name);
+                    }
+                    Err(r) => assert_eq!((r.status().as_u16(), want), (403, None), "{protocols:?}"),
+                }
+            }
+        }
+        assert!(tunnels(&asked(&["SPDY/3.1+portforward.k8s.io"])));
+        assert!(!tunnels(&asked(&[])));
+    }
+
+    #[test]
+    fn messages_of_both_kinds() {
+        for p in COMMAND {
+            let m = p.message(STDERR, b"\xff\x00");
+            assert_eq!(m.is_text(), p.base64, "{}", p.name);
+            let data = m.into_data();
+            assert_eq!(
+                p.read(&data),
+                Some((STDERR, Cow::Borrowed(&b"\xff\x00"[..])))
+            );
+            assert_eq!(p.read(b""), None);
+        }
+        let base64 = COMMAND[2];
+        assert_eq!(base64.read(b"0!!"), None);
+        assert_eq!(base64.read(b"\x00aGk="), None);
+    }
+
+    /// Runs `cat` behind a WebSocket of a protocol; gives what the client got and the code of the close.
+    async fn cat(protocol: Protocol, sent: Vec<Message>) -> (Vec<Message>, Option<u16>) {
+        let runtime = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let io = TcpStream::connect(runtime.local_addr().unwrap())
+            .await
+            .unwrap();
+        let (server, _) = runtime.accept().await.unwrap();
+        // Streams by number: 1 error, 3 stdin, 5 stdout.
+        let command = tokio::spawn(async move {
+            let (r, w) = server.into_split();
+            let (mut inn, mut out) = (Receiver::new(r), Sender::new(w));
+            loop {
+                match inn.next().await.unwrap().unwrap() {
+                    Event::Data { id: 3, data, .. } if !data.is_empty() => {
+                        out.data(5, &data, true).await.unwrap();
+                        break;
+                    }
+                    _ => continue,
+                }
+            }
+            let status =
+                br#"{"status":"Failure","reason":"NonZeroExitCode","message":"exit code 7"}"#;
+            out.data(1, status, true).await.unwrap();
+        });
+        let (a, b) = tokio::io::duplex(4096);
+        let ws = WebSocketStream::from_raw_socket(a, Role::Server, None).await;
+        let mut client = WebSocketStream::from_raw_socket(b, Role::Client, None).await;
+        let wanted = Wanted {
+            stdin: true,
+            stdout: true,
+            ..Wanted::default()
+        };
+        let task = tokio::spawn(async move {
+            let ended = bridge(ws, io, BytesMut::new(), wanted, protocol).await;
+            ended.map_err(|e| e.to_string())
+        });
+        for m in sent {
+            client.send(m).await.unwrap();
+        }
+        let mut got = Vec::new();
+        let code = loop {
+            match client.next().await.unwrap().unwrap() {
+                Message::Close(c) => break c.map(|c| u16::from(c.code)),
+                m => got.push(m),
+            }
+        };
+        command.await.unwrap();
+        drop(client);
+        assert_eq!(task.await.unwrap(), Ok(()));
+        (got, code)
+    }
+
+    /// Channels, their encoding and the end of the command, in each protocol.
+    #[tokio::test]
+    async fn commands_speak_each_protocol() {
+        for p in COMMAND {
+            let (got, code) = cat(p, vec![p.message(STDIN, b"hi")]).await;
+            let end: &[u8] = if p.status == Told::Status {
+                br#"{"status":"Failure","reason":"NonZeroExitCode","message":"exit code 7"}"#
+            } else {
+                b"exit code 7"
+            };
+            let want = [
+                p.message(STDOUT, b""),
+                p.message(STDOUT, b"hi"),
+                p.message(ERROR, end),
+            ];
+            assert_eq!(got, want, "{}", p.name);
+            assert_eq!(code, Some(1000), "{}", p.name);
+        }
+    }
+
+    #[tokio::test]
+    async fn spdy_is_carried_in_messages() {
+        let runtime = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let io = TcpStream::connect(runtime.local_addr().unwrap())
+            .await
+            .unwrap();
+        let (mut server, _) = runtime.accept().await.unwrap();
+        let (a, b) = tokio::io::duplex(4096);
+        let ws = WebSocketStream::from_raw_socket(a, Role::Server, None).await;
+        let mut client = WebSocketStream::from_raw_socket(b, Role::Client, None).await;
+        let task = tokio::spawn(async move {
+            let ended = tunnel(ws, io, BytesMut::from(&b"early"[..])).await;
+            ended.map_err(|e| e.to_string())
+        });
+        let first = client.next().await.unwrap().unwrap();
+        assert_eq!(first, Message::binary("early"));
+        client
+            .send(Message::binary(&b"\x80\x03"[..]))
+            .await
+            .unwrap();
+        let mut two = [0; 2];
+        server.read_exact(&mut two).await.unwrap();
+        assert_eq!(two, [0x80, 3]);
+        server.write_all(b"\x80\x04").await.unwrap();
+        assert_eq!(
+            client.next().await.unwrap().unwrap(),
+            Message::binary(&b"\x80\x04"[..])
+        );
+        drop(server);
+        assert!(client.next().await.unwrap().unwrap().is_close());
+        drop(client);
+        assert_eq!(task.await.unwrap(), Ok(()));
+    }
+
     /// Ending stdin alone reaches the command, and its exit status reaches the client before a normal close.
     #[tokio::test]
     async fn a_websocket_client_can_end_stdin_and_learns_the_exit_code() {
@@ -635,7 +1009,7 @@ mod tests {
             ..Wanted::default()
         };
         let task = tokio::spawn(async move {
-            bridge(ws, io, BytesMut::new(), wanted, true)
+            bridge(ws, io, BytesMut::new(), wanted, COMMAND[5])
                 .await
                 .map_err(|e| e.to_string())
         });
@@ -655,7 +1029,10 @@ mod tests {
                 _ => {}
             }
         };
-        assert_eq!(got, [&b"\x01hi"[..], b"\x03{\"status\":\"Failure\"}"]);
+        assert_eq!(
+            got,
+            [&b"\x01"[..], b"\x01hi", b"\x03{\"status\":\"Failure\"}"]
+        );
         assert_eq!(code, Some(1000));
         command.await.unwrap();
         drop(client);

@@ -1,13 +1,12 @@
 //! Streams that the server passes on: log, exec, attach, portforward and the proxies. What is decided here is where a
 //! request goes; the generic server dials and copies.
 //!
-//! Addresses of proxies come from what users write into objects, so they are checked: only global unicast addresses,
-//! never loopback or link-local.
-
-use std::net::IpAddr;
+//! Addresses come from what users write into objects: the generic server checks each one before it dials it, whatever
+//! the path. What is run or reached in containers takes the right to `create`, however the request is dressed.
 
 use api::Status;
 use apiserver::resource::{ConnectSubresource, Connection, Context, Target};
+use apiserver::verbs::connect::dialable;
 use async_trait::async_trait;
 use serde_json::Value;
 
@@ -24,7 +23,7 @@ pub struct Kubelets {
 }
 
 /// The port of kubelets that report none.
-const DEFAULT_PORT: i64 = 10250;
+const DEFAULT_PORT: u16 = 10250;
 
 impl Kubelets {
     /// `host:port` of a node's kubelet.
@@ -33,7 +32,7 @@ impl Kubelets {
         ctx: &Context<'_>,
         node: &str,
         resource: &str,
-    ) -> Result<(String, i64), Status> {
+    ) -> Result<(String, u16), Status> {
         let found = ctx.reader.get("", "nodes", "", node).await?;
         // Upstream's answer for a node that does not exist names the resource of the request.
         let found = found.ok_or_else(|| Status::not_found("", resource, node))?;
@@ -54,19 +53,12 @@ impl Kubelets {
                 all.join(" ")
             )));
         };
-        let port = match found.int("status.daemonEndpoints.kubeletEndpoint.Port") {
-            p if p > 0 => p,
+        let port = found.int("status.daemonEndpoints.kubeletEndpoint.Port");
+        let port = match u16::try_from(port) {
+            Ok(p) if p > 0 => p,
             _ => DEFAULT_PORT,
         };
         Ok((host.to_owned(), port))
-    }
-}
-
-fn join(host: &str, port: impl std::fmt::Display) -> String {
-    if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
     }
 }
 
@@ -191,12 +183,15 @@ fn container<'a>(pod: &'a Value, asked: &'a str) -> Result<&'a str, Status> {
     }
 }
 
-fn kubelet(url: String, streamed: Option<(&'static str, String)>) -> Connection {
-    Connection::Proxy(Target {
-        url,
+fn kubelet((host, port): (String, u16), path: String) -> Target {
+    Target {
+        tls: true,
+        host,
+        port,
+        path,
         kubelet: true,
-        streamed,
-    })
+        ..Target::default()
+    }
 }
 
 /// `pods/log`.
@@ -284,21 +279,22 @@ impl ConnectSubresource for Log {
         if node.is_empty() {
             return Ok(Connection::NoContent);
         }
-        let (host, port) = self.kubelets.find(ctx, node, "pods").await?;
+        let at = self.kubelets.find(ctx, node, "pods").await?;
         let path = format!("/containerLogs/{}/{}/{name}", pod.namespace(), pod.name());
-        Ok(kubelet(
-            format!(
-                "https://{}{path}{}",
-                join(&host, port),
-                with_query(encode(options))
-            ),
-            Some(("pods/log", pod.name().to_owned())),
-        ))
+        let path = with_query(path, &encode(options));
+        Ok(Connection::Proxy(Target {
+            streamed: Some(("pods/log", pod.name().to_owned())),
+            ..kubelet(at, path)
+        }))
     }
 }
 
-fn with_query(q: String) -> String {
-    if q.is_empty() { q } else { format!("?{q}") }
+fn with_query(path: String, query: &str) -> String {
+    if query.is_empty() {
+        path
+    } else {
+        format!("{path}?{query}")
+    }
 }
 
 /// `pods/exec` and `pods/attach`.
@@ -315,6 +311,10 @@ fn no_host(pod: &Value) -> Status {
 
 #[async_trait]
 impl ConnectSubresource for Attachment {
+    fn needs(&self, _: &str, _: bool) -> Option<&'static str> {
+        Some("create")
+    }
+
     async fn connect(
         &self,
         ctx: &Context<'_>,
@@ -329,7 +329,7 @@ impl ConnectSubresource for Attachment {
         if node.is_empty() {
             return Err(no_host(pod));
         }
-        let (host, port) = self.kubelets.find(ctx, node, "pods").await?;
+        let at = self.kubelets.find(ctx, node, "pods").await?;
         let mut options = vec![];
         for (asked, key) in [
             ("stdin", "input"),
@@ -346,14 +346,10 @@ impl ConnectSubresource for Attachment {
         }
         let verb = if self.exec { "exec" } else { "attach" };
         let path = format!("/{verb}/{}/{}/{name}", pod.namespace(), pod.name());
-        Ok(kubelet(
-            format!(
-                "https://{}{path}{}",
-                join(&host, port),
-                with_query(encode(options))
-            ),
-            None,
-        ))
+        Ok(Connection::Proxy(Target {
+            upgrade: true,
+            ..kubelet(at, with_query(path, &encode(options)))
+        }))
     }
 }
 
@@ -365,6 +361,10 @@ pub struct PortForward {
 
 #[async_trait]
 impl ConnectSubresource for PortForward {
+    fn needs(&self, _: &str, _: bool) -> Option<&'static str> {
+        Some("create")
+    }
+
     async fn connect(
         &self,
         ctx: &Context<'_>,
@@ -378,7 +378,7 @@ impl ConnectSubresource for PortForward {
         if node.is_empty() {
             return Err(no_host(pod));
         }
-        let (host, port) = self.kubelets.find(ctx, node, "pods").await?;
+        let at = self.kubelets.find(ctx, node, "pods").await?;
         let ports: Vec<&str> = q.all("ports").collect();
         let options = if ports.is_empty() {
             vec![]
@@ -386,14 +386,10 @@ impl ConnectSubresource for PortForward {
             vec![("port", ports.join(","))]
         };
         let path = format!("/portForward/{}/{}", pod.namespace(), pod.name());
-        Ok(kubelet(
-            format!(
-                "https://{}{path}{}",
-                join(&host, port),
-                with_query(encode(options))
-            ),
-            None,
-        ))
+        Ok(Connection::Proxy(Target {
+            upgrade: true,
+            ..kubelet(at, with_query(path, &encode(options)))
+        }))
     }
 }
 
@@ -409,37 +405,78 @@ pub fn split_scheme_name_port(id: &str) -> Option<(&str, &str, &str)> {
     (!name.is_empty() && ["", "http", "https"].contains(&scheme)).then_some((scheme, name, port))
 }
 
-/// Whether a proxy may dial an address.
-pub fn proxyable(ip: IpAddr) -> bool {
-    let link_local = match ip {
-        IpAddr::V4(v) => v.is_link_local() || v.is_broadcast(),
-        IpAddr::V6(v) => v.to_ipv4_mapped().is_some() || (v.segments()[0] & 0xffc0) == 0xfe80,
-    };
-    !ip.is_unspecified() && !ip.is_loopback() && !ip.is_multicast() && !link_local
+/// The name of the object in a proxy request's name.
+fn proxied<'a>(kind: &str, id: &'a str) -> Result<&'a str, Status> {
+    split_scheme_name_port(id)
+        .map(|(_, name, _)| name)
+        .ok_or_else(|| {
+            Status::bad_request(format!(
+                "invalid {kind} request {}",
+                api::text::go_quote(id)
+            ))
+        })
 }
 
-fn check_ip(host: &str) -> Result<(), Status> {
-    match parse_ip_sloppy(host) {
-        Some(ip) if proxyable(ip) => Ok(()),
+fn check_ip(ip: &str) -> Result<(), Status> {
+    match parse_ip_sloppy(ip) {
+        Some(ip) if dialable(ip) => Ok(()),
         _ => Err(Status::bad_request("address not allowed")),
     }
 }
 
-fn proxy_url(scheme: &str, host: &str, path: &str, query: &str) -> String {
-    let scheme = if scheme.is_empty() { "http" } else { scheme };
-    let path = if path.starts_with('/') {
-        path.to_owned()
-    } else {
-        format!("/{path}")
-    };
-    format!("{scheme}://{host}{path}{}", with_query(query.to_owned()))
+/// Where a proxy request goes; without a port to the scheme's own.
+fn proxy(scheme: &str, host: &str, port: Option<u16>, path: &str, query: &str) -> Target {
+    let tls = scheme == "https";
+    Target {
+        tls,
+        // As it is written in URLs, without leading zeros.
+        host: parse_ip_sloppy(host).map_or_else(|| host.to_owned(), |ip| ip.to_string()),
+        port: port.unwrap_or(if tls { 443 } else { 80 }),
+        path: with_query(if path.is_empty() { "/" } else { path }.to_owned(), query),
+        ..Target::default()
+    }
 }
 
 /// `pods/proxy`.
 pub struct PodProxy;
 
+/// The port that a pod's proxy request means: its number, the name of a container's port, or the first one.
+fn pod_port(pod: &Value, asked: &str) -> Result<Option<u16>, Status> {
+    let mut ports = pod
+        .list("spec.containers")
+        .iter()
+        .flat_map(|c| c.list("ports"));
+    let unknown = || {
+        Status::unavailable(format!(
+            "error trying to reach service: dial tcp: lookup tcp/{asked}: unknown port"
+        ))
+    };
+    let found = match asked {
+        "" => match ports.next() {
+            None => return Ok(None),
+            Some(p) => p.int("containerPort"),
+        },
+        digits if digits.bytes().all(|b| b.is_ascii_digit()) => {
+            digits.parse().map_err(|_| unknown())?
+        }
+        name => ports
+            .find(|p| p.text("name") == name)
+            .ok_or_else(unknown)?
+            .int("containerPort"),
+    };
+    u16::try_from(found)
+        .ok()
+        .filter(|p| *p > 0)
+        .map(Some)
+        .ok_or_else(unknown)
+}
+
 #[async_trait]
 impl ConnectSubresource for PodProxy {
+    fn object_name<'a>(&self, name: &'a str) -> Result<&'a str, Status> {
+        proxied("pod", name)
+    }
+
     async fn connect(
         &self,
         ctx: &Context<'_>,
@@ -448,37 +485,14 @@ impl ConnectSubresource for PodProxy {
         path: &str,
         query: &str,
     ) -> Result<Connection, Status> {
-        let Some((scheme, _, port)) = split_scheme_name_port(ctx.name) else {
-            return Err(Status::bad_request(format!(
-                "invalid pod request {:?}",
-                ctx.name
-            )));
-        };
-        let mut port = port.to_owned();
-        if port.is_empty() {
-            let first = pod
-                .list("spec.containers")
-                .iter()
-                .find_map(|c| c.list("ports").first());
-            port = first
-                .map(|p| p.int("containerPort").to_string())
-                .unwrap_or_default();
-        }
+        let (scheme, _, asked) = split_scheme_name_port(ctx.name).unwrap_or_default();
         let ip = pod
             .list("status.podIPs")
             .first()
             .map_or("", |i| i.text("ip"));
         check_ip(ip)?;
-        let host = if port.is_empty() {
-            ip.to_owned()
-        } else {
-            join(ip, port)
-        };
-        Ok(Connection::Proxy(Target {
-            url: proxy_url(scheme, &host, path, query),
-            kubelet: false,
-            streamed: None,
-        }))
+        let port = pod_port(pod, asked)?;
+        Ok(Connection::Proxy(proxy(scheme, ip, port, path, query)))
     }
 }
 
@@ -488,8 +502,46 @@ pub struct NodeProxy {
     pub kubelets: Kubelets,
 }
 
+/// Whether a kubelet takes a path for one that reaches into containers, in any spelling: the first segment, also of what
+/// remains when escapes, empty segments and dots are resolved.
+fn reaches_into_containers(path: &str) -> bool {
+    const REACHES: [&str; 5] = ["exec", "attach", "portforward", "run", "checkpoint"];
+    let mut path = path.to_owned();
+    // Escaped escapes: each pass takes one layer away.
+    for _ in 0..8 {
+        let plain = unescape(&path.replace('+', "%2B"));
+        if plain == path {
+            break;
+        }
+        path = plain;
+    }
+    let path = path.replace('\\', "/").to_ascii_lowercase();
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    let segments = path.split('/').filter(|s| !s.is_empty() && *s != ".");
+    let mut resolved: Vec<&str> = Vec::new();
+    for s in segments.clone() {
+        if s == ".." {
+            resolved.pop();
+        } else {
+            resolved.push(s);
+        }
+    }
+    // Matrix parameters belong to no name.
+    let reaches = |s: &str| REACHES.contains(&s.split(';').next().unwrap_or_default().trim());
+    let first = segments.clone().find(|s| *s != "..");
+    first.is_some_and(reaches) || resolved.first().copied().is_some_and(reaches)
+}
+
 #[async_trait]
 impl ConnectSubresource for NodeProxy {
+    fn needs(&self, path: &str, upgrade: bool) -> Option<&'static str> {
+        (upgrade || reaches_into_containers(path)).then_some("create")
+    }
+
+    fn object_name<'a>(&self, name: &'a str) -> Result<&'a str, Status> {
+        proxied("node", name)
+    }
+
     async fn connect(
         &self,
         ctx: &Context<'_>,
@@ -498,51 +550,79 @@ impl ConnectSubresource for NodeProxy {
         path: &str,
         query: &str,
     ) -> Result<Connection, Status> {
-        let Some((scheme, name, port)) = split_scheme_name_port(ctx.name) else {
-            return Err(Status::bad_request(format!(
-                "invalid node request {:?}",
-                ctx.name
-            )));
+        let (scheme, name, asked) = split_scheme_name_port(ctx.name).unwrap_or_default();
+        let (host, own) = self.kubelets.find(ctx, name, "nodes").await?;
+        let port = match asked {
+            "" => own,
+            text => text.parse().ok().filter(|p| *p > 0).ok_or_else(|| {
+                Status::unavailable(format!(
+                    "error trying to reach service: dial tcp: lookup tcp/{text}: unknown port"
+                ))
+            })?,
         };
-        let (host, kubelet_port) = self.kubelets.find(ctx, name, "nodes").await?;
-        check_ip(&host)?;
-        if port.is_empty() || port == kubelet_port.to_string() {
-            let url = proxy_url("https", &join(&host, kubelet_port), path, query);
-            return Ok(Connection::Proxy(Target {
-                url,
-                kubelet: true,
-                streamed: None,
-            }));
+        let mut target = proxy(scheme, &host, Some(port), path, query);
+        if port == own {
+            target.tls = true;
+            target.kubelet = true;
         }
-        let url = proxy_url(scheme, &join(&host, port), path, query);
-        Ok(Connection::Proxy(Target {
-            url,
-            kubelet: false,
-            streamed: None,
-        }))
+        Ok(Connection::Proxy(target))
     }
 }
 
-/// `services/proxy`: to one of the ready endpoints.
+/// `services/proxy`: to one of the ready endpoints that are pods.
 pub struct ServiceProxy;
 
-/// The endpoints' port that a proxied port means: by name of the service's port or by its number.
-fn endpoint_port_name<'a>(service: &'a Value, asked: &str) -> Option<&'a str> {
-    let ports = service.list("spec.ports");
-    match asked {
-        "" => match ports {
-            [only] => Some(only.text("name")),
-            _ => ports.iter().map(|p| p.text("name")).find(|n| n.is_empty()),
-        },
-        asked => ports
-            .iter()
-            .find(|p| p.text("name") == asked || p.int("port").to_string() == asked)
-            .map(|p| p.text("name")),
+/// The name of the endpoints' port that a proxied port means: the number is the service's, anything else is a name.
+fn endpoint_port_name<'a>(service: &'a Value, asked: &'a str) -> Result<&'a str, Status> {
+    let Ok(number) = asked.parse::<i64>() else {
+        return Ok(asked);
+    };
+    service
+        .list("spec.ports")
+        .iter()
+        .find(|p| p.int("port") == number)
+        .map(|p| p.text("name"))
+        .ok_or_else(|| {
+            Status::unavailable(format!(
+                "no service port {number} found for service {}",
+                api::text::go_quote(service.name())
+            ))
+        })
+}
+
+/// Whether an endpoint's address is that of the pod it names: what somebody else writes into a slice is not dialled.
+async fn is_pods(ctx: &Context<'_>, endpoint: &Value, address: &str) -> bool {
+    let (kind, name) = (
+        endpoint.text("targetRef.kind"),
+        endpoint.text("targetRef.name"),
+    );
+    if kind != "Pod" || name.is_empty() || endpoint.text("targetRef.namespace") != ctx.namespace {
+        return false;
     }
+    let Ok(Some(pod)) = ctx.reader.get("", "pods", ctx.namespace, name).await else {
+        return false;
+    };
+    let has = |ip: &Value| ip.text("ip") == address;
+    pod.list("status.podIPs").iter().any(has)
+}
+
+/// All of a list, beginning anywhere.
+fn anywhere<T>(list: &[T]) -> impl Iterator<Item = &T> {
+    let at = if list.is_empty() {
+        0
+    } else {
+        rand::random_range(0..list.len())
+    };
+    let (before, after) = list.split_at(at);
+    after.iter().chain(before)
 }
 
 #[async_trait]
 impl ConnectSubresource for ServiceProxy {
+    fn object_name<'a>(&self, name: &'a str) -> Result<&'a str, Status> {
+        proxied("service", name)
+    }
+
     async fn connect(
         &self,
         ctx: &Context<'_>,
@@ -551,46 +631,36 @@ impl ConnectSubresource for ServiceProxy {
         path: &str,
         query: &str,
     ) -> Result<Connection, Status> {
-        let Some((scheme, name, port)) = split_scheme_name_port(ctx.name) else {
-            return Err(Status::bad_request(format!(
-                "invalid service request {:?}",
-                ctx.name
-            )));
-        };
-        let none =
-            || Status::unavailable(format!("no endpoints available for service {:?}", ctx.name));
-        let wanted = endpoint_port_name(service, port).ok_or_else(|| {
-            Status::unavailable(format!(
-                "no service port {port:?} found for service {name:?}"
-            ))
-        })?;
-        let slices = ctx
+        let (scheme, name, asked) = split_scheme_name_port(ctx.name).unwrap_or_default();
+        let wanted = endpoint_port_name(service, asked)?;
+        let mut slices = ctx
             .reader
             .list("discovery.k8s.io", "endpointslices", ctx.namespace)
             .await?;
-        for s in slices
-            .iter()
-            .filter(|s| s.label("kubernetes.io/service-name") == Some(name))
-        {
-            let Some(p) = s.list("ports").iter().find(|p| p.text("name") == wanted) else {
+        slices.retain(|s| s.label("kubernetes.io/service-name") == Some(name));
+        let port = |s: &Value| {
+            let found = s.list("ports").iter().find(|p| p.text("name") == wanted)?;
+            u16::try_from(found.int("port")).ok().filter(|p| *p > 0)
+        };
+        for s in anywhere(&slices) {
+            let Some(port) = port(s) else {
                 continue;
             };
-            let ready = s
-                .list("endpoints")
-                .iter()
-                .filter(|e| e.flag_opt("conditions.ready") != Some(false))
-                .filter_map(|e| e.texts("addresses").first().copied())
-                .find(|a| parse_ip_sloppy(a).is_some_and(proxyable));
-            if let Some(address) = ready {
-                let url = proxy_url(scheme, &join(address, p.int("port")), path, query);
-                return Ok(Connection::Proxy(Target {
-                    url,
-                    kubelet: false,
-                    streamed: None,
-                }));
+            let ready = |e: &&Value| e.flag_opt("conditions.ready") != Some(false);
+            for e in anywhere(s.list("endpoints")).filter(ready) {
+                let Some(address) = e.texts("addresses").first().copied() else {
+                    continue;
+                };
+                if check_ip(address).is_ok() && is_pods(ctx, e, address).await {
+                    let target = proxy(scheme, address, Some(port), path, query);
+                    return Ok(Connection::Proxy(target));
+                }
             }
         }
-        Err(none())
+        Err(Status::unavailable(format!(
+            "no endpoints available for service {}",
+            api::text::go_quote(if slices.is_empty() { name } else { ctx.name })
+        )))
     }
 }
 
@@ -635,25 +705,117 @@ mod tests {
         assert_eq!(encode(good), "follow=true&tailLines=5");
     }
 
-    /// CVE-2022-3294, CVE-2020-8562: what proxies may dial.
+    /// CVE-2022-3294, CVE-2020-8562: what is written into a pod's status is looked at before it is a place to go.
     #[test]
-    fn proxies_refuse_special_addresses() {
+    fn addresses_of_pods_are_checked() {
         for bad in [
             "127.0.0.1",
             "169.254.169.254",
             "::1",
-            "fe80::1",
-            "0.0.0.0",
-            "224.0.0.1",
             "::ffff:127.0.0.1",
+            "host",
+            "",
         ] {
             assert!(check_ip(bad).is_err(), "{bad}");
         }
-        assert!(
-            check_ip("10.0.0.1").is_ok()
-                && check_ip("2001:db8::1").is_ok()
-                && check_ip("host").is_err()
+        assert!(check_ip("10.0.0.1").is_ok() && check_ip("2001:db8::1").is_ok());
+    }
+
+    #[test]
+    fn proxies_go_to_ipv6_https_and_named_ports() {
+        let t = proxy("https", "fd00::1", None, "", "");
+        assert_eq!(
+            (t.tls, t.host.as_str(), t.port, t.path.as_str()),
+            (true, "fd00::1", 443, "/")
         );
+        let t = proxy("", "10.0.0.1", Some(8080), "/a", "b=c");
+        assert_eq!((t.tls, t.port, t.path.as_str()), (false, 8080, "/a?b=c"));
+        assert!(!t.kubelet);
+        let pod = json!({"spec": {"containers": [{"name": "a"}, {"name": "b", "ports": [
+            {"name": "web", "containerPort": 8080}, {"name": "adm", "containerPort": 9090}]}]}});
+        assert_eq!(pod_port(&pod, "").unwrap(), Some(8080));
+        assert_eq!(pod_port(&pod, "adm").unwrap(), Some(9090));
+        assert_eq!(pod_port(&pod, "81").unwrap(), Some(81));
+        assert_eq!(pod_port(&json!({}), "").unwrap(), None);
+        for bad in [
+            "nope",
+            "0",
+            "65536",
+            "99999999999999999999",
+            "80@evil",
+            "-1",
+        ] {
+            assert_eq!(pod_port(&pod, bad).unwrap_err().code, 503, "{bad}");
+        }
+        let service = json!({"metadata": {"name": "s"}, "spec": {"ports": [{"port": 80, "name": "web"}, {"port": 81}]}});
+        assert_eq!(endpoint_port_name(&service, "80").unwrap(), "web");
+        assert_eq!(endpoint_port_name(&service, "81").unwrap(), "");
+        assert_eq!(endpoint_port_name(&service, "other").unwrap(), "other");
+        assert_eq!(
+            endpoint_port_name(&service, "82").unwrap_err().message,
+            "no service port 82 found for service \"s\""
+        );
+    }
+
+    /// nodes/proxy: exec, attach, port-forward and run need `create`, however the request is dressed.
+    #[test]
+    fn streams_need_create_in_every_dress() {
+        let node = NodeProxy {
+            kubelets: Kubelets { preferred: vec![] },
+        };
+        for path in [
+            "/exec/ns/p/c",
+            "/attach/ns/p/c",
+            "/portForward/ns/p",
+            "/run/ns/p/c",
+            "/run",
+            "//exec/ns/p/c",
+            "/./exec/ns/p/c",
+            "/metrics/../exec/ns/p/c",
+            "/../exec/ns/p/c",
+            "/%65xec/ns/p/c",
+            "/%2565xec/ns/p/c",
+            "/%2fexec/ns/p/c",
+            "/metrics%2f..%2fexec/ns/p/c",
+            "/metrics/%2e%2e/exec/ns/p/c",
+            "/EXEC/ns/p/c",
+            "/\\exec/ns/p/c",
+            "/exec;x=1/ns/p/c",
+            "/exec%3fx",
+        ] {
+            assert_eq!(node.needs(path, false), Some("create"), "{path}");
+        }
+        for path in [
+            "",
+            "/",
+            "/metrics",
+            "/pods",
+            "/containerLogs/ns/exec/run",
+            "/logs/exec",
+            "/executive",
+        ] {
+            assert_eq!(node.needs(path, false), None, "{path}");
+            assert_eq!(node.needs(path, true), Some("create"), "{path}");
+        }
+        let kubelets = || Kubelets { preferred: vec![] };
+        let exec = Attachment {
+            kubelets: kubelets(),
+            exec: true,
+        };
+        let attach = Attachment {
+            kubelets: kubelets(),
+            exec: false,
+        };
+        let forward = PortForward {
+            kubelets: kubelets(),
+        };
+        let all: [&dyn ConnectSubresource; 3] = [&exec, &attach, &forward];
+        for c in all {
+            assert_eq!(
+                (c.needs("", true), c.needs("", false)),
+                (Some("create"), Some("create"))
+            );
+        }
     }
 
     #[test]
@@ -665,5 +827,10 @@ mod tests {
         );
         assert_eq!(split_scheme_name_port("ftp:a:80"), None);
         assert_eq!(split_scheme_name_port(":80"), None);
+        assert_eq!(proxied("service", "https:svc:web").unwrap(), "svc");
+        assert_eq!(
+            proxied("service", "ftp:a:80").unwrap_err().message,
+            "invalid service request \"ftp:a:80\""
+        );
     }
 }

@@ -360,9 +360,8 @@ fn selected_labels(s: &Value) -> Selected<Selector> {
 fn unread(a: &Attributes) -> String {
     let say = |which: &str, broken: bool, rest: bool| {
         let partly = if rest { "partially " } else { "" };
-        broken.then(|| {
-            format!("spec.resourceAttributes.{which} {partly}ignored due to parse error")
-        })
+        broken
+            .then(|| format!("spec.resourceAttributes.{which} {partly}ignored due to parse error"))
     };
     let fields = say(
         "fieldSelector",
