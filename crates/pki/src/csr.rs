@@ -38,6 +38,8 @@ pub fn create(spec: &Spec, key: &KeyPair) -> Result<String, Error> {
 pub struct Request {
     /// The common name.
     pub common_name: String,
+    /// How many common names the subject has.
+    pub common_names: usize,
     /// The organizations.
     pub organizations: Vec<String>,
     /// DNS names.
@@ -50,10 +52,11 @@ pub struct Request {
     pub uris: Vec<String>,
 }
 
-/// Reads a request (one PEM block `CERTIFICATE REQUEST`); its signature is not checked here, [`sign`] does.
+/// Reads a request (one PEM block `CERTIFICATE REQUEST`); its signature is not checked here, [`sign`] does. Of several
+/// common names the last counts, as it does for whoever reads the certificate.
 ///
 /// # Errors
-/// [`Error::Malformed`].
+/// [`Error::Malformed`], also for a name in the subject that cannot be read: left out, it would make another subject.
 pub fn parse(pem: &str) -> Result<Request, Error> {
     use x509_parser::extensions::{GeneralName, ParsedExtension};
     let blocks = key::pem_blocks(pem)?;
@@ -66,16 +69,23 @@ pub fn parse(pem: &str) -> Result<Request, Error> {
     let (_, csr) = X509CertificationRequest::from_der(&block.der)
         .map_err(|e| Error::malformed("signing request", e))?;
     let text = |a: &x509_parser::x509::AttributeTypeAndValue<'_>| {
-        a.as_str().unwrap_or_default().to_owned()
+        a.as_str()
+            .map(str::to_owned)
+            .map_err(|e| Error::malformed("signing request", e))
     };
     let subject = &csr.certification_request_info.subject;
     let mut out = Request {
         common_name: subject
             .iter_common_name()
-            .next()
             .map(text)
+            .last()
+            .transpose()?
             .unwrap_or_default(),
-        organizations: subject.iter_organization().map(text).collect(),
+        common_names: subject.iter_common_name().count(),
+        organizations: subject
+            .iter_organization()
+            .map(text)
+            .collect::<Result<_, _>>()?,
         ..Request::default()
     };
     for ext in csr.requested_extensions().into_iter().flatten() {
@@ -112,16 +122,23 @@ pub fn parse(pem: &str) -> Result<Request, Error> {
 }
 
 /// Checks a request's signature and signs it as `usage`, whatever usages and constraints it asks for: never an authority.
-/// PEM. A subject with a repeated attribute (two organizations) is refused, since the copy would hold one of them.
+/// PEM. A subject with a repeated attribute (two names, two organizations) is refused: the copy would hold one of them, and
+/// need not be the one that was approved.
 ///
 /// # Errors
 /// [`Error::Malformed`] for a bad request or signature, [`Error::Crypto`].
 pub fn sign(ca: &Ca, pem: &str, usage: Use, validity: Duration) -> Result<String, Error> {
-    if parse(pem)?.organizations.len() > 1 {
-        return Err(Error::malformed(
-            "signing request",
-            "more than one organization is not supported",
-        ));
+    let asked = parse(pem)?;
+    for (what, n) in [
+        ("common name", asked.common_names),
+        ("organization", asked.organizations.len()),
+    ] {
+        if n > 1 {
+            return Err(Error::malformed(
+                "signing request",
+                format!("more than one {what} is not supported"),
+            ));
+        }
     }
     let mut request = CertificateSigningRequestParams::from_pem(pem)
         .map_err(|e| Error::malformed("signing request", e))?;
@@ -145,4 +162,39 @@ pub fn sign(ca: &Ca, pem: &str, usage: Use, validity: Duration) -> Result<String
         ],
     };
     ca.sign_request(&request)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, DistinguishedName, DnType, DnValue};
+
+    fn request(dn: DistinguishedName) -> String {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = dn;
+        let key = key::generate().unwrap();
+        params.serialize_request(&key).unwrap().pem().unwrap()
+    }
+
+    /// Identity: what is approved is what is signed and what is read from the certificate.
+    #[test]
+    fn a_subject_says_one_thing() {
+        let ca = Ca::generate("ca", key::generate().unwrap()).unwrap();
+        let sign = |pem: &str| sign(&ca, pem, Use::Client, Duration::from_secs(60));
+        let mut dn = DistinguishedName::new();
+        dn.push(DnType::CommonName, "system:node:a");
+        assert!(sign(&request(dn.clone())).is_ok());
+        // The same attribute once more.
+        dn.push(DnType::CustomDnType(vec![2, 5, 4, 3]), "system:node:b");
+        let two = request(dn);
+        assert_eq!(parse(&two).unwrap().common_name, "system:node:b");
+        assert!(sign(&two).is_err());
+        for kind in [DnType::CommonName, DnType::OrganizationName] {
+            let mut dn = DistinguishedName::new();
+            let wide = rcgen::string::BmpString::try_from("system:masters").unwrap();
+            dn.push(kind, DnValue::BmpString(wide));
+            let pem = request(dn);
+            assert!(parse(&pem).is_err() && sign(&pem).is_err());
+        }
+    }
 }

@@ -267,13 +267,9 @@ async fn create_is_asked_for_by_whatever_creates() {
                 code => assert_eq!(code, 404, "{plural}: {}", answer.text()),
             }
         }
-        let merge = ask(
-            &mut c,
-            Method::PATCH,
-            &path,
-            &json!({"metadata": {"labels": {"x": "y"}}}),
-        );
-        assert_eq!(merge.await.code, 404, "{plural}");
+        let label = json!({"metadata": {"labels": {"x": "y"}}});
+        let merge = ask(&mut c, Method::PATCH, &path, &label).await;
+        assert_eq!(merge.code, 404, "{plural}");
         assert_eq!(c.get(&path).await.code, 404, "{plural} was created");
         // What exists may be changed.
         c.post(&collection, &body).await.expect(201);

@@ -340,8 +340,8 @@ impl TokenAuthenticator for ServiceAccounts {
         let exp = c
             .get("exp")
             .and_then(Value::as_i64)
-            .unwrap_or(i64::MAX - LEEWAY)
-            + LEEWAY;
+            .unwrap_or(i64::MAX)
+            .saturating_add(LEEWAY);
         self.seen.put(id, (user.clone(), shared.clone(), exp));
         Ok(Some((user, shared)))
     }
