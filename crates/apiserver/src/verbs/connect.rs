@@ -384,10 +384,13 @@ where
     let outgoing = builder
         .body(request.into_body())
         .map_err(|e| bad_gateway(e.to_string()))?;
-    let mut answer = sender
-        .send_request(outgoing)
-        .await
-        .map_err(|e| bad_gateway(format!("error sending request: {e}")))?;
+    let mut answer = sender.send_request(outgoing).await.map_err(|e| {
+        if root.is_some() && upgrade.is_none() {
+            Status::unavailable(format!("error trying to reach service: {e}"))
+        } else {
+            bad_gateway(format!("error sending request: {e}"))
+        }
+    })?;
 
     let code = answer.status();
     let location = answer.headers().get(header::LOCATION).cloned();
