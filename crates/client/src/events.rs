@@ -29,6 +29,8 @@ const SIMILAR: usize = 10;
 const SIMILAR_WITHIN: Duration = Duration::from_secs(600);
 const SERIES_ENDS: Duration = Duration::from_secs(360);
 const IN_FLIGHT: usize = 32;
+/// Longest message, in bytes; what programs print can be of any length, and the last thousands are remembered.
+const MAX_MESSAGE: usize = 16 * 1024;
 
 /// `type` of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -219,10 +221,17 @@ impl Recorder {
         kind: EventType,
         reason: &str,
         action: &str,
-        message: String,
+        mut message: String,
         annotations: BTreeMap<String, String>,
     ) {
         let Some(sender) = &self.0 else { return };
+        if message.len() > MAX_MESSAGE {
+            let end = (0..=MAX_MESSAGE)
+                .rev()
+                .find(|i| message.is_char_boundary(*i));
+            message.truncate(end.unwrap_or(0));
+            message.shrink_to_fit();
+        }
         let incoming = Incoming {
             regarding,
             related,

@@ -102,6 +102,41 @@ fn pod_resources(pod: &Pod) -> (Map, StatusResources) {
     (allocated, effective)
 }
 
+/// Most bytes of the messages of all containers together, each an equal part: a status must stay one that the apiserver
+/// takes, whatever programs and the runtime have to say.
+const MAX_MESSAGES: usize = 12 * 1024;
+
+/// Cuts a text at a character.
+pub fn cut(text: &mut String, most: usize) {
+    if text.len() > most {
+        let end = (0..=most).rev().find(|i| text.is_char_boundary(*i));
+        text.truncate(end.unwrap_or(0));
+    }
+}
+
+fn bound_messages(s: &mut PodStatus) {
+    let all = s
+        .container_statuses
+        .iter_mut()
+        .chain(&mut s.init_container_statuses)
+        .chain(&mut s.ephemeral_container_statuses);
+    let all: Vec<&mut ContainerStatus> = all.collect();
+    let each = MAX_MESSAGES / all.len().max(1);
+    for state in all
+        .into_iter()
+        .flat_map(|c| [&mut c.state, &mut c.last_state])
+    {
+        if let Some(w) = &mut state.waiting {
+            cut(&mut w.message, each);
+            cut(&mut w.reason, each);
+        }
+        if let Some(t) = &mut state.terminated {
+            cut(&mut t.message, each);
+            cut(&mut t.reason, each);
+        }
+    }
+}
+
 const CREATING: &str = "ContainerCreating";
 const INITIALIZING: &str = "PodInitializing";
 
@@ -198,6 +233,7 @@ pub fn generate(i: &Inputs<'_>) -> PodStatus {
     s.allocated_resources = allocated;
     s.resources = Some(effective);
     s.pod_ip = s.pod_ips.first().map(|i| i.ip.clone()).unwrap_or_default();
+    bound_messages(&mut s);
     s
 }
 
@@ -744,6 +780,33 @@ mod tests {
             },
             ..Default::default()
         }
+    }
+
+    /// Whatever containers leave behind and runtimes say, a status stays one that is taken.
+    #[test]
+    fn messages_are_cut() {
+        let names: Vec<String> = (0..50).map(|i| format!("c{i}")).collect();
+        let specs: Vec<String> = names
+            .iter()
+            .map(|n| format!(r#"{{"name":"{n}","image":"x"}}"#))
+            .collect();
+        let p = pod(&format!(
+            r#"{{"restartPolicy":"Never","containers":[{}]}}"#,
+            specs.join(",")
+        ));
+        let records = names
+            .iter()
+            .map(|n| ContainerRecord {
+                message: "é".repeat(1 << 20),
+                reason: "r".repeat(1 << 20),
+                ..record(n, Phase::Exited, 1)
+            })
+            .collect();
+        let s = make(&p, &PodStatus::default(), records, &[], Probes::default());
+        let text = serde_json::to_string(&s).unwrap();
+        assert!(text.len() < 64 * 1024, "{} bytes", text.len());
+        let t = s.container_statuses[0].state.terminated.as_ref().unwrap();
+        assert_eq!(t.message, "é".repeat(12 * 1024 / 50 / 2));
     }
 
     fn make(

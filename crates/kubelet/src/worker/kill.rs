@@ -13,6 +13,9 @@ use super::Memory;
 /// Least grace that the runtime is told, in seconds, so that a container can end by itself.
 const MIN_GRACE: i64 = 2;
 
+/// Longest output of a hook that becomes part of a status, in bytes.
+const MAX_OUTPUT: usize = 10 * 1024;
+
 /// Stops everything of a pod by the deadline: containers together, then sidecars last to first, then the sandboxes.
 pub async fn pod(
     shared: &Arc<Shared>,
@@ -144,6 +147,11 @@ async fn stop(
     Ok(())
 }
 
+/// The beginning of what a command printed.
+fn text(output: &[u8]) -> String {
+    String::from_utf8_lossy(output.get(..MAX_OUTPUT).unwrap_or(output)).into_owned()
+}
+
 /// Runs a hook in or against a container; the error is what a failed postStart hook shows in the status.
 pub async fn run_hook(
     shared: &Shared,
@@ -158,7 +166,7 @@ pub async fn run_hook(
     if let Some(e) = &h.exec {
         let shown = e.command.join(" ");
         let failed = |error: String, output: &[u8]| {
-            let output = String::from_utf8_lossy(output);
+            let output = text(output);
             Err(format!(
                 "Exec lifecycle hook ([{shown}]) {whose} {error}, message: {output:?}"
             ))
@@ -167,7 +175,7 @@ pub async fn run_hook(
         match run {
             Err(e) => return failed(e.to_string(), b""),
             Ok(r) if r.exit_code != 0 => {
-                let errors = String::from_utf8_lossy(&r.stderr);
+                let errors = text(&r.stderr);
                 let error = format!("command '{shown}' exited with {}: {errors}", r.exit_code);
                 return failed(error, &[r.stdout.as_slice(), r.stderr.as_slice()].concat());
             }
