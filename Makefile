@@ -39,7 +39,7 @@ e2e: ## the end-to-end tests alone; E2E=NAME picks some
 bench: build ## measurements, as one table with their conditions
 	$(CARGO) run --release --locked -p keelson-tests --bin bench
 
-fuzz: ## fuzz the decoders for one minute each (needs cargo-fuzz and a nightly toolchain)
+fuzz: ## fuzz what reads bytes from outside, one minute each (SECONDS_EACH=1800 for longer)
 	hack/fuzz.sh
 
 clean: ## remove what was built

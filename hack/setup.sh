@@ -16,6 +16,8 @@ for package in "${packages[@]}"; do
 done
 # A linker driver and the C library's development files, from wherever they come.
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
+# libFuzzer is C++.
+command -v c++ >/dev/null || missing+=(g++)
 
 if [ "${#missing[@]}" -gt 0 ]; then
   if [ "$(id -u)" != 0 ]; then

@@ -162,8 +162,9 @@ async fn serve(flags: &Flags) -> Result<()> {
             .path("tls-private-key-file")
             .context("--tls-private-key-file is required")?,
     };
-    let in_flight =
-        flags.int("max-requests-inflight") + flags.int("max-mutating-requests-inflight");
+    let in_flight = flags
+        .int("max-requests-inflight")
+        .saturating_add(flags.int("max-mutating-requests-inflight"));
     let config = Config {
         bind: SocketAddr::new(bind, port),
         advertise: SocketAddr::new(advertise, port).to_string(),

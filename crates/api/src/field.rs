@@ -160,9 +160,24 @@ pub fn show(value: &Value) -> String {
     }
 }
 
-/// The errors of one object, in the order of discovery.
+/// The most bytes of errors that a list takes: an answer repeats what is wrong, often with the value it is in.
+const MAX_BYTES: usize = 1024 * 1024;
+
+fn detailed(shown: &str, detail: &str) -> String {
+    if detail.is_empty() {
+        shown.to_owned()
+    } else {
+        format!("{shown}: {detail}")
+    }
+}
+
+/// The errors of one object, in the order of discovery. Once they are a megabyte together, the list is full and further
+/// ones are left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ErrorList(Vec<Error>);
+pub struct ErrorList {
+    errors: Vec<Error>,
+    bytes: usize,
+}
 
 impl ErrorList {
     /// No errors.
@@ -172,152 +187,140 @@ impl ErrorList {
 
     /// Whether there is nothing to report.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.errors.is_empty()
+    }
+
+    /// Whether no more errors are taken. Checks that repeat a long value for each of its parts stop here.
+    pub fn full(&self) -> bool {
+        self.bytes >= MAX_BYTES
     }
 
     /// The number of errors.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.errors.len()
     }
 
     /// The errors in order.
     pub fn iter(&self) -> std::slice::Iter<'_, Error> {
-        self.0.iter()
+        self.errors.iter()
     }
 
     /// Adds all of `other`.
     pub fn extend(&mut self, other: ErrorList) {
-        self.0.extend(other.0);
+        for error in other.errors {
+            self.push(error);
+        }
     }
 
     /// Adds one error made by another list or by hand.
     pub fn push(&mut self, error: Error) {
-        self.0.push(error);
+        if !self.full() {
+            self.bytes += error.path.0.len() + error.body.len();
+            self.errors.push(error);
+        }
+    }
+
+    fn add(&mut self, path: &Path, kind: Kind, body: impl FnOnce() -> String) {
+        if !self.full() {
+            self.push(Error::new(path, kind, body()));
+        }
     }
 
     /// `Required value[: detail]`
     pub fn required(&mut self, path: &Path, detail: &str) {
-        self.0
-            .push(Error::new(path, Kind::Required, detail.to_owned()));
+        self.add(path, Kind::Required, || detail.to_owned());
     }
 
     /// `Invalid value: <value>: <detail>`
     pub fn invalid(&mut self, path: &Path, value: impl Into<Value>, detail: &str) {
-        let v = show(&value.into());
-        let body = if detail.is_empty() {
-            v
-        } else {
-            format!("{v}: {detail}")
-        };
-        self.0.push(Error::new(path, Kind::Invalid, body));
+        self.add(path, Kind::Invalid, || {
+            detailed(&show(&value.into()), detail)
+        });
     }
 
     /// `Invalid value: <shown>: <detail>` of a value that is already printed, for structs whose fields have Go's names or
     /// order; without `detail` only the value.
     pub fn invalid_shown(&mut self, path: &Path, shown: &str, detail: &str) {
-        let body = if detail.is_empty() {
-            shown.to_owned()
-        } else {
-            format!("{shown}: {detail}")
-        };
-        self.0.push(Error::new(path, Kind::Invalid, body));
+        self.add(path, Kind::Invalid, || detailed(shown, detail));
     }
 
     /// `Invalid value: <detail>`: the value is left out.
     pub fn invalid_omitted(&mut self, path: &Path, detail: &str) {
-        self.0
-            .push(Error::new(path, Kind::Invalid, detail.to_owned()));
+        self.add(path, Kind::Invalid, || detail.to_owned());
     }
 
     /// `Unsupported value: <shown>: supported values: <supported>`, both already printed.
     pub fn not_supported_shown(&mut self, path: &Path, shown: &str, supported: &str) {
-        self.0.push(Error::new(
-            path,
-            Kind::NotSupported,
-            format!("{shown}: supported values: {supported}"),
-        ));
+        self.add(path, Kind::NotSupported, || {
+            format!("{shown}: supported values: {supported}")
+        });
     }
 
     /// `Duplicate value: <value>: <detail>`
     pub fn duplicate_shown(&mut self, path: &Path, shown: &str, detail: &str) {
-        let body = if detail.is_empty() {
-            shown.to_owned()
-        } else {
-            format!("{shown}: {detail}")
-        };
-        self.0.push(Error::new(path, Kind::Duplicate, body));
+        self.add(path, Kind::Duplicate, || detailed(shown, detail));
     }
 
     /// `Not found: <value>: <detail>`
     pub fn not_found_because(&mut self, path: &Path, value: impl Into<Value>, detail: &str) {
-        self.0.push(Error::new(
-            path,
-            Kind::NotFound,
-            format!("{}: {detail}", show(&value.into())),
-        ));
+        self.add(path, Kind::NotFound, || {
+            format!("{}: {detail}", show(&value.into()))
+        });
     }
 
     /// `Unsupported value: <value>: supported values: "a", "b"` in the order given.
     pub fn not_supported(&mut self, path: &Path, value: impl Into<Value>, supported: &[&str]) {
-        let v = show(&value.into());
-        let body = if supported.is_empty() {
-            v
-        } else {
+        self.add(path, Kind::NotSupported, || {
+            let v = show(&value.into());
+            if supported.is_empty() {
+                return v;
+            }
             let list: Vec<String> = supported.iter().map(|s| crate::text::go_quote(s)).collect();
             format!("{v}: supported values: {}", list.join(", "))
-        };
-        self.0.push(Error::new(path, Kind::NotSupported, body));
+        });
     }
 
     /// `Duplicate value: <value>`
     pub fn duplicate(&mut self, path: &Path, value: impl Into<Value>) {
-        self.0
-            .push(Error::new(path, Kind::Duplicate, show(&value.into())));
+        self.add(path, Kind::Duplicate, || show(&value.into()));
     }
 
     /// `Forbidden: <detail>`
     pub fn forbidden(&mut self, path: &Path, detail: &str) {
-        self.0
-            .push(Error::new(path, Kind::Forbidden, detail.to_owned()));
+        self.add(path, Kind::Forbidden, || detail.to_owned());
     }
 
     /// `Not found: <value>`
     pub fn not_found(&mut self, path: &Path, value: impl Into<Value>) {
-        self.0
-            .push(Error::new(path, Kind::NotFound, show(&value.into())));
+        self.add(path, Kind::NotFound, || show(&value.into()));
     }
 
     /// `Too long: may not be more than N bytes` (the value is not repeated).
     pub fn too_long(&mut self, path: &Path, max: usize) {
         let unit = if max == 1 { "byte" } else { "bytes" };
-        self.0.push(Error::new(
-            path,
-            Kind::TooLong,
-            format!("may not be more than {max} {unit}"),
-        ));
+        self.add(path, Kind::TooLong, || {
+            format!("may not be more than {max} {unit}")
+        });
     }
 
     /// `Too many: <actual>: must have at most <max> items`
     pub fn too_many(&mut self, path: &Path, actual: usize, max: usize) {
         let unit = if max == 1 { "item" } else { "items" };
-        self.0.push(Error::new(
-            path,
-            Kind::TooMany,
-            format!("{actual}: must have at most {max} {unit}"),
-        ));
+        self.add(path, Kind::TooMany, || {
+            format!("{actual}: must have at most {max} {unit}")
+        });
     }
 
     /// `Internal error: <detail>`
     pub fn internal(&mut self, path: &Path, detail: &str) {
-        self.0
-            .push(Error::new(path, Kind::Internal, detail.to_owned()));
+        self.add(path, Kind::Internal, || detail.to_owned());
     }
 
     /// One message: the only error as it is, several as `[a, b]`; repeated messages are shown once.
     pub fn aggregate(&self) -> String {
         let mut seen = std::collections::HashSet::new();
         let all: Vec<String> = self
-            .0
+            .errors
             .iter()
             .map(ToString::to_string)
             .filter(|m| seen.insert(m.clone()))
@@ -330,7 +333,7 @@ impl ErrorList {
 
     /// The causes of a Status, one per error.
     pub fn causes(&self) -> Vec<StatusCause> {
-        self.0
+        self.errors
             .iter()
             .map(|e| StatusCause {
                 reason: e.kind.reason().into(),

@@ -186,6 +186,9 @@ fn validate_owner_references(meta: &Value, path: &Path, errors: &mut ErrorList) 
     let mut controller: Option<String> = None;
     let all = meta.get("ownerReferences");
     for r in all.and_then(Value::as_array).into_iter().flatten() {
+        if errors.full() {
+            return;
+        }
         let get = |key: &str| r.get(key).and_then(Value::as_str).unwrap_or_default();
         let (api_version, kind, name) = (get("apiVersion"), get("kind"), get("name"));
         let (group, version) = split_api_version(api_version);
@@ -277,6 +280,9 @@ pub fn validate_field_manager(manager: &str, path: &Path) -> ErrorList {
         errors.too_long(path, 128);
     }
     for (i, c) in manager.char_indices() {
+        if errors.full() {
+            break;
+        }
         if c.is_control() || (c.is_whitespace() && c != ' ') {
             errors.invalid(
                 path,

@@ -85,7 +85,11 @@ impl Quant {
 }
 
 fn div_up(n: i128, d: i128) -> i128 {
-    if n >= 0 { (n + d - 1) / d } else { n / d }
+    if n >= 0 {
+        n.saturating_add(d - 1) / d
+    } else {
+        n / d
+    }
 }
 
 fn print(nano: i128, binary: bool) -> String {

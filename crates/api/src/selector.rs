@@ -185,7 +185,10 @@ impl Requirement {
     /// Whether labels satisfy it.
     pub fn matches<L: Labels + ?Sized>(&self, labels: &L) -> bool {
         let value = labels.get(&self.key);
-        let among = |v: &str| self.values.iter().any(|x| x == v);
+        let among = |v: &str| {
+            let found = self.values.binary_search_by(|x| x.as_str().cmp(v));
+            found.is_ok()
+        };
         match self.operator {
             Operator::In | Operator::Equals | Operator::DoubleEquals => value.is_some_and(among),
             Operator::NotIn | Operator::NotEquals => !value.is_some_and(among),

@@ -323,7 +323,7 @@ impl Server {
                 query,
                 served,
                 now: timestamp(),
-                warnings: std::sync::Mutex::default(),
+                warnings: crate::warnings::Warnings::default(),
             };
             return Ok(call.serve(request).await);
         }

@@ -57,6 +57,13 @@ pub fn set_meta(object: &mut Value, key: &str, value: &str) {
     }
 }
 
+/// Takes the field managers off what is never stored: reviews and the bodies of actions have no use for them.
+pub fn unmanage(object: &mut Value) {
+    if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        meta.remove("managedFields");
+    }
+}
+
 /// Sets `apiVersion` and `kind`.
 pub fn set_kind(object: &mut Value, api_version: &str, kind: &str) {
     if let Some(map) = object.as_object_mut() {
@@ -74,14 +81,14 @@ pub fn storage(def: &ResourceDef) -> Result<&StorageDef, Status> {
 pub fn decode(def: &ResourceDef, bytes: &[u8], revision: Revision) -> Result<Value, Status> {
     let storage = storage(def)?;
     let mut object: Value = if storage.json {
-        serde_json::from_slice(bytes).map_err(damaged)?
+        wire::json::parse(bytes).map_err(damaged)?
     } else {
         let schema = if def.conversion.is_some() {
             storage.schema
         } else {
             def.schema
         };
-        wire::proto::from_slice(stored_raw(bytes)?, schema).map_err(damaged)?
+        wire::proto::tree(stored_raw(bytes)?, schema).map_err(damaged)?
     };
     if let Some(c) = def.conversion {
         (c.from_storage)(&mut object);

@@ -277,8 +277,7 @@ impl Encoder<'_> {
         {
             // Everything but the metadata is skipped by length.
             let raw = codec::stored_raw(&e.value)?;
-            let found: OnlyMetadata =
-                wire::proto::from_slice(raw, self.def.schema).map_err(failed)?;
+            let found: OnlyMetadata = wire::proto::tree(raw, self.def.schema).map_err(failed)?;
             let mut partial = wrap(found.metadata);
             codec::set_meta(&mut partial, "resourceVersion", &e.revision.to_string());
             return Ok(partial);

@@ -4,6 +4,7 @@
 //! validating admission, store. Updates retry on conflict with the change applied anew, unless the client named
 //! the resourceVersion it knows. A write that changes nothing is not stored.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use admission::{Attributes, Operation, Plugin};
@@ -22,11 +23,15 @@ use crate::codec::{self, meta_mut, meta_str, set_meta};
 use crate::core::{Core, Served};
 use crate::options::{DeleteOptions, Propagation};
 use crate::resource::{Context, ObjectWriter, Strategy};
+use crate::warnings::Warnings;
 
 /// How often a write is tried anew when others write the same object.
 const RETRIES: usize = 64;
 /// Characters of generated names. Source: upstream's `util/rand`: no vowels, nothing easily confused.
 const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+/// The longest grace period in seconds: one that ends within the times that objects can hold, and whose timers do not
+/// overflow.
+const MAX_GRACE: i64 = i32::MAX as i64;
 /// The longest base of a generated name.
 const GENERATE_MAX: usize = 58;
 
@@ -77,24 +82,12 @@ pub struct Request<'a> {
     /// RFC 3339 in seconds.
     pub now: &'a str,
     /// `Warning:` headers to send.
-    pub warnings: &'a std::sync::Mutex<Vec<String>>,
+    pub warnings: &'a Warnings,
     /// The field manager of this write; empty to leave managedFields alone.
     pub manager: &'a str,
 }
 
 impl Request<'_> {
-    fn warn(&self, more: impl IntoIterator<Item = String>) {
-        let mut all = self
-            .warnings
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        for w in more {
-            if !all.contains(&w) {
-                all.push(w);
-            }
-        }
-    }
-
     fn not_found(&self) -> Status {
         Status::not_found(&self.served.def.group, &self.served.def.resource, self.name)
     }
@@ -121,6 +114,11 @@ pub trait Change: Send {
 
     /// Whether the new object's managedFields are right already (apply).
     fn manages(&self) -> bool {
+        false
+    }
+
+    /// Whether the client sent a change rather than the object.
+    fn patches(&self) -> bool {
         false
     }
 
@@ -234,23 +232,38 @@ fn set_meta_int(object: &mut Value, key: &str, value: i64) {
 
 fn bump_generation(object: &mut Value) {
     if let Some(g) = meta_int(object, "generation").filter(|g| *g > 0) {
-        set_meta_int(object, "generation", g + 1);
+        set_meta_int(object, "generation", g.saturating_add(1));
     }
 }
 
-fn dedup_owners(object: &mut Value) {
-    if let Some(list) = object
+/// Keeps the first of owner references that are the same, and tells which were not.
+fn dedup_owners(object: &mut Value, warnings: &Warnings, admitted: bool) {
+    let Some(list) = object
         .pointer_mut("/metadata/ownerReferences")
         .and_then(Value::as_array_mut)
-    {
-        let mut seen: Vec<Value> = Vec::with_capacity(list.len());
-        list.retain(|r| {
-            let new = !seen.contains(r);
-            if new {
-                seen.push(r.clone());
-            }
-            new
-        });
+    else {
+        return;
+    };
+    let mut seen = HashSet::with_capacity(list.len());
+    let mut twice = Vec::new();
+    list.retain(|owner| {
+        let new = seen.insert(owner.to_string());
+        if !new {
+            twice.extend(owner.get("uid").and_then(Value::as_str).map(str::to_owned));
+        }
+        new
+    });
+    if !twice.is_empty() {
+        let after = if admitted {
+            " after mutating admission happens"
+        } else {
+            ""
+        };
+        warnings.add(format!(
+            ".metadata.ownerReferences contains duplicate entries{after}; API server dedups owner references in 1.20+, \
+             and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+            twice.join(", ")
+        ));
     }
 }
 
@@ -438,14 +451,14 @@ impl Engine {
                 m.remove(k);
             }
         }
-        dedup_owners(&mut object);
+        dedup_owners(&mut object, r.warnings, false);
         self.defaults(r.served, &mut object);
         crate::meta::manage(r.served, None, &mut object, r.manager, r.subresource, r.now);
         {
             let name = meta_str(&object, "name").to_owned();
             let a = self.attributes(r, Operation::Create, &name);
             if self.admit(&a, Some(&mut object), None).await? {
-                dedup_owners(&mut object);
+                dedup_owners(&mut object, r.warnings, true);
                 self.defaults(r.served, &mut object);
             }
         }
@@ -482,7 +495,8 @@ impl Engine {
         if !errors.is_empty() {
             return Err(self.invalid(r, &object, &errors));
         }
-        r.warn(def.strategy.warnings(&ctx, &object, None));
+        r.warnings
+            .extend(def.strategy.warnings(&ctx, &object, None));
         if let Some(right) = needs {
             self.authorize(right).await?;
         }
@@ -576,7 +590,7 @@ impl Engine {
         if !meta_str(&object, "resourceVersion").is_empty() {
             return Err(r.not_found());
         }
-        dedup_owners(&mut object);
+        dedup_owners(&mut object, r.warnings, change.patches());
         self.defaults(r.served, &mut object);
         if !change.manages() {
             crate::meta::manage(r.served, None, &mut object, r.manager, r.subresource, r.now);
@@ -671,7 +685,7 @@ impl Engine {
             return Err(Status::modified(&def.group, &def.resource, r.name));
         }
         set_meta(&mut object, "resourceVersion", &kv.mod_revision.to_string());
-        dedup_owners(&mut object);
+        dedup_owners(&mut object, r.warnings, change.patches());
         self.defaults(r.served, &mut object);
         if !change.manages() {
             crate::meta::manage(
@@ -696,7 +710,8 @@ impl Engine {
         if !errors.is_empty() {
             return Err(self.invalid(r, &object, &errors));
         }
-        r.warn(strategy.warnings(&ctx, &object, Some(&old)));
+        r.warnings
+            .extend(strategy.warnings(&ctx, &object, Some(&old)));
         self.validate_admission(&a, Some(&object), Some(&old))
             .await?;
         if finalizers(&object).is_empty()
@@ -793,7 +808,11 @@ impl Engine {
         // What the system writes about an object is not a new intent of its user.
         let by_user = !matches!(ctx.subresource, "status" | "binding");
         if by_user && strategy.has_generation() && strategy.generation_changed(object, old) {
-            set_meta_int(object, "generation", generation.unwrap_or(0) + 1);
+            set_meta_int(
+                object,
+                "generation",
+                generation.unwrap_or(0).saturating_add(1),
+            );
         }
     }
 
@@ -948,8 +967,9 @@ impl Engine {
                     let now = parse_time(r.now).unwrap_or_default();
                     match options.grace {
                         Some(g) if g < period => {
-                            let mut g = g;
-                            let mut at = parse_time(&deleting).unwrap_or(now) - period + g;
+                            let mut g = g.min(MAX_GRACE);
+                            let began = parse_time(&deleting).unwrap_or(now).saturating_sub(period);
+                            let mut at = began.saturating_add(g);
                             if at < now {
                                 at = now;
                                 if g != 0 {
@@ -966,6 +986,7 @@ impl Engine {
                 }
             }
         } else if let Some(grace) = strategy.graceful_delete_seconds(&object, options.grace) {
+            let grace = grace.min(MAX_GRACE);
             let now = parse_time(r.now).unwrap_or_default();
             set_meta(&mut object, "deletionTimestamp", &format_time(now + grace));
             set_meta_int(&mut object, "deletionGracePeriodSeconds", grace);
@@ -1171,7 +1192,7 @@ impl Writer<'_> {
         object: Value,
     ) -> Result<Value, Status> {
         let served = self.served(group, resource)?;
-        let (now, warnings) = (timestamp(), std::sync::Mutex::default());
+        let (now, warnings) = (timestamp(), Warnings::default());
         let r = Request {
             served: &served,
             user: self.user,
@@ -1198,7 +1219,7 @@ impl ObjectWriter for Writer<'_> {
         change: &mut (dyn for<'v> FnMut(&'v mut Value) -> Result<(), Status> + Send),
     ) -> Result<Value, Status> {
         let served = self.served(group, resource)?;
-        let (now, warnings) = (timestamp(), std::sync::Mutex::default());
+        let (now, warnings) = (timestamp(), Warnings::default());
         let r = Request {
             served: &served,
             user: self.user,
@@ -1227,7 +1248,7 @@ impl ObjectWriter for Writer<'_> {
     ) -> Result<Value, Status> {
         let served = self.served(group, resource)?;
         let options = DeleteOptions::parse(Some(options), &crate::query::Query::default())?;
-        let warnings = std::sync::Mutex::default();
+        let warnings = Warnings::default();
         let r = Request {
             served: &served,
             user: ctx.user,

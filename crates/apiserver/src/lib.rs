@@ -25,6 +25,7 @@ pub mod resource;
 pub mod select;
 pub mod serve;
 pub mod verbs;
+pub mod warnings;
 
 /// A response of this server.
 pub type Response = http::Response<body::Body>;

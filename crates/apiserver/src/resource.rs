@@ -4,7 +4,7 @@
 //! write is: decode, `default`, admission (mutating), `default` again if admission changed it, `prepare_*`, `begin_*`,
 //! `validate_*`, admission (validating), store.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use api::Status;
 use api::field::ErrorList;
@@ -13,6 +13,8 @@ use async_trait::async_trait;
 use auth::UserInfo;
 use serde_json::Value;
 use wire::schema::Message;
+
+use crate::warnings::Warnings;
 
 /// What strategies may use of the request and the server.
 pub struct Context<'a> {
@@ -33,16 +35,13 @@ pub struct Context<'a> {
     /// For checks that need it (RBAC escalation).
     pub authorizer: &'a dyn auth::Authorizer,
     /// The `Warning:` headers of the answer.
-    pub warnings: &'a Mutex<Vec<String>>,
+    pub warnings: &'a Warnings,
 }
 
 impl Context<'_> {
     /// Adds a `Warning:` header unless the answer has it already.
     pub fn warn(&self, text: String) {
-        let mut all = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
-        if !all.contains(&text) {
-            all.push(text);
-        }
+        self.warnings.add(text);
     }
 }
 

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// The longest wait, in seconds.
+const MAX_WAIT: f64 = 366.0 * 24.0 * 3600.0;
+
 /// A bucket of `burst` tokens that fills at `qps` tokens a second. Callers wait in the order they came.
 #[derive(Debug)]
 pub struct TokenBucket {
@@ -44,7 +47,8 @@ impl TokenBucket {
         if state.0 >= 0.0 {
             Duration::ZERO
         } else {
-            Duration::from_secs_f64(-state.0 / self.qps)
+            // A rate near zero makes for a time that no duration holds.
+            Duration::from_secs_f64((-state.0 / self.qps).min(MAX_WAIT))
         }
     }
 

@@ -19,6 +19,9 @@ use tokio::time::Instant;
 
 use crate::limiter::TokenBucket;
 
+/// The longest delay: those that come from objects may be any number of seconds, and the clock has an end.
+const MAX_DELAY: Duration = Duration::from_secs(366 * 24 * 3600);
+
 /// Bounds that keys meet.
 pub trait Key: Clone + Eq + Hash + Send + Sync + 'static {}
 impl<T: Clone + Eq + Hash + Send + Sync + 'static> Key for T {}
@@ -156,7 +159,7 @@ impl<K: Key> WorkQueue<K> {
         if delay.is_zero() {
             return self.add(key);
         }
-        let due = Instant::now() + delay;
+        let due = Instant::now() + delay.min(MAX_DELAY);
         let mut s = self.lock();
         if s.shut_down || s.due.get(&key).is_some_and(|d| *d <= due) {
             return;

@@ -2,6 +2,7 @@
 //! missing member against null passes, and the root itself cannot be the target.
 
 use serde_json::Value;
+use wire::json::{MAX_DEPTH, MAX_STRICT, extent};
 
 use crate::{PatchError, kind};
 
@@ -10,6 +11,10 @@ pub const MAX_OPERATIONS: usize = 10_000;
 
 /// Most bytes that `copy` operations of one patch may add.
 const MAX_COPY: usize = 3 * 1024 * 1024;
+
+/// Most elements that the operations of one patch may shift within lists, and values they may look at again in what they
+/// move. Upstream has no such limit.
+const MAX_WORK: usize = 50_000_000;
 
 fn refuse<T>(message: String) -> Result<T, PatchError> {
     Err(PatchError::Unprocessable(message))
@@ -65,26 +70,51 @@ pub(crate) fn strict_errors(patch: &[u8]) -> Vec<String> {
         .into_iter()
         .map(|d| format!("json patch {d}"))
         .collect();
-    for (i, op) in value.as_array().into_iter().flatten().enumerate() {
-        for key in op.as_object().into_iter().flat_map(|m| m.keys()) {
-            if !matches!(key.as_str(), "op" | "path" | "from" | "value") {
-                out.push(format!("json patch unknown field \"[{i}].{key}\""));
-            }
-        }
-    }
+    let operations = value.as_array().into_iter().flatten().enumerate();
+    let members = operations.flat_map(|(i, op)| {
+        let keys = op.as_object().into_iter().flat_map(|m| m.keys());
+        keys.map(move |key| (i, key))
+    });
+    let unknown = members
+        .filter(|(_, key)| !matches!(key.as_str(), "op" | "path" | "from" | "value"))
+        .map(|(i, key)| format!("json patch unknown field \"[{i}].{key}\""));
+    out.extend(unknown.take(MAX_STRICT));
     // In the order of the operations.
     out.sort_by_key(|text| {
         text.split_once('[')
             .and_then(|(_, rest)| rest.split_once(']'))
             .and_then(|(i, _)| i.parse::<usize>().ok())
     });
+    out.truncate(MAX_STRICT);
     out
 }
 
+/// A document that operations change, within the limits of a body: what they make of it nests no deeper than
+/// [`MAX_DEPTH`], so that it can be printed, compared and dropped like any other.
+struct Document {
+    root: Value,
+    /// No less than how deep the root nests.
+    depth: u32,
+    copied: usize,
+    worked: usize,
+}
+
 pub(crate) fn apply(doc: &Value, patch: &[u8]) -> Result<Value, PatchError> {
-    let mut doc = doc.clone();
-    let mut copied = 0;
+    let mut doc = Document {
+        root: doc.clone(),
+        depth: extent(doc).1,
+        copied: 0,
+        worked: 0,
+    };
     for op in operations(patch)? {
+        doc.run(op)?;
+    }
+    Ok(doc.root)
+}
+
+impl Document {
+    fn run(&mut self, mut op: Value) -> Result<(), PatchError> {
+        let value = op.get_mut("value").map(Value::take);
         let text = |key: &str| op.get(key).and_then(Value::as_str);
         let name = text("op").unwrap_or("unknown");
         let path = |key: &str| -> Result<&str, PatchError> {
@@ -95,23 +125,26 @@ pub(crate) fn apply(doc: &Value, patch: &[u8]) -> Result<Value, PatchError> {
                 )),
             }
         };
-        let value = || op.get("value").cloned();
         match name {
             "add" => {
-                let path = path("path")?;
-                add(&mut doc, path, value().unwrap_or(Value::Null))?;
+                let value = value.unwrap_or(Value::Null);
+                let depth = extent(&value).1;
+                self.add(path("path")?, value, depth)?;
             }
             "remove" => {
-                remove(&mut doc, path("path")?, name)?;
+                self.remove(path("path")?, name)?;
             }
             "replace" => {
                 let path = path("path")?;
-                let new = value().unwrap_or(Value::Null);
+                let new = value.unwrap_or(Value::Null);
+                let depth = extent(&new).1;
                 if path.is_empty() && (new.is_object() || new.is_array()) {
-                    doc = new;
-                    continue;
+                    self.depth = depth;
+                    self.root = new;
+                    return Ok(());
                 }
-                match slot(&mut doc, path) {
+                self.admit(path, depth)?;
+                match slot(&mut self.root, path) {
                     Some(slot) => *slot = new,
                     None => {
                         return refuse(format!(
@@ -121,33 +154,43 @@ pub(crate) fn apply(doc: &Value, patch: &[u8]) -> Result<Value, PatchError> {
                 }
             }
             "move" => {
-                let taken = remove(&mut doc, path("from")?, name)?;
-                add(&mut doc, path("path")?, taken)?;
+                let (from, to) = (path("from")?, path("path")?);
+                let taken = self.remove(from, name)?;
+                let mut depth = self.depth.saturating_sub(levels(from));
+                if levels(to) + depth > MAX_DEPTH {
+                    let (bytes, exact) = extent(&taken);
+                    self.work(bytes)?;
+                    depth = exact;
+                }
+                self.add(to, taken, depth)?;
             }
             "copy" => {
                 let from = path("from")?;
                 let missing = Value::Null;
+                let root = &self.root;
                 let Some(found) =
-                    find(&doc, from).or_else(|| member(&doc, from).map(|()| &missing))
+                    find(root, from).or_else(|| member(root, from).map(|()| &missing))
                 else {
                     return refuse(format!(
                         "copy operation does not apply: doc is missing from path: {from}: missing value"
                     ));
                 };
-                copied += size(found);
-                if copied > MAX_COPY {
+                let (bytes, depth) = extent(found);
+                self.copied += bytes;
+                if self.copied > MAX_COPY {
                     return refuse(format!(
-                        "Unable to complete the copy, the accumulated size increase of copy is {copied}, exceeding the limit {MAX_COPY}"
+                        "Unable to complete the copy, the accumulated size increase of copy is {}, exceeding the limit {MAX_COPY}",
+                        self.copied
                     ));
                 }
                 let value = found.clone();
-                add(&mut doc, path("path")?, value)?;
+                self.add(path("path")?, value, depth)?;
             }
             "test" => {
                 let path = path("path")?;
-                let wanted = op.get("value").unwrap_or(&Value::Null);
-                let ok = match find(&doc, path) {
-                    Some(found) => equal(found, wanted),
+                let wanted = value.unwrap_or(Value::Null);
+                let ok = match find(&self.root, path) {
+                    Some(found) => equal(found, &wanted),
                     None => wanted.is_null(),
                 };
                 if !ok {
@@ -156,8 +199,47 @@ pub(crate) fn apply(doc: &Value, patch: &[u8]) -> Result<Value, PatchError> {
             }
             other => return refuse(format!("Unexpected kind: {other}")),
         }
+        Ok(())
     }
-    Ok(doc)
+
+    /// Refuses a value that would nest too deep at a place.
+    fn admit(&mut self, path: &str, depth: u32) -> Result<(), PatchError> {
+        let depth = levels(path).saturating_add(depth);
+        if depth > MAX_DEPTH {
+            return refuse("exceeded max depth".to_owned());
+        }
+        self.depth = self.depth.max(depth);
+        Ok(())
+    }
+
+    fn work(&mut self, units: usize) -> Result<(), PatchError> {
+        self.worked += units;
+        if self.worked > MAX_WORK {
+            return Err(PatchError::TooLarge(
+                "The operations of the JSON patch cost too much".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// `depth` is no less than how deep the value nests.
+    fn add(&mut self, path: &str, value: Value, depth: u32) -> Result<(), PatchError> {
+        self.admit(path, depth)?;
+        let shifted = add(&mut self.root, path, value)?;
+        self.work(shifted)
+    }
+
+    fn remove(&mut self, path: &str, operation: &str) -> Result<Value, PatchError> {
+        let (taken, shifted) = remove(&mut self.root, path, operation)?;
+        self.work(shifted)?;
+        Ok(taken)
+    }
+}
+
+/// How many levels lie above the place a pointer leads to.
+fn levels(path: &str) -> u32 {
+    let slashes = path.bytes().filter(|b| *b == b'/').count();
+    u32::try_from(slashes).unwrap_or(u32::MAX)
 }
 
 /// Equality of JSON values; numbers by value.
@@ -171,17 +253,6 @@ fn equal(a: &Value, b: &Value) -> bool {
             x.len() == y.len() && x.iter().all(|(k, a)| y.get(k).is_some_and(|b| equal(a, b)))
         }
         _ => a == b,
-    }
-}
-
-/// Roughly the length of the value as JSON.
-fn size(value: &Value) -> usize {
-    match value {
-        Value::Null | Value::Bool(_) => 4,
-        Value::Number(_) => 8,
-        Value::String(s) => s.len() + 2,
-        Value::Array(a) => a.iter().map(|v| size(v) + 1).sum::<usize>() + 2,
-        Value::Object(o) => o.iter().map(|(k, v)| k.len() + size(v) + 4).sum::<usize>() + 2,
     }
 }
 
@@ -249,7 +320,8 @@ fn slot<'a>(doc: &'a mut Value, path: &str) -> Option<&'a mut Value> {
     }
 }
 
-fn add(doc: &mut Value, path: &str, value: Value) -> Result<(), PatchError> {
+/// Returns how many elements of a list moved.
+fn add(doc: &mut Value, path: &str, value: Value) -> Result<usize, PatchError> {
     let missing =
         || format!("add operation does not apply: doc is missing path: {path:?}: missing value");
     let Some((parents, last)) = split(path) else {
@@ -261,7 +333,7 @@ fn add(doc: &mut Value, path: &str, value: Value) -> Result<(), PatchError> {
     match parent {
         Value::Object(map) => {
             map.insert(last, value);
-            Ok(())
+            Ok(0)
         }
         Value::Array(items) => {
             let at = if last == "-" {
@@ -272,7 +344,7 @@ fn add(doc: &mut Value, path: &str, value: Value) -> Result<(), PatchError> {
             match at {
                 Some(at) => {
                     items.insert(at, value);
-                    Ok(())
+                    Ok(items.len() - at)
                 }
                 None => refuse(format!(
                     "add operation does not apply: Unable to access invalid index: {last}: invalid index referenced"
@@ -283,7 +355,8 @@ fn add(doc: &mut Value, path: &str, value: Value) -> Result<(), PatchError> {
     }
 }
 
-fn remove(doc: &mut Value, path: &str, operation: &str) -> Result<Value, PatchError> {
+/// Returns what was there, and how many elements of a list moved.
+fn remove(doc: &mut Value, path: &str, operation: &str) -> Result<(Value, usize), PatchError> {
     let missing = || {
         format!("{operation} operation does not apply: doc is missing path: {path}: missing value")
     };
@@ -294,12 +367,14 @@ fn remove(doc: &mut Value, path: &str, operation: &str) -> Result<Value, PatchEr
         return refuse(missing());
     };
     let taken = match parent {
-        Value::Object(map) => map.remove(&last),
-        Value::Array(items) => position(&last, items.len()).map(|at| items.remove(at)),
+        Value::Object(map) => map.remove(&last).map(|taken| (taken, 0)),
+        Value::Array(items) => {
+            position(&last, items.len()).map(|at| (items.remove(at), items.len() - at))
+        }
         _ => None,
     };
     match taken {
-        Some(v) => Ok(v),
+        Some(taken) => Ok(taken),
         None => refuse(format!(
             "{operation} operation does not apply: Unable to remove nonexistent key: {last}: missing value"
         )),
@@ -453,6 +528,70 @@ mod tests {
         ));
     }
 
+    /// Runs on a thread whose stack is enough for [`MAX_DEPTH`] levels.
+    fn with_stack<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
+        let thread = std::thread::Builder::new().stack_size(64 << 20);
+        thread.spawn(f).unwrap().join().unwrap()
+    }
+
+    #[test]
+    fn results_nest_no_deeper_than_bodies() {
+        with_stack(|| {
+            let deep = |op: &str| {
+                // Each operation puts the whole into itself, or one level more around it.
+                let mut ops = vec![json!({"op": "add", "path": "/a", "value": {"a": {}, "b": 1}})];
+                for _ in 0..MAX_OPERATIONS - 2 {
+                    if op == "copy" {
+                        ops.push(json!({"op": "copy", "from": "/a", "path": "/a/a"}));
+                    } else {
+                        ops.push(
+                            json!({"op": "add", "path": "/b", "value": {"c": {"c": {"c": {}}}}}),
+                        );
+                        ops.push(json!({"op": "move", "from": "/a", "path": "/b/c/c/c/a"}));
+                        ops.push(json!({"op": "move", "from": "/b", "path": "/a"}));
+                    }
+                }
+                ops.truncate(MAX_OPERATIONS);
+                run(json!({}), Value::Array(ops)).unwrap_err()
+            };
+            for op in ["copy", "move"] {
+                assert_eq!(
+                    deep(op),
+                    PatchError::Unprocessable("exceeded max depth".into()),
+                    "{op}"
+                );
+            }
+            // Up to the limit they apply.
+            let inner = format!("{}{}", "[".repeat(9_990), "]".repeat(9_990));
+            let patch = |path: &str| {
+                format!(
+                    r#"[{{"op":"add","path":"/a","value":{{"b":{{"c":{{}}}}}}}},{{"op":"add","path":"/x","value":{inner}}},{{"op":"move","from":"/x","path":"{path}"}}]"#
+                )
+            };
+            assert!(apply(&json!({}), patch("/a/b/c/d").as_bytes()).is_ok());
+            let far =
+                json!({"a": {"b": {"c": {"d": {"e": {"f": {"g": {"h": {"i": {"j": {}}}}}}}}}}});
+            let patch = format!(
+                r#"[{{"op":"add","path":"/x","value":{inner}}},{{"op":"move","from":"/x","path":"/a/b/c/d/e/f/g/h/i/j/k"}}]"#
+            );
+            assert!(apply(&far, patch.as_bytes()).is_err());
+        });
+    }
+
+    #[test]
+    fn shifting_long_lists_again_and_again_is_refused() {
+        let zeros = format!("[{}0]", "0,".repeat(99_999));
+        let mut patch = format!(r#"[{{"op":"add","path":"/a","value":{zeros}}}"#);
+        for _ in 0..1000 {
+            patch.push_str(r#",{"op":"add","path":"/a/0","value":0}"#);
+        }
+        patch.push(']');
+        assert!(matches!(
+            apply(&json!({}), patch.as_bytes()),
+            Err(PatchError::TooLarge(_))
+        ));
+    }
+
     #[test]
     fn strict() {
         assert_eq!(
@@ -462,5 +601,8 @@ mod tests {
                 "json patch unknown field \"[0].x\""
             ]
         );
+        let many: Vec<String> = (0..1000).map(|i| format!("\"x{i}\":1")).collect();
+        let patch = format!(r#"[{{"op":"add","path":"/a",{}}}]"#, many.join(","));
+        assert_eq!(strict_errors(patch.as_bytes()).len(), MAX_STRICT);
     }
 }

@@ -3,6 +3,7 @@
 //! Source: upstream's `apimachinery/pkg/util/strategicpatch`. Keys are visited in sorted order, so of several errors the
 //! one reported is always the same.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 
 use serde_json::{Map, Value};
@@ -326,7 +327,8 @@ fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), PatchErr
     let Value::Array(keys) = keys else {
         return Err(bad(BAD_RETAIN_KEYS));
     };
-    let retained = |k: &str| keys.iter().any(|v| v.as_str() == Some(k));
+    let keys: HashSet<&str> = keys.iter().filter_map(Value::as_str).collect();
+    let retained = |k: &str| keys.contains(k);
     for (k, v) in patch.iter() {
         if !v.is_null()
             && !k.starts_with(DELETE_PRIMITIVES)
@@ -497,11 +499,13 @@ fn merge_list(
     }
     if element_type(&[&was, &new])? == Elements::Scalars {
         if deletes {
-            return Ok(was.into_iter().filter(|v| !new.contains(v)).collect());
+            let gone: HashSet<String> = new.iter().map(id).collect();
+            return Ok(was.into_iter().filter(|v| !gone.contains(&id(v))).collect());
         }
         let mut merged: Vec<Value> = Vec::with_capacity(was.len() + new.len());
+        let mut seen = HashSet::new();
         for v in was.iter().chain(&new) {
-            if !merged.contains(v) {
+            if seen.insert(id(v)) {
                 merged.push(v.clone());
             }
         }
@@ -516,23 +520,13 @@ fn merge_list(
     }
     let (was, new) = special_elements(was, new, meta.key)?;
     let mut merged = was.clone();
+    let mut places = Places::of(&merged, meta.key, true);
     for element in &new {
         let Some(wanted) = element.get(meta.key) else {
             return no_merge_key(element, meta.key);
         };
-        let mut at = None;
-        for (i, v) in merged.iter().enumerate() {
-            match v {
-                Value::Object(m) => {
-                    if m.get(meta.key) == Some(wanted) {
-                        at = Some(i);
-                        break;
-                    }
-                }
-                _ => return internal(format!("value for key {i} is not a map")),
-            }
-        }
-        match (at.and_then(|i| merged.get_mut(i)), element) {
+        let at = *places.0.entry(id(wanted)).or_insert(merged.len());
+        match (merged.get_mut(at), element) {
             (Some(slot), Value::Object(element)) => {
                 if let Value::Object(was) = slot.take() {
                     *slot = Value::Object(merge_map(was, element.clone(), meta.inner, depth + 1)?);
@@ -554,6 +548,7 @@ fn special_elements(
 ) -> Result<(Vec<Value>, Vec<Value>), PatchError> {
     let mut plain = Vec::with_capacity(new.len());
     let mut replace = false;
+    let mut gone = HashSet::new();
     for element in new {
         let Some(directive) = element.get(DIRECTIVE) else {
             plain.push(element);
@@ -561,7 +556,9 @@ fn special_elements(
         };
         match directive.as_str() {
             Some("delete") => match element.get(key) {
-                Some(wanted) => was.retain(|v| v.get(key) != Some(wanted)),
+                Some(wanted) => {
+                    gone.insert(id(wanted));
+                }
                 None => return no_merge_key(&element, key),
             },
             Some("replace") => replace = true,
@@ -577,6 +574,9 @@ fn special_elements(
             }
         }
     }
+    if !gone.is_empty() {
+        was.retain(|v| v.get(key).is_none_or(|k| !gone.contains(&id(k))));
+    }
     Ok(if replace {
         (plain, Vec::new())
     } else {
@@ -591,26 +591,23 @@ fn partition(
     key: &str,
 ) -> Result<(Vec<Value>, Vec<Value>), PatchError> {
     let (mut inside, mut outside) = (Vec::new(), Vec::new());
+    let places = Places::of(by, key, !key.is_empty());
+    let no_map = by.iter().position(|v| !v.is_object());
     for item in items {
         let found = if key.is_empty() {
-            by.contains(&item)
+            places.find(&item, key, false).is_some()
         } else {
             match &item {
                 Value::Object(m) if m.contains_key(key) => {}
                 Value::Object(_) => return no_merge_key(&item, key),
                 _ => return bad_type("map[string]interface {}", &item),
             }
-            let mut found = false;
-            for (i, v) in by.iter().enumerate() {
-                let Value::Object(m) = v else {
-                    return internal(format!("value for key {i} is not a map"));
-                };
-                if m.get(key).is_some_and(|k| Some(k) == item.get(key)) {
-                    found = true;
-                    break;
-                }
+            let at = places.find(&item, key, true);
+            // Upstream looks at one element after the other, and each must be a map.
+            if let Some(i) = no_map.filter(|i| at.is_none_or(|at| at > *i)) {
+                return internal(format!("value for key {i} is not a map"));
             }
-            found
+            at.is_some()
         };
         if found {
             inside.push(item)
@@ -621,12 +618,28 @@ fn partition(
     Ok((inside, outside))
 }
 
-fn index(list: &[Value], item: &Value, key: &str, maps: bool) -> Option<usize> {
-    if maps {
-        let wanted = item.get(key)?;
-        list.iter().position(|v| v.get(key) == Some(wanted))
-    } else {
-        list.iter().position(|v| v == item)
+/// A value as text: equal values have equal texts.
+fn id(value: &Value) -> String {
+    value.to_string()
+}
+
+/// Where the first element of each merge key is, or of each value where the elements are no maps.
+struct Places(HashMap<String, usize>);
+
+impl Places {
+    fn of(list: &[Value], key: &str, maps: bool) -> Places {
+        let mut places = HashMap::with_capacity(list.len());
+        for (i, v) in list.iter().enumerate() {
+            if let Some(v) = if maps { v.get(key) } else { Some(v) } {
+                places.entry(id(v)).or_insert(i);
+            }
+        }
+        Places(places)
+    }
+
+    fn find(&self, item: &Value, key: &str, maps: bool) -> Option<usize> {
+        let wanted = if maps { item.get(key)? } else { item };
+        self.0.get(&id(wanted)).copied()
     }
 }
 
@@ -660,22 +673,21 @@ fn normalize(
                 }
             }
         }
+        let places = Places::of(order, key, maps);
         items.sort_by_cached_key(|v| {
             let deleted = maps && v.get(DIRECTIVE).and_then(Value::as_str) == Some("delete");
-            (deleted, index(order, v, key, maps).unwrap_or(usize::MAX))
+            (deleted, places.find(v, key, maps).unwrap_or(usize::MAX))
         });
         Ok(items)
     };
     let patch = sort(patch, patch_order)?;
     let server = sort(server, server_order)?;
     let mut out = Vec::with_capacity(patch.len() + server.len());
+    let places = Places::of(server_order, key, maps);
     let mut left = server.into_iter().peekable();
     let mut right = patch.into_iter().peekable();
     while let (Some(l), Some(r)) = (left.peek(), right.peek()) {
-        let first = match (
-            index(server_order, l, key, maps),
-            index(server_order, r, key, maps),
-        ) {
+        let first = match (places.find(l, key, maps), places.find(r, key, maps)) {
             (Some(li), Some(ri)) => li < ri,
             _ => false,
         };

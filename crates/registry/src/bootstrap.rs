@@ -285,7 +285,7 @@ async fn replace_binding(
     let stamp = jiff::Timestamp::now()
         .strftime("%Y-%m-%dT%H:%M:%SZ")
         .to_string();
-    let warnings = std::sync::Mutex::default();
+    let warnings = apiserver::warnings::Warnings::default();
     let hook = apiserver::resource::Context {
         user: &ctx.user,
         namespace: now.namespace(),

@@ -18,6 +18,9 @@ pub enum Error {
     /// Nesting beyond the limit (10,000 levels of JSON, 100 of protobuf).
     #[error("exceeded max depth")]
     Depth,
+    /// More objects than [`crate::json::MAX_OBJECTS`].
+    #[error("more than {} objects", crate::json::MAX_OBJECTS)]
+    Objects,
     /// A string field holds bytes that are not UTF-8.
     #[error("proto: string field contains invalid UTF-8")]
     Utf8,

@@ -21,8 +21,57 @@ use crate::time;
 /// Deepest nesting of arrays and objects. Source: upstream's `sigs.k8s.io/json`.
 pub const MAX_DEPTH: u32 = 10_000;
 
-/// How many strict errors are kept.
-const MAX_STRICT: usize = 100;
+/// Most objects in one tree, those included that Go prints though they were not given. An object of a few bytes takes
+/// more than half a kilobyte as a tree; what fits into a request and makes sense has far fewer.
+pub const MAX_OBJECTS: u32 = 250_000;
+
+/// Roughly the length of a tree as JSON, and how deep it nests: 0 for a scalar. Walks without recursion.
+pub fn extent(value: &Value) -> (usize, u32) {
+    enum Open<'a> {
+        Array(std::slice::Iter<'a, Value>),
+        Object(serde_json::map::Iter<'a>),
+    }
+    let mut open: Vec<Open<'_>> = Vec::new();
+    let (mut bytes, mut deepest) = (0usize, 0);
+    let mut next = Some(value);
+    while let Some(value) = next {
+        bytes += match value {
+            Value::Null | Value::Bool(_) => 4,
+            Value::Number(_) => 8,
+            Value::String(s) => s.len() + 2,
+            Value::Array(items) => {
+                open.push(Open::Array(items.iter()));
+                2 + items.len()
+            }
+            Value::Object(map) => {
+                open.push(Open::Object(map.iter()));
+                2 + 4 * map.len()
+            }
+        };
+        deepest = deepest.max(open.len());
+        next = None;
+        while let Some(innermost) = open.last_mut() {
+            next = match innermost {
+                Open::Array(items) => items.next(),
+                Open::Object(members) => members.next().map(|(key, value)| {
+                    bytes += key.len();
+                    value
+                }),
+            };
+            if next.is_some() {
+                break;
+            }
+            open.pop();
+        }
+    }
+    (bytes, u32::try_from(deepest).unwrap_or(u32::MAX))
+}
+
+/// How many strict errors are kept. Source: upstream's `sigs.k8s.io/json`.
+pub const MAX_STRICT: usize = 100;
+
+/// How many bytes of strict errors are written, repeated ones included, before no more are looked for.
+const MAX_STRICT_BYTES: usize = 1024 * 1024;
 
 /// Whether unknown and duplicate fields are looked for (`fieldValidation`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +122,7 @@ pub fn decode(
     if let Some(e) = check.saved {
         return Err(e);
     }
-    let value = value.unwrap_or_else(|| Value::Object(filled(msg)));
+    let value = value.unwrap_or_else(|| Value::Object(filled(msg, &mut 0)));
     Ok(Decoded {
         value,
         strict_errors: check.strict,
@@ -121,7 +170,7 @@ pub fn normalize(
     if let Some(e) = check.saved {
         return Err(e);
     }
-    let value = value.unwrap_or_else(|| Value::Object(filled(msg)));
+    let value = value.unwrap_or_else(|| Value::Object(filled(msg, &mut 0)));
     Ok(Decoded {
         value,
         strict_errors: check.strict,
@@ -180,6 +229,10 @@ struct Check {
     strict: Vec<String>,
     seen: BTreeSet<String>,
     collect: bool,
+    /// How many bytes of strict errors may still be written.
+    room: usize,
+    /// How many objects there may still be.
+    objects: u32,
     /// The first value of the wrong type.
     saved: Option<Error>,
     /// JSON names of the fields above, as errors show them.
@@ -197,6 +250,8 @@ impl Check {
             strict: Vec::new(),
             seen: BTreeSet::new(),
             collect,
+            room: MAX_STRICT_BYTES,
+            objects: MAX_OBJECTS,
             saved: None,
             stack: Vec::new(),
             structure: None,
@@ -223,9 +278,10 @@ impl Check {
     }
 
     fn strict(&mut self, what: &str, key: &str) {
-        if !self.collect || self.strict.len() >= MAX_STRICT {
+        if !self.collect || self.strict.len() >= MAX_STRICT || self.room == 0 {
             return;
         }
+        self.room = self.room.saturating_sub(self.path.len() + key.len());
         let path = if self.path.is_empty() {
             key.to_owned()
         } else {
@@ -235,6 +291,33 @@ impl Check {
         if self.seen.insert(text.clone()) {
             self.strict.push(text);
         }
+    }
+
+    /// Counts objects, of which there may not be more than [`MAX_OBJECTS`].
+    fn objects(&mut self, n: u32) -> Result<(), Error> {
+        self.objects = self.objects.checked_sub(n).ok_or(Error::Objects)?;
+        Ok(())
+    }
+
+    /// An element, or what Go has for a null or refused one.
+    fn or_zero(&mut self, element: Option<Value>, ty: &Type) -> Result<Value, Error> {
+        if let Some(element) = element {
+            return Ok(element);
+        }
+        let mut made = 0;
+        let value = zero(ty, &mut made);
+        self.objects(made)?;
+        Ok(value)
+    }
+
+    /// Adds what Go prints of a struct though it was not given.
+    fn fill(&mut self, map: &mut Map<String, Value>, msg: &'static Message) -> Result<(), Error> {
+        if fills(msg) {
+            let mut made = 0;
+            fill_at(map, msg, 0, &mut made);
+            self.objects(made)?;
+        }
+        Ok(())
     }
 
     /// Appends a key to the path; returns the length to go back to.
@@ -343,17 +426,18 @@ fn store(map: &mut Map<String, Value>, field: &Field, value: Option<Value>) {
 
 /// Adds what Go's encoder prints even when it was not given: scalars and structs without a pointer.
 pub fn fill(map: &mut Map<String, Value>, msg: &'static Message) {
-    fill_at(map, msg, 0);
+    fill_at(map, msg, 0, &mut 0);
 }
 
-fn fill_at(map: &mut Map<String, Value>, msg: &'static Message, depth: u32) {
+/// [`fill`], counting the objects made.
+fn fill_at(map: &mut Map<String, Value>, msg: &'static Message, depth: u32, made: &mut u32) {
     if depth > 50 {
         return;
     }
     for field in msg.fields {
         if field.is(flag::INLINE) {
             if let Type::Message(m) = field.ty {
-                fill_at(map, m, depth + 1);
+                fill_at(map, m, depth + 1, made);
             }
             continue;
         }
@@ -366,7 +450,8 @@ fn fill_at(map: &mut Map<String, Value>, msg: &'static Message, depth: u32) {
                     continue;
                 }
                 let mut inner = Map::new();
-                fill_at(&mut inner, m, depth + 1);
+                *made += 1;
+                fill_at(&mut inner, m, depth + 1, made);
                 Value::Object(inner)
             }
             // Tables without tags are of custom resources, where nothing is filled in.
@@ -387,10 +472,11 @@ fn fill_at(map: &mut Map<String, Value>, msg: &'static Message, depth: u32) {
     }
 }
 
-fn filled(msg: &'static Message) -> Map<String, Value> {
+fn filled(msg: &'static Message, made: &mut u32) -> Map<String, Value> {
     let mut map = Map::new();
+    *made += 1;
     if !msg.open {
-        fill(&mut map, msg);
+        fill_at(&mut map, msg, 0, made);
     }
     map
 }
@@ -585,11 +671,12 @@ fn tree(
             Type::Map(_) => {
                 let element = kind.element();
                 let mut out = Map::new();
+                check.objects(1)?;
                 for (key, value) in object {
                     let at = check.enter(&key);
                     let value = tree(value, &element, check, depth + 1)?;
                     check.leave(at);
-                    out.insert(key, value.unwrap_or_else(|| zero(&element.ty)));
+                    out.insert(key, check.or_zero(value, &element.ty)?);
                 }
                 Ok(Some(Value::Object(out)))
             }
@@ -639,7 +726,7 @@ fn tree_list(
         let at = check.enter_index(i);
         let item = tree(item, element, check, depth + 1)?;
         check.leave(at);
-        out.push(item.unwrap_or_else(|| zero(&element.ty)));
+        out.push(check.or_zero(item, &element.ty)?);
     }
     Ok(Value::Array(out))
 }
@@ -651,6 +738,7 @@ fn tree_struct(
     depth: u32,
 ) -> Result<Map<String, Value>, Error> {
     let mut out = Map::new();
+    check.objects(1)?;
     for (key, value) in object {
         if msg.type_meta && (key == "kind" || key == "apiVersion") {
             type_meta(&mut out, key, value, msg, check);
@@ -680,9 +768,7 @@ fn tree_struct(
             None => check.strict("unknown", &key),
         }
     }
-    if fills(msg) {
-        fill(&mut out, msg);
-    }
+    check.fill(&mut out, msg)?;
     Ok(out)
 }
 
@@ -741,7 +827,7 @@ fn push_context(
 }
 
 /// What Go has for a null or refused element.
-fn zero(ty: &Type) -> Value {
+fn zero(ty: &Type, made: &mut u32) -> Value {
     match ty {
         Type::Bool => Value::Bool(false),
         Type::I32 | Type::I64 | Type::U32 | Type::U64 | Type::F64 | Type::IntOrString => {
@@ -750,7 +836,7 @@ fn zero(ty: &Type) -> Value {
         Type::String => Value::String(String::new()),
         Type::Quantity => Value::String("0".to_owned()),
         Type::Duration => Value::String("0s".to_owned()),
-        Type::Message(m) => Value::Object(filled(m)),
+        Type::Message(m) => Value::Object(filled(m, made)),
         _ => Value::Null,
     }
 }
@@ -1121,6 +1207,7 @@ impl<'a> Parser<'a> {
                 Some(b'{') => {
                     self.open(depth as usize + open.len())?;
                     if self.peek() != Some(b'}') {
+                        check.objects(1)?;
                         open.push(member(self, check, Map::new())?);
                         continue;
                     }
@@ -1174,9 +1261,11 @@ impl<'a> Parser<'a> {
         self.space();
         if is_open(&kind.ty) {
             // Upstream keeps such values as text and does not look for duplicates in them.
-            return self
-                .untyped(&mut Check::new(false), depth)
-                .map(|v| Some(v).filter(|v| !v.is_null()));
+            let mut unchecked = Check::new(false);
+            unchecked.objects = check.objects;
+            let value = self.untyped(&mut unchecked, depth)?;
+            check.objects = unchecked.objects;
+            return Ok(Some(value).filter(|v| !v.is_null()));
         }
         match self.peek() {
             Some(b'{') => match kind.ty {
@@ -1232,7 +1321,7 @@ impl<'a> Parser<'a> {
             let at = check.enter_index(i);
             let item = p.typed(element, check, depth + 1)?;
             check.leave(at);
-            items.push(item.unwrap_or_else(|| zero(&element.ty)));
+            items.push(check.or_zero(item, &element.ty)?);
             Ok(())
         })?;
         Ok(Value::Array(items))
@@ -1240,6 +1329,7 @@ impl<'a> Parser<'a> {
 
     fn map(&mut self, element: &Kind<'_>, check: &mut Check, depth: u32) -> Result<Value, Error> {
         let mut map = Map::new();
+        check.objects(1)?;
         self.object(depth, |p, key| {
             if check.collect && map.contains_key(&*key) {
                 check.strict("duplicate", &key);
@@ -1247,7 +1337,7 @@ impl<'a> Parser<'a> {
             let at = check.enter(&key);
             let value = p.typed(element, check, depth + 1)?;
             check.leave(at);
-            map.insert(key.into_owned(), value.unwrap_or_else(|| zero(&element.ty)));
+            map.insert(key.into_owned(), check.or_zero(value, &element.ty)?);
             Ok(())
         })?;
         Ok(Value::Object(map))
@@ -1260,6 +1350,7 @@ impl<'a> Parser<'a> {
         depth: u32,
     ) -> Result<Value, Error> {
         let mut out = Map::new();
+        check.objects(1)?;
         let mut seen: Vec<&'static Field> = Vec::new();
         let mut seen_meta = (false, false);
         self.object(depth, |p, key| {
@@ -1318,9 +1409,7 @@ impl<'a> Parser<'a> {
                 }
             }
         })?;
-        if fills(msg) {
-            fill(&mut out, msg);
-        }
+        check.fill(&mut out, msg)?;
         Ok(Value::Object(out))
     }
 }
@@ -1356,11 +1445,21 @@ pub fn encode_any(value: &Value, out: &mut Vec<u8>) {
 /// Appends a patched object as upstream's patch library prints it: what the patch left alone as Go prints it, what it went
 /// through with sorted keys.
 pub fn encode_patched(value: &Value, old: &Value, msg: &'static Message, out: &mut Vec<u8>) {
-    put_patched(value, Some(old), Some(&Type::Message(msg)), out);
+    put_patched(value, Some(old), Some(&Type::Message(msg)), 0, out);
 }
 
-fn put_patched(value: &Value, old: Option<&Value>, ty: Option<&Type>, out: &mut Vec<u8>) {
-    if let Some(ty) = ty.filter(|_| old == Some(value)) {
+/// Down to this level of a patched object it is compared whether the patch left something alone. Each level compares
+/// anew what lies below it.
+const COMPARED: u32 = 32;
+
+fn put_patched(
+    value: &Value,
+    old: Option<&Value>,
+    ty: Option<&Type>,
+    depth: u32,
+    out: &mut Vec<u8>,
+) {
+    if let Some(ty) = ty.filter(|_| depth < COMPARED && old == Some(value)) {
         let len = out.len();
         if put(value, ty, out, 0).is_ok() {
             return;
@@ -1382,7 +1481,7 @@ fn put_patched(value: &Value, old: Option<&Value>, ty: Option<&Type>, out: &mut 
                     Some(Type::Map(t)) => Some(*t),
                     _ => None,
                 };
-                put_patched(value, old.and_then(|o| o.get(key)), of, out);
+                put_patched(value, old.and_then(|o| o.get(key)), of, depth + 1, out);
             }
             out.push(b'}');
         }
@@ -1396,7 +1495,7 @@ fn put_patched(value: &Value, old: Option<&Value>, ty: Option<&Type>, out: &mut 
                     Some(Type::List(t) | Type::WrappedList(t)) => Some(*t),
                     _ => None,
                 };
-                put_patched(value, old.and_then(|o| o.get(i)), of, out);
+                put_patched(value, old.and_then(|o| o.get(i)), of, depth + 1, out);
             }
             out.push(b']');
         }
@@ -1632,7 +1731,7 @@ fn put_fields(
             None if field.is(flag::POINTER) => out.extend_from_slice(b"null"),
             None => match field.ty {
                 Type::Message(m) => put_struct(None, m, out, depth + 1)?,
-                ty => print::value(&zero(&ty), out),
+                ty => print::value(&zero(&ty, &mut 0), out),
             },
         }
     }

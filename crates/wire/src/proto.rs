@@ -17,6 +17,7 @@ use serde::ser::Serialize;
 use serde_json::{Map, Value};
 
 use crate::Error;
+use crate::json::MAX_OBJECTS;
 use crate::quantity::Quantity;
 use crate::schema::{Field, Message, Type, flag};
 use crate::time::{self, Moment};
@@ -411,14 +412,77 @@ pub(crate) fn zero(bytes: &[u8], msg: &'static Message) -> Result<bool, Error> {
 }
 
 /// Decodes protobuf bytes of type `msg` into any serde type, borrowing strings from `bytes`. Fields the target ignores
-/// are skipped by length.
+/// are skipped by length. JSON in a field that is read may nest 128 levels.
 pub fn from_slice<'de, T: Deserialize<'de>>(
     bytes: &'de [u8],
     msg: &'static Message,
 ) -> Result<T, Error> {
+    read(bytes, msg, false)
+}
+
+/// [`from_slice`] of a tree or of what holds trees: JSON in it may nest as deep as in [`crate::json`]. The thread needs the
+/// stack for it.
+pub fn tree<'de, T: Deserialize<'de>>(bytes: &'de [u8], msg: &'static Message) -> Result<T, Error> {
+    read(bytes, msg, true)
+}
+
+/// Refuses bytes that make a tree of more than [`MAX_OBJECTS`] objects.
+pub fn check_objects(bytes: &[u8], msg: &'static Message) -> Result<(), Error> {
+    /// An object that is not empty takes that many bytes.
+    const LEAST: usize = 4;
+    if bytes.len() / LEAST < MAX_OBJECTS as usize {
+        return Ok(());
+    }
+    count_objects(bytes, msg, 0, &mut { MAX_OBJECTS })
+}
+
+fn count_objects(
+    bytes: &[u8],
+    msg: &'static Message,
+    depth: u16,
+    left: &mut u32,
+) -> Result<(), Error> {
+    if depth > MAX_DEPTH {
+        return Err(Error::Depth);
+    }
+    *left = left.checked_sub(1).ok_or(Error::Objects)?;
+    let mut cursor = Cursor::new(bytes);
+    while let Some((tag, wire)) = cursor.next()? {
+        let Wire::Len(inside) = wire else { continue };
+        match msg.by_tag(tag).map(|f| f.ty) {
+            Some(Type::Map(Type::Message(m))) => {
+                if let (_, Some(Wire::Len(value))) = map_entry(inside)? {
+                    count_objects(value, m, depth + 1, left)?;
+                }
+            }
+            Some(Type::SchemaOrArray(m) | Type::SchemaOrBool(m) | Type::SchemaOrStrings(m)) => {
+                let mut cursor = Cursor::new(inside);
+                while let Some((_, wire)) = cursor.next()? {
+                    if let Wire::Len(schema) = wire {
+                        count_objects(schema, m, depth + 1, left)?;
+                    }
+                }
+            }
+            Some(ty) => {
+                if let Some(m) = inner(&ty) {
+                    count_objects(inside, m, depth + 1, left)?;
+                }
+            }
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+fn read<'de, T: Deserialize<'de>>(
+    bytes: &'de [u8],
+    msg: &'static Message,
+    deep: bool,
+) -> Result<T, Error> {
     let base = Base {
         bytes: Some(bytes),
         depth: 0,
+        deep,
     };
     match T::deserialize(ValueDe {
         ty: Type::Message(msg),
@@ -432,6 +496,7 @@ pub fn from_slice<'de, T: Deserialize<'de>>(
     let base = Base {
         bytes: None,
         depth: 0,
+        deep,
     };
     T::deserialize(ValueDe {
         ty: Type::Message(msg),
@@ -447,7 +512,7 @@ pub fn to_object(
     api_version: &str,
     kind: &str,
 ) -> Result<Value, Error> {
-    let mut value: Value = from_slice(raw, msg)?;
+    let mut value: Value = tree(raw, msg)?;
     if let Value::Object(map) = &mut value {
         map.insert(
             "apiVersion".to_owned(),
@@ -465,6 +530,8 @@ const DISORDER: &str = "fields out of order";
 struct Base<'de> {
     bytes: Option<&'de [u8]>,
     depth: u16,
+    /// Whether JSON in a field may nest as deep as in a body.
+    deep: bool,
 }
 
 impl<'de> Base<'de> {
@@ -473,8 +540,8 @@ impl<'de> Base<'de> {
             return Err(Error::Depth);
         }
         Ok(Base {
-            bytes: self.bytes,
             depth: self.depth + 1,
+            ..self
         })
     }
 
@@ -512,6 +579,11 @@ impl<'de> ValueDe<'de, '_> {
             return visitor.visit_unit();
         }
         use serde::Deserializer as _;
+        if self.base.deep {
+            return crate::json::parse(raw)?
+                .deserialize_any(visitor)
+                .map_err(|e| json_error(&e));
+        }
         match self.base.borrow(raw) {
             Some(raw) => serde_json::Deserializer::from_slice(raw)
                 .deserialize_any(visitor)

@@ -12,8 +12,21 @@ use libyaml_safer::{EventData, Parser};
 use serde_json::{Map, Number, Value};
 
 use crate::Error;
-use crate::json::{Decoded, MAX_DEPTH, Strictness};
+use crate::json::{Decoded, MAX_DEPTH, MAX_OBJECTS, MAX_STRICT, Strictness};
 use crate::schema::Message;
+
+/// How deep flow collections (`[`, `{`) may be around all values together: libyaml looks at each level of them for each
+/// token. Text as long as a body may have some twenty levels around every value.
+const MAX_FLOW: usize = 64 * 1024 * 1024;
+
+/// How many directives (`%TAG`) may stand before a document: libyaml compares each with all others.
+const MAX_DIRECTIVES: usize = 100;
+
+/// How many bytes of text may come from aliases, which the limit on their number does not bound.
+const MAX_ALIASED: usize = 3 * 1024 * 1024;
+
+/// Below this indent, nested values are printed in flow style: each level of block style is two spaces on each line.
+const MAX_INDENT: usize = 200;
 
 /// Decodes YAML text of type `msg`, with the checks of [`crate::json::decode`].
 pub fn decode(
@@ -53,6 +66,7 @@ pub fn to_value(bytes: &[u8]) -> Result<Value, Error> {
 /// [`to_value`] with the keys that stand twice in a mapping, as `line 7: key "a" already set in map`.
 pub fn to_value_strict(bytes: &[u8]) -> Result<(Value, Vec<String>), Error> {
     check_utf8(bytes)?;
+    check_directives(bytes)?;
     let Some(document) = Document::read(bytes)? else {
         return Ok((Value::Null, Vec::new()));
     };
@@ -61,6 +75,8 @@ pub fn to_value_strict(bytes: &[u8]) -> Result<(Value, Vec<String>), Error> {
         open: BTreeSet::new(),
         decoded: 0,
         aliased: 0,
+        room: MAX_ALIASED,
+        objects: MAX_OBJECTS,
         duplicates: Vec::new(),
     };
     let value = builder.value(document.root, 0)?;
@@ -82,6 +98,22 @@ fn check_utf8(bytes: &[u8]) -> Result<(), Error> {
         Some(_) if at & 0xc0 == 0x80 || at >= 0xf8 => "invalid leading UTF-8 octet",
         Some(_) => "invalid trailing UTF-8 octet",
     }))
+}
+
+/// Refuses documents with many directives.
+fn check_directives(bytes: &[u8]) -> Result<(), Error> {
+    let mut found = 0;
+    for line in bytes.split(|b| *b == b'\n') {
+        match line.trim_ascii().first() {
+            Some(b'%') => found += 1,
+            Some(b'#') | None => {}
+            Some(_) => break,
+        }
+        if found > MAX_DIRECTIVES {
+            return Err(yaml_error("document contains excessive directives"));
+        }
+    }
+    Ok(())
 }
 
 /// The message as go-yaml words it: lines of errors of the scanner count from one, of the parser from zero, and the first
@@ -136,8 +168,13 @@ impl Document {
         let mut anchors: HashMap<String, usize> = HashMap::new();
         // The collections that are open.
         let mut open: Vec<usize> = Vec::new();
+        let mut flow: usize = 0;
         loop {
             let event = parser.parse().map_err(|e| go_message(&e))?;
+            flow += open.len();
+            if flow > MAX_FLOW {
+                return Err(yaml_error("document contains excessive nesting"));
+            }
             let line = event.start_mark.line;
             let (content, anchor) = match event.data {
                 EventData::StreamStart { .. } | EventData::DocumentStart { .. } => continue,
@@ -214,6 +251,11 @@ struct Builder<'d> {
     open: BTreeSet<usize>,
     decoded: u32,
     aliased: u32,
+    /// How many bytes of text may still come from aliases.
+    room: usize,
+    /// How many objects there may still be.
+    objects: u32,
+    /// The first keys that stand twice.
     duplicates: Vec<String>,
 }
 
@@ -228,7 +270,12 @@ impl<'d> Builder<'d> {
             return Ok(Value::Null);
         };
         match &node.content {
-            Content::Scalar { value, tag, plain } => scalar(value, tag.as_deref(), *plain),
+            Content::Scalar { value, tag, plain } => {
+                if !self.open.is_empty() {
+                    self.room = self.room.checked_sub(value.len()).ok_or_else(excessive)?;
+                }
+                scalar(value, tag.as_deref(), *plain)
+            }
             Content::Alias { name, of } => self.follow(id, name, |b| b.value(*of, deeper(depth)?)),
             Content::Sequence(items) => {
                 let depth = deeper(depth)?;
@@ -239,6 +286,7 @@ impl<'d> Builder<'d> {
                 Ok(Value::Array(out))
             }
             Content::Mapping(items) => {
+                self.objects = self.objects.checked_sub(1).ok_or(Error::Objects)?;
                 let mut out = Map::new();
                 self.fill(items, &mut out, deeper(depth)?)?;
                 Ok(Value::Object(out))
@@ -255,7 +303,7 @@ impl<'d> Builder<'d> {
             && self.decoded > 1000
             && f64::from(self.aliased) / f64::from(self.decoded) > allowed_ratio(self.decoded)
         {
-            return Err(yaml_error("document contains excessive aliasing"));
+            return Err(excessive());
         }
         Ok(())
     }
@@ -312,7 +360,7 @@ impl<'d> Builder<'d> {
             };
             let line = self.node(value).map_or(0, |n| n.line);
             let value = self.value(value, depth)?;
-            if out.contains_key(&text) {
+            if self.duplicates.len() < MAX_STRICT && out.contains_key(&text) {
                 self.duplicates.push(format!(
                     "line {}: key {quoted} already set in map",
                     line + 1
@@ -365,6 +413,10 @@ impl<'d> Builder<'d> {
             _ => Err(wrong()),
         }
     }
+}
+
+fn excessive() -> Error {
+    yaml_error("document contains excessive aliasing")
 }
 
 /// Aliases nest what the parser did not see nested.
@@ -525,6 +577,13 @@ fn indent(n: usize, out: &mut Vec<u8>) {
 /// Writes a value that begins on the current line, which is indented by `n`; `inline` when something precedes it there.
 fn block(value: &Value, n: usize, inline: bool, out: &mut Vec<u8>) {
     match value {
+        Value::Object(_) | Value::Array(_) if n > MAX_INDENT => {
+            if !inline {
+                indent(n, out);
+            }
+            flow(value, out);
+            out.push(b'\n');
+        }
         Value::Object(map) if !map.is_empty() => {
             let mut keys: Vec<(&String, &Value)> = map.iter().collect();
             keys.sort_by(|(a, _), (b, _)| natural(a, b));
@@ -566,6 +625,36 @@ fn block(value: &Value, n: usize, inline: bool, out: &mut Vec<u8>) {
         _ => {
             leaf(value, n, out);
         }
+    }
+}
+
+/// Writes a value on the current line, all strings quoted.
+fn flow(value: &Value, out: &mut Vec<u8>) {
+    match value {
+        Value::Object(map) => {
+            out.push(b'{');
+            for (i, (key, value)) in map.iter().enumerate() {
+                if i > 0 {
+                    out.extend_from_slice(b", ");
+                }
+                double(key, None, out);
+                out.extend_from_slice(b": ");
+                flow(value, out);
+            }
+            out.push(b'}');
+        }
+        Value::Array(items) => {
+            out.push(b'[');
+            for (i, value) in items.iter().enumerate() {
+                if i > 0 {
+                    out.extend_from_slice(b", ");
+                }
+                flow(value, out);
+            }
+            out.push(b']');
+        }
+        Value::String(s) => double(s, None, out),
+        other => crate::print::value(other, out),
     }
 }
 
@@ -882,7 +971,11 @@ fn scalar_string(s: &str, at: Option<usize>, out: &mut Vec<u8>) {
 /// Columns after which a scalar goes on in a new line at the next single space.
 const WIDTH: usize = 80;
 
-fn column(out: &[u8]) -> usize {
+/// The column of what is written next; `at` is the indent of a scalar that may be folded, the others need none.
+fn column(at: Option<usize>, out: &[u8]) -> usize {
+    if at.is_none() {
+        return 0;
+    }
     let line = out.rsplit(|b| *b == b'\n').next().unwrap_or_default();
     String::from_utf8_lossy(line).chars().count()
 }
@@ -890,7 +983,7 @@ fn column(out: &[u8]) -> usize {
 /// Writes a one-line scalar, folded at spaces beyond [`WIDTH`].
 fn words(s: &str, at: Option<usize>, put: impl Fn(char, &mut Vec<u8>), out: &mut Vec<u8>) {
     let chars: Vec<char> = s.chars().collect();
-    let mut column = column(out);
+    let mut column = column(at, out);
     let mut spaces = false;
     for (i, &c) in chars.iter().enumerate() {
         if c == ' ' {
@@ -940,7 +1033,7 @@ fn literal(s: &str, n: usize, out: &mut Vec<u8>) {
 
 fn double(s: &str, at: Option<usize>, out: &mut Vec<u8>) {
     out.push(b'"');
-    let mut column = column(out);
+    let mut column = column(at, out);
     let mut spaces = false;
     let last = s.len().saturating_sub(1);
     for (i, c) in s.char_indices() {
@@ -1093,6 +1186,46 @@ mod tests {
         let (value, twice) = to_value_strict(b"a: 1\nb:\n  c: 1\n  c: 2\n").unwrap();
         assert_eq!(value, json!({"a": 1, "b": {"c": 2}}));
         assert_eq!(twice, ["line 4: key \"c\" already set in map"]);
+    }
+
+    #[test]
+    fn cve_2019_11253_what_costs_more_than_its_length_is_refused() {
+        let long = "x".repeat(100_000);
+        for (text, error) in [
+            // Each token within the brackets costs as much as there are brackets.
+            (
+                format!("{}{}", "[".repeat(9_000), "a,".repeat(10_000)),
+                "yaml: document contains excessive nesting",
+            ),
+            // Few aliases, but of a long text.
+            (
+                format!("a: &a {long}\nb: [{}]\n", "*a,".repeat(90)),
+                "yaml: document contains excessive aliasing",
+            ),
+            (
+                format!("{}---\na: 1\n", "%TAG !a! tag:a,\n".repeat(200)),
+                "yaml: document contains excessive directives",
+            ),
+            (
+                format!("[{}]", "{a: 1},".repeat(MAX_OBJECTS as usize + 1)),
+                "more than 250000 objects",
+            ),
+        ] {
+            assert_eq!(to_value(text.as_bytes()).unwrap_err().to_string(), error);
+        }
+        let (_, twice) = to_value_strict("a: 1\n".repeat(1000).as_bytes()).unwrap();
+        assert_eq!(twice.len(), MAX_STRICT);
+    }
+
+    #[test]
+    fn deep_values_are_printed_in_flow_style() {
+        let depth = 400;
+        let text = format!("{}1{}", "{\"a: #\": [".repeat(depth), "]}".repeat(depth));
+        let value = to_value(text.as_bytes()).unwrap();
+        let mut out = Vec::new();
+        encode_any(&value, &mut out);
+        assert!(out.len() < 20 * text.len(), "{}", out.len());
+        assert_eq!(to_value(&out).unwrap(), value);
     }
 
     #[test]

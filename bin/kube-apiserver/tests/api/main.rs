@@ -10,6 +10,7 @@
 
 mod bad_input;
 mod golden;
+mod limits;
 mod rights;
 mod server;
 mod verbs;

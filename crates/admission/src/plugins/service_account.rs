@@ -1,5 +1,6 @@
 //! ServiceAccount: every pod has one, with its token, its authority's certificate and its namespace mounted.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -150,7 +151,10 @@ fn mountable(sa: &Value, pod: &Value, ephemeral_only: bool) -> Result<(), String
         return Ok(());
     }
     let account = at(sa, "/metadata/name");
-    let allowed = |name: &str| list(sa, "/secrets").iter().any(|s| at(s, "/name") == name);
+    let names =
+        |pointer| -> HashSet<&str> { list(sa, pointer).iter().map(|s| at(s, "/name")).collect() };
+    let (secrets, pull_secrets) = (names("/secrets"), names("/imagePullSecrets"));
+    let allowed = |name: &str| secrets.contains(name);
     let tail = format!("is not allowed because service account {account} does not reference that");
     if !ephemeral_only {
         for v in list(pod, "/spec/volumes") {
@@ -206,10 +210,7 @@ fn mountable(sa: &Value, pod: &Value, ephemeral_only: bool) -> Result<(), String
     if !ephemeral_only {
         for (i, s) in list(pod, "/spec/imagePullSecrets").iter().enumerate() {
             let name = at(s, "/name");
-            if !list(sa, "/imagePullSecrets")
-                .iter()
-                .any(|s| at(s, "/name") == name)
-            {
+            if !pull_secrets.contains(name) {
                 return Err(format!(
                     "imagePullSecrets[{i}].name=\"{name}\" {tail} imagePullSecret"
                 ));

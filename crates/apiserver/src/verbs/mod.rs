@@ -6,12 +6,12 @@ mod subresource;
 mod watch;
 mod write;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use api::Status;
 use auth::UserInfo;
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, WARNING};
 use http::{Method, StatusCode};
 use hyper::body::Incoming;
 use serde_json::Value;
@@ -29,6 +29,7 @@ use crate::options::FieldValidation;
 use crate::query::Query;
 use crate::request_info::RequestInfo;
 use crate::resource::SubresourceKind;
+use crate::warnings::Warnings;
 
 /// A routed request on a resource.
 pub struct Call {
@@ -51,7 +52,7 @@ pub struct Call {
     /// RFC 3339 in seconds.
     pub now: String,
     /// `Warning:` headers of the answer.
-    pub warnings: Mutex<Vec<String>>,
+    pub warnings: Warnings,
 }
 
 impl Call {
@@ -212,21 +213,13 @@ impl Call {
     }
 
     fn warn(&self, texts: impl IntoIterator<Item = String>) {
-        let mut all = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
-        for t in texts {
+        for text in texts {
             // Several errors of a YAML text are one error, and a warning each.
-            let lines =
-                t.strip_prefix("yaml: unmarshal errors:")
-                    .map_or(vec![t.as_str()], |rest| {
-                        rest.lines()
-                            .map(str::trim)
-                            .filter(|l| !l.is_empty())
-                            .collect()
-                    });
-            for line in lines {
-                if !all.iter().any(|w| w == line) {
-                    all.push(line.to_owned());
-                }
+            match text.strip_prefix("yaml: unmarshal errors:") {
+                Some(rest) => self
+                    .warnings
+                    .extend(rest.lines().map(|line| line.trim().to_owned())),
+                None => self.warnings.add(text),
             }
         }
     }
@@ -243,21 +236,8 @@ impl Call {
 
     /// Puts the collected warnings into a response.
     pub fn add_warnings(&self, response: &mut Response) {
-        let all = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
-        for w in all.iter() {
-            let text: String = w
-                .chars()
-                .filter(|c| !c.is_control())
-                .flat_map(|c| {
-                    matches!(c, '"' | '\\')
-                        .then_some('\\')
-                        .into_iter()
-                        .chain([c])
-                })
-                .collect();
-            if let Ok(v) = HeaderValue::from_bytes(format!("299 - \"{text}\"").as_bytes()) {
-                response.headers_mut().append(http::header::WARNING, v);
-            }
+        for value in self.warnings.headers() {
+            response.headers_mut().append(WARNING, value);
         }
     }
 
@@ -493,8 +473,9 @@ pub fn decode(
                 return Err(unrecognized(kind, "empty body", bytes));
             }
             check_type(unknown.api_version, unknown.kind, gvk, bytes)?;
-            let value: Value =
-                wire::proto::from_slice(unknown.raw, schema).map_err(|e| wrong(&e.to_string()))?;
+            let value: Value = wire::proto::check_objects(unknown.raw, schema)
+                .and_then(|()| wire::proto::tree(unknown.raw, schema))
+                .map_err(|e| wrong(&e.to_string()))?;
             Decoded {
                 value,
                 strict_errors: Vec::new(),

@@ -13,7 +13,7 @@ use super::write::{PatchKind, Patched, configuration, patch_kind};
 use super::{Call, connect};
 use crate::Response;
 use crate::body::read_limited;
-use crate::codec::meta_str;
+use crate::codec::{self, meta_str};
 use crate::engine::{Change, Request, Writer};
 use crate::negotiate;
 use crate::options::WriteOptions;
@@ -85,43 +85,19 @@ impl Call {
                 let request =
                     self.write_request(options.dry_run, self.manager(&options.field_manager));
                 let engine = &self.server.engine;
-                self.manage_action(sub, &request, &mut body);
+                codec::unmanage(&mut body);
                 let attributes =
                     engine.attributes(&request, admission::Operation::Create, &self.info.name);
                 engine.admit(&attributes, Some(&mut body), None).await?;
                 engine
                     .validate_admission(&attributes, Some(&body), None)
                     .await?;
-                let managers = body.pointer("/metadata/managedFields").cloned();
                 let writer = self.writer(&request);
-                let (code, mut result) = a.post(&self.context(&request), &writer, body).await?;
-                // An action that answers its body shows who sent it.
-                let same = result.get("kind").and_then(Value::as_str) == Some(sub.gvk.2);
-                if let (Some(m), Some(meta)) = (
-                    managers,
-                    crate::codec::meta_mut(&mut result).filter(|_| same),
-                ) {
-                    meta.insert("managedFields".into(), m);
-                }
+                let (code, result) = a.post(&self.context(&request), &writer, body).await?;
                 self.respond_kind(&output, code, sub.gvk, sub.schema, &result)
             }
             _ => Err(Status::method_not_allowed()),
         }
-    }
-
-    /// Records who sent an action's body, for those that answer it.
-    fn manage_action(&self, sub: &Subresource, request: &Request<'_>, body: &mut Value) {
-        let (group, version, kind) = sub.gvk;
-        let api_version = crate::codec::group_version(group, version);
-        let actor = Actor {
-            manager: request.manager,
-            api_version: &api_version,
-            kind,
-            subresource: sub.name,
-            now: &self.now,
-            reset: &[],
-        };
-        patch::ssa::update(None, body, sub.schema, &actor);
     }
 
     async fn write_mapped(

@@ -35,6 +35,8 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 const GATHER: usize = 32 * 1024;
 /// The shortest default duration of a watch in seconds; the longest is twice that. `--min-request-timeout`.
 const MIN_SECONDS: u64 = 1800;
+/// The longest duration that can be asked for: a year.
+const MAX_SECONDS: u64 = 366 * 24 * 3600;
 
 impl Call {
     pub(super) async fn watch(&self) -> Result<Response, Status> {
@@ -93,11 +95,11 @@ impl Call {
                 return Ok(self.stream_response(output, Body::from(frame)));
             }
         };
-        let seconds = options
-            .timeout
-            .and_then(|t| u64::try_from(t).ok())
-            .filter(|t| *t > 0)
-            .unwrap_or_else(|| rand::rng().random_range(MIN_SECONDS..2 * MIN_SECONDS));
+        let seconds = match options.timeout {
+            None | Some(0) => rand::rng().random_range(MIN_SECONDS..2 * MIN_SECONDS),
+            // As upstream, a time before now has passed.
+            Some(asked) => u64::try_from(asked).unwrap_or(0).min(MAX_SECONDS),
+        };
         let (initial_items, initial_revision, backlog) = match start {
             Start::State(s) => {
                 let items: VecDeque<Arc<Entry>> = s.range(&prefix, &prefix).cloned().collect();

@@ -37,14 +37,7 @@ impl Call {
         let request = self.write_request(options.dry_run, self.manager(&options.field_manager));
         if let Some(review) = &def.review {
             crate::engine::match_namespace(&mut object, def.namespaced, self.namespace())?;
-            crate::meta::manage(
-                &self.served,
-                None,
-                &mut object,
-                request.manager,
-                "",
-                request.now,
-            );
+            codec::unmanage(&mut object);
             let writer = self.writer(&request);
             let ctx = self.context(&request);
             let (code, result) = review.post(&ctx, &writer, object).await?;
@@ -235,7 +228,7 @@ fn decode_delete_options(
             let u =
                 wire::envelope::unwrap(bytes).map_err(|e| Status::bad_request(e.to_string()))?;
             check(u.api_version, u.kind)?;
-            wire::proto::from_slice(u.raw, schema).map_err(bad)
+            wire::proto::tree(u.raw, schema).map_err(bad)
         }
     }
 }
@@ -311,6 +304,10 @@ impl Change for Patch<'_> {
 
     fn creates(&self) -> bool {
         self.kind == PatchKind::Apply
+    }
+
+    fn patches(&self) -> bool {
+        true
     }
 
     fn manages(&self) -> bool {

@@ -147,14 +147,38 @@ fn covers_one(owner: &Rule, sub: &Rule) -> bool {
         && urls
 }
 
+/// Into how many parts rules are broken down. A rule of a thousand verbs, groups and resources each would have a billion.
+const MAX_PARTS: usize = 20_000;
+
+/// How many parts [`breakdown`] makes.
+fn parts(rule: &Rule) -> usize {
+    let names = rule.resource_names.len().max(1);
+    let resources = rule.api_groups.len().saturating_mul(rule.resources.len());
+    let of_verb = resources
+        .saturating_mul(names)
+        .saturating_add(rule.non_resource_urls.len());
+    rule.verbs.len().saturating_mul(of_verb)
+}
+
 /// What of `requested` no rule of `owner` covers, broken into rules of one verb, group, resource and name each. Empty:
-/// covered.
+/// covered. A rule that would have too many parts and is not covered by one rule is returned as a whole.
 pub fn covers(owner: &[Rule], requested: &[Rule]) -> Vec<Rule> {
-    requested
-        .iter()
-        .flat_map(breakdown)
-        .filter(|sub| !owner.iter().any(|o| covers_one(o, sub)))
-        .collect()
+    let mut room = MAX_PARTS;
+    let mut out = Vec::new();
+    for rule in requested {
+        if owner.iter().any(|o| covers_one(o, rule)) {
+            continue;
+        }
+        match room.checked_sub(parts(rule)) {
+            Some(left) => {
+                room = left;
+                let lacks = |sub: &Rule| !owner.iter().any(|o| covers_one(o, sub));
+                out.extend(breakdown(rule).into_iter().filter(lacks));
+            }
+            None => out.push(rule.clone()),
+        }
+    }
+    out
 }
 
 fn compact(rules: Vec<Rule>) -> Vec<Rule> {

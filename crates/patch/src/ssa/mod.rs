@@ -14,10 +14,17 @@ use api::status::StatusCause;
 use serde_json::{Map, Value, json};
 use wire::schema::Message;
 
-use set::{Element, Set, show};
+use set::{Element, Set};
 
 /// Most entries of updates in `managedFields`; the oldest are merged into `ancient-changes`.
 const MAX_UPDATERS: usize = 10;
+
+/// Most sets within sets that all entries of `managedFields` may have together. Each takes about a kilobyte; an object of
+/// 10,000 list elements has as many per manager.
+const MAX_SETS: usize = 100_000;
+
+/// Most bytes of paths that a conflict lists.
+const MAX_SHOWN: usize = 1024 * 1024;
 
 /// The annotation that client-side apply leaves.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -99,8 +106,10 @@ struct Entry {
 
 type Managed = BTreeMap<Id, Entry>;
 
+/// `None` where `managedFields` cannot be read.
 fn decode(object: &Value) -> Option<Managed> {
     let mut out = Managed::new();
+    let mut room = MAX_SETS;
     let Some(list) = object.pointer("/metadata/managedFields") else {
         return Some(out);
     };
@@ -122,7 +131,7 @@ fn decode(object: &Value) -> Option<Managed> {
             return None;
         }
         let set = match entry.get("fieldsV1").filter(|v| !v.is_null()) {
-            Some(fields) => Set::from_json(fields)?,
+            Some(fields) => Set::from_json(fields, &mut room)?,
             None => Set::default(),
         };
         let id = Id {
@@ -435,7 +444,11 @@ pub fn apply(
             };
             let rest: Vec<Conflict> = conflicts
                 .into_iter()
-                .filter(|c| !allowed.has(&c.path))
+                .map(|c| Conflict {
+                    fields: c.fields.difference(&allowed),
+                    ..c
+                })
+                .filter(|c| !c.fields.is_empty())
                 .collect();
             if rest.is_empty() {
                 merge_config(&live, config, managed, msg, actor, true)
@@ -478,11 +491,11 @@ fn check(config: &Value, msg: &'static Message, actor: &Actor<'_>) -> Result<(),
     )))
 }
 
-/// One field of one other manager that would change.
+/// The fields of one other manager that would change.
 struct Conflict {
     id: Id,
-    entry: (String, Option<String>),
-    path: Vec<Element>,
+    api_version: String,
+    fields: Set,
 }
 
 fn merge_config(
@@ -522,11 +535,12 @@ fn merge_config(
     let changed = modified.union(added);
     let mut conflicts = Vec::new();
     for (other, entry) in managed.iter().filter(|(other, _)| **other != id) {
-        for path in entry.set.intersection(&changed).paths() {
+        let fields = entry.set.intersection(&changed);
+        if !fields.is_empty() {
             conflicts.push(Conflict {
                 id: other.clone(),
-                entry: (entry.api_version.clone(), entry.time.clone()),
-                path,
+                api_version: entry.api_version.clone(),
+                fields,
             });
         }
     }
@@ -693,38 +707,30 @@ fn show_manager(c: &Conflict) -> String {
         out.push_str(&format!(" with subresource {:?}", c.id.subresource));
     }
     if c.id.operation == "Update" {
-        out.push_str(&format!(" using {}", c.entry.0));
+        out.push_str(&format!(" using {}", c.api_version));
     }
     out
 }
 
 fn conflict_error(conflicts: &[Conflict]) -> ApplyError {
-    let causes: Vec<(String, String)> = conflicts
-        .iter()
-        .map(|c| (format!("conflict with {}", show_manager(c)), show(&c.path)))
-        .collect();
-    let message = match conflicts {
-        [one] => format!(
-            "Apply failed with 1 conflict: conflict with {}: {}",
-            show_manager(one),
-            show(&one.path)
-        ),
-        many => {
-            let mut lines = Vec::new();
-            let mut last: Option<&Id> = None;
-            for c in many {
-                if last != Some(&c.id) {
-                    lines.push(format!("conflicts with {}:", show_manager(c)));
-                    last = Some(&c.id);
-                }
-                lines.push(format!("- {}", show(&c.path)));
-            }
-            format!(
-                "Apply failed with {} conflicts: {}",
-                many.len(),
-                lines.join("\n")
-            )
+    let mut room = MAX_SHOWN;
+    let mut causes = Vec::new();
+    let mut lines = Vec::new();
+    for c in conflicts {
+        let with = show_manager(c);
+        lines.push(format!("conflicts with {with}:"));
+        for path in c.fields.shown(&mut room) {
+            lines.push(format!("- {path}"));
+            causes.push((format!("conflict with {with}"), path));
         }
+    }
+    let message = match causes.as_slice() {
+        [(with, path)] => format!("Apply failed with 1 conflict: {with}: {path}"),
+        many => format!(
+            "Apply failed with {} conflicts: {}",
+            many.len(),
+            lines.join("\n")
+        ),
     };
     ApplyError::Conflict { message, causes }
 }
@@ -907,6 +913,49 @@ mod tests {
             e.to_string(),
             "Apply failed with 1 conflict: conflict with \"ed\" using v1: .data.a"
         );
+    }
+
+    #[test]
+    fn field_sets_have_a_limit() {
+        let with = |sets: usize| {
+            let fields: Map<String, Value> = (0..sets)
+                .map(|i| (format!("f:{i}"), json!({"f:a": {}})))
+                .collect();
+            let mut object = map(json!({}));
+            object["metadata"]["managedFields"] = json!([{"manager": "m", "operation": "Apply", "apiVersion": "v1",
+                "fieldsType": "FieldsV1", "fieldsV1": fields}]);
+            object
+        };
+        assert!(decode(&with(MAX_SETS - 1)).is_some());
+        assert!(decode(&with(MAX_SETS)).is_none());
+    }
+
+    #[test]
+    fn a_conflict_lists_as_much_as_fits_into_an_answer() {
+        let data: Map<String, Value> = (0..30_000)
+            .map(|i| (format!("{i:0100}"), json!("1")))
+            .collect();
+        let first = apply(
+            None,
+            &map(Value::Object(data.clone())),
+            msg(),
+            &actor("m1"),
+            false,
+        )
+        .unwrap();
+        let other: Map<String, Value> = data.into_iter().map(|(k, _)| (k, json!("2"))).collect();
+        let e = apply(
+            Some(&first),
+            &map(Value::Object(other)),
+            msg(),
+            &actor("m2"),
+            false,
+        );
+        let Err(ApplyError::Conflict { message, causes }) = e else {
+            panic!("{e:?}");
+        };
+        assert!(message.len() < 2 * MAX_SHOWN, "{}", message.len());
+        assert!((9_000..11_000).contains(&causes.len()), "{}", causes.len());
     }
 
     #[test]

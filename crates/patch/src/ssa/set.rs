@@ -5,7 +5,7 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::fmt::{self, Write};
 
 use serde_json::{Map, Value};
 
@@ -211,22 +211,30 @@ impl Set {
         }
     }
 
-    /// Every path, members before what lies below, each level in order.
-    pub fn paths(&self) -> Vec<Vec<Element>> {
-        fn walk(set: &Set, prefix: &mut Vec<Element>, out: &mut Vec<Vec<Element>>) {
-            for m in &set.members {
-                prefix.push(m.clone());
-                out.push(prefix.clone());
-                prefix.pop();
+    /// The paths as errors show them, members before what lies below, each level in order; `room` is how many bytes they
+    /// may have, beyond which the rest is left out.
+    pub fn shown(&self, room: &mut usize) -> Vec<String> {
+        fn walk(set: &Set, prefix: &mut String, room: &mut usize, out: &mut Vec<String>) {
+            let len = prefix.len();
+            for member in &set.members {
+                if *room == 0 {
+                    return;
+                }
+                let path = format!("{prefix}{member}");
+                *room = room.saturating_sub(path.len());
+                out.push(path);
             }
             for (element, child) in &set.children {
-                prefix.push(element.clone());
-                walk(child, prefix, out);
-                prefix.pop();
+                if *room == 0 {
+                    return;
+                }
+                let _ = write!(prefix, "{element}");
+                walk(child, prefix, room, out);
+                prefix.truncate(len);
             }
         }
         let mut out = Vec::new();
-        walk(self, &mut Vec::new(), &mut out);
+        walk(self, &mut String::new(), room, &mut out);
         out
     }
 
@@ -250,10 +258,16 @@ impl Set {
         Value::Object(members.chain(children).collect())
     }
 
-    /// `None` for what is no `FieldsV1`. Nesting is bounded by the parser that made the tree.
-    pub fn from_json(value: &Value) -> Option<Set> {
+    /// `None` for what is no `FieldsV1`, or has more sets within sets than `room`, which is lowered by their number. Nesting
+    /// is bounded by the parser that made the tree.
+    pub fn from_json(value: &Value, room: &mut usize) -> Option<Set> {
+        Set::from_map(value.as_object()?, room)
+    }
+
+    fn from_map(map: &Map<String, Value>, room: &mut usize) -> Option<Set> {
+        *room = room.checked_sub(1)?;
         let mut out = Set::default();
-        for (key, below) in value.as_object()? {
+        for (key, below) in map {
             if key == "." {
                 continue;
             }
@@ -263,7 +277,7 @@ impl Set {
                 out.members.insert(element.clone());
             }
             if below.keys().any(|k| k != ".") {
-                let child = Set::from_json(&Value::Object(below.clone()))?;
+                let child = Set::from_map(below, room)?;
                 out.children.insert(element, child);
             }
         }

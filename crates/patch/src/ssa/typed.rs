@@ -284,14 +284,26 @@ pub(crate) fn compare(msg: &'static Message, old: &Value, new: &Value) -> Compar
         Some(old),
         Some(new),
         &["metadata", "managedFields"],
+        0,
     )
     .below
 }
 
+/// Down to this level what is equal is passed over as a whole. Further down each value is looked at once, lest it be
+/// compared again on each level above it.
+const WHOLE: u32 = 16;
+
 /// `pass` is the path of a field that is not compared.
-fn compare_at(node: Node, old: Option<&Value>, new: Option<&Value>, pass: &[&str]) -> Difference {
+fn compare_at(
+    node: Node,
+    old: Option<&Value>,
+    new: Option<&Value>,
+    pass: &[&str],
+    depth: u32,
+) -> Difference {
     let mut out = Difference::default();
-    if old == new {
+    let scalar = |v: Option<&Value>| !v.is_some_and(|v| v.is_object() || v.is_array());
+    if (depth <= WHOLE || scalar(old) || scalar(new)) && old == new {
         return out;
     }
     // A value that is a map on one side only counts as one value.
@@ -304,7 +316,7 @@ fn compare_at(node: Node, old: Option<&Value>, new: Option<&Value>, pass: &[&str
     match (old, new) {
         (None, _) => out.added = true,
         (_, None) => out.removed = true,
-        _ => out.modified = leaf,
+        _ => out.modified = leaf && old != new,
     }
     if leaf {
         return out;
@@ -331,7 +343,7 @@ fn compare_at(node: Node, old: Option<&Value>, new: Option<&Value>, pass: &[&str
                 [first, rest @ ..] if *first == key => rest,
                 _ => &[],
             };
-            let found = compare_at(node.child(key).0, left, right, pass);
+            let found = compare_at(node.child(key).0, left, right, pass, depth + 1);
             out.below.enter(Element::Field(key.to_owned()), found);
         };
         for (key, left) in a {
@@ -373,7 +385,7 @@ fn compare_at(node: Node, old: Option<&Value>, new: Option<&Value>, pass: &[&str
             let l = left.first().and_then(|i| a.get(*i));
             let r = right.first().and_then(|i| b.get(*i));
             let found = match (left.len(), right.len()) {
-                (0 | 1, 0 | 1) => compare_at(node.element(), l, r, &[]),
+                (0 | 1, 0 | 1) => compare_at(node.element(), l, r, &[], depth + 1),
                 (2.., 2..) => {
                     let same = left.len() == right.len()
                         && left.iter().zip(&right).all(|(l, r)| a.get(*l) == b.get(*r));
@@ -385,13 +397,13 @@ fn compare_at(node: Node, old: Option<&Value>, new: Option<&Value>, pass: &[&str
                 (2.., _) => Difference {
                     removed: true,
                     ..r.map_or_else(Difference::default, |r| {
-                        compare_at(node.element(), None, Some(r), &[])
+                        compare_at(node.element(), None, Some(r), &[], depth + 1)
                     })
                 },
                 _ => Difference {
                     added: true,
                     ..l.map_or_else(Difference::default, |l| {
-                        compare_at(node.element(), Some(l), None, &[])
+                        compare_at(node.element(), Some(l), None, &[], depth + 1)
                     })
                 },
             };
@@ -420,14 +432,14 @@ fn merge_at(node: Node, old: Option<&Value>, new: Option<&Value>) -> Option<Valu
                 new.clone()
             });
         };
-        let mut out = a.clone();
-        for (key, value) in b {
-            match merge_at(node.child(key).0, a.get(key), Some(value)) {
-                Some(v) => out.insert(key.clone(), v),
-                None => out.remove(key),
-            };
-        }
-        return Some(Value::Object(out));
+        let both = a.iter().map(|(key, value)| (key, Some(value), b.get(key)));
+        let new = b.iter().filter(|(key, _)| !a.contains_key(*key));
+        let out = both
+            .chain(new.map(|(key, value)| (key, None, Some(value))))
+            .filter_map(|(key, old, new)| {
+                merge_at(node.child(key).0, old, new).map(|v| (key.clone(), v))
+            });
+        return Some(Value::Object(out.collect()));
     }
     if node.is_list() {
         if new.is_null() || old.is_null() {
@@ -452,12 +464,22 @@ fn merge_lists(node: Node, old: &[Value], new: &[Value]) -> Vec<Value> {
         items.iter().map(|i| item_element(node, i).ok()).collect()
     };
     let (left, right) = (elements(old), elements(new));
-    let find = |all: &[Option<Element>], e: &Option<Element>| {
-        all.iter().position(|x| x.is_some() && x == e)
-    };
-    let mut shared = right.iter().filter(|e| find(&left, e).is_some());
+    fn places(all: &[Option<Element>]) -> BTreeMap<&Element, usize> {
+        let mut places = BTreeMap::new();
+        for (i, e) in all.iter().enumerate() {
+            if let Some(e) = e {
+                places.entry(e).or_insert(i);
+            }
+        }
+        places
+    }
+    fn find(places: &BTreeMap<&Element, usize>, e: &Option<Element>) -> Option<usize> {
+        places.get(e.as_ref()?).copied()
+    }
+    let (at_left, at_right) = (places(&left), places(&right));
+    let mut shared = right.iter().filter(|e| find(&at_left, e).is_some());
     let mut next = shared.next();
-    let mut merged: Vec<&Option<Element>> = Vec::new();
+    let mut merged: BTreeSet<&Option<Element>> = BTreeSet::new();
     let mut out = Vec::with_capacity(old.len().max(new.len()));
     let both = |l: Option<usize>, r: Option<usize>| {
         merge_at(
@@ -470,21 +492,21 @@ fn merge_lists(node: Node, old: &[Value], new: &[Value]) -> Vec<Value> {
     while i < left.len() || j < right.len() {
         if let (Some(l), Some(r)) = (left.get(i), right.get(j)) {
             if l.is_some() && l == r {
-                merged.push(r);
-                out.extend(both(find(&left, l), Some(j)));
+                merged.insert(r);
+                out.extend(both(find(&at_left, l), Some(j)));
                 i += 1;
                 j += 1;
                 next = shared.next();
                 continue;
             }
-            if find(&right, l).is_some() && next.is_some_and(|n| n != l) {
+            if find(&at_right, l).is_some() && next.is_some_and(|n| n != l) {
                 // In both, but not the one whose turn it is.
                 i += 1;
                 continue;
             }
         }
         if let Some(l) = left.get(i) {
-            if find(&right, l).is_none() {
+            if find(&at_right, l).is_none() {
                 out.extend(old.get(i).cloned());
                 i += 1;
                 continue;
@@ -494,8 +516,8 @@ fn merge_lists(node: Node, old: &[Value], new: &[Value]) -> Vec<Value> {
             }
         }
         if let Some(r) = right.get(j) {
-            merged.push(r);
-            out.extend(both(find(&left, r), Some(j)));
+            merged.insert(r);
+            out.extend(both(find(&at_left, r), Some(j)));
             j += 1;
             if next.is_some_and(|n| n == r) {
                 next = shared.next();

@@ -1,5 +1,7 @@
 //! Pods.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::age;
@@ -48,7 +50,12 @@ fn terminated(state: &Value, prefix: &str) -> String {
 }
 
 fn init(pod: &Value) -> Init {
-    let specs = pod.list("spec.initContainers");
+    let sidecars: HashSet<&str> = pod
+        .list("spec.initContainers")
+        .iter()
+        .filter(|c| c.text("restartPolicy") == "Always")
+        .map(|c| c.text("name"))
+        .collect();
     let mut out = Init {
         reason: None,
         all: Restarts::default(),
@@ -56,9 +63,7 @@ fn init(pod: &Value) -> Init {
         ready: 0,
     };
     for (i, s) in pod.list("status.initContainerStatuses").iter().enumerate() {
-        let sidecar = specs
-            .iter()
-            .any(|c| c.text("name") == s.text("name") && c.text("restartPolicy") == "Always");
+        let sidecar = sidecars.contains(s.text("name"));
         out.all.add(s);
         if sidecar {
             out.sidecars.add(s);
@@ -77,7 +82,7 @@ fn init(pod: &Value) -> Init {
         } else if !waiting.is_empty() && waiting != "PodInitializing" {
             format!("Init:{waiting}")
         } else {
-            format!("Init:{i}/{}", specs.len())
+            format!("Init:{i}/{}", pod.list("spec.initContainers").len())
         });
         break;
     }

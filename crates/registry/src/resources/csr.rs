@@ -1,5 +1,7 @@
 //! Certificate signing requests.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use apiserver::resource::{Context, Strategy};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -55,18 +57,19 @@ fn conditions<'a>(o: &'a Value, kind: &'a str) -> Vec<&'a Value> {
 }
 
 fn timestamps(o: &mut Value, old: &Value, now: &str) {
-    let before = old.list("status.conditions").to_vec();
+    let key = |c: &Value| (c.text("type").to_owned(), c.text("status").to_owned());
+    let mut before = BTreeMap::new();
+    for b in old.list("status.conditions") {
+        if b.has("lastTransitionTime") {
+            before
+                .entry(key(b))
+                .or_insert_with(|| b.at("lastTransitionTime").clone());
+        }
+    }
     for c in o.list_mut("status.conditions") {
         c.put_if_absent("lastUpdateTime", now);
         if !c.has("lastTransitionTime") {
-            let kept = before
-                .iter()
-                .find(|b| {
-                    b.at("type") == c.at("type")
-                        && b.at("status") == c.at("status")
-                        && b.has("lastTransitionTime")
-                })
-                .map_or(Value::from(now), |b| b.at("lastTransitionTime").clone());
+            let kept = before.get(&key(c)).cloned().unwrap_or(Value::from(now));
             c.put("lastTransitionTime", kept);
         }
     }
@@ -99,8 +102,9 @@ fn usages(e: &mut Errors, path: &Path, list: &[&str]) {
             e.not_supported(&path.index(i), *u, &USAGES);
         }
     }
+    let mut seen = BTreeSet::new();
     for (i, u) in list.iter().enumerate() {
-        if list.get(..i).is_some_and(|l| l.contains(u)) {
+        if !seen.insert(*u) {
             e.duplicate(&path.index(i), *u);
         }
     }
@@ -112,6 +116,7 @@ fn check_conditions(e: &mut Errors, o: &Value, old: &Value) {
     let has = |o: &Value, kind| !conditions(o, kind).is_empty();
     let both_before = has(old, "Approved") && has(old, "Denied");
     let list = o.list("status.conditions");
+    let mut earlier = BTreeSet::new();
     for (i, c) in list.iter().enumerate() {
         let p = path.index(i);
         let (kind, status) = (c.text("type"), c.text("status"));
@@ -133,15 +138,14 @@ fn check_conditions(e: &mut Errors, o: &Value, old: &Value) {
             "Denied" => "Approved",
             _ => "",
         };
-        let earlier = |k: &str| list.iter().take(i).any(|c| c.text("type") == k);
-        if !other.is_empty() && !both_before && earlier(other) {
+        if !other.is_empty() && !both_before && earlier.contains(other) {
             e.invalid(
                 &path,
                 kind,
                 "Approved and Denied conditions are mutually exclusive",
             );
         }
-        if earlier(kind) {
+        if !earlier.insert(kind) {
             e.duplicate(&p.child("type"), kind);
         }
     }

@@ -459,7 +459,7 @@ fn binding(e: &mut Errors, path: &Path, r: &Value) {
             },
         );
     }
-    let waited = r.texts(keys[0]);
+    let waited: HashSet<&str> = r.texts(keys[0]).into_iter().collect();
     for key in keys {
         let mut seen = HashSet::new();
         for (i, c) in r.texts(key).into_iter().enumerate() {

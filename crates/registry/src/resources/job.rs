@@ -1,5 +1,7 @@
 //! Jobs and cron jobs.
 
+use std::collections::BTreeSet;
+
 use apiserver::resource::{Context, Strategy};
 use serde_json::{Value, json};
 
@@ -336,7 +338,7 @@ fn failure_policy(e: &mut Errors, path: &Path, spec: &Value) {
     if rules.len() > MAX_RULES {
         e.too_many(&path, rules.len(), MAX_RULES);
     }
-    let names: Vec<&str> = ["containers", "initContainers"]
+    let names: BTreeSet<&str> = ["containers", "initContainers"]
         .iter()
         .flat_map(|k| spec.at("template.spec").list(k))
         .map(|c| c.text("name"))
@@ -346,7 +348,7 @@ fn failure_policy(e: &mut Errors, path: &Path, spec: &Value) {
     }
 }
 
-fn failure_rule(e: &mut Errors, path: &Path, rule: &Value, spec: &Value, names: &[&str]) {
+fn failure_rule(e: &mut Errors, path: &Path, rule: &Value, spec: &Value, names: &BTreeSet<&str>) {
     let action = rule.text("action");
     if action == "FailIndex" {
         if !spec.has("backoffLimitPerIndex") {
@@ -386,11 +388,11 @@ fn failure_rule(e: &mut Errors, path: &Path, rule: &Value, spec: &Value, names: 
     }
 }
 
-fn exit_codes(e: &mut Errors, path: &Path, codes: &Value, names: &[&str]) {
+fn exit_codes(e: &mut Errors, path: &Path, codes: &Value, names: &BTreeSet<&str>) {
     let operator = codes.text("operator");
     one_of(e, &path.child("operator"), operator, &OPERATORS);
     if let Some(n) = codes.text_opt("containerName")
-        && !names.contains(&n)
+        && !names.contains(n)
     {
         e.invalid(
             &path.child("containerName"),

@@ -1,5 +1,7 @@
 //! Ingress classes, ingresses, network policies and the objects behind service addresses.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use super::plain::{Simple, immutable};
@@ -252,11 +254,12 @@ fn ingress_path(e: &mut Errors, path: &Path, at: &Value) {
 
 fn ingress_status(e: &mut Errors, o: &Value, old: &Value) {
     let list = |o: &Value| o.list("status.loadBalancer.ingress").to_vec();
-    let known = list(old);
+    let old = list(old);
+    let known: HashSet<&str> = old.iter().map(|k| k.text("ip")).collect();
     for (i, at) in list(o).iter().enumerate() {
         let path = Path::new("status.loadBalancer.ingress").index(i);
         let ip = at.text("ip");
-        if !ip.is_empty() && known.iter().all(|k| k.text("ip") != ip) {
+        if !ip.is_empty() && !known.contains(ip) {
             legacy_ip(e, &path.child("ip"), ip);
         }
         let name = at.text("hostname");
@@ -355,7 +358,7 @@ fn policy_defaults(o: &mut Value) {
     }
 }
 
-fn peer(e: &mut Errors, path: &Path, p: &Value, known: &[&str]) {
+fn peer(e: &mut Errors, path: &Path, p: &Value, known: &HashSet<&str>) {
     let selectors = ["podSelector", "namespaceSelector"];
     for key in selectors {
         meta::selector(e, &path.child(key), p.at(key));
@@ -372,14 +375,14 @@ fn peer(e: &mut Errors, path: &Path, p: &Value, known: &[&str]) {
 }
 
 /// A block of addresses; those that the old policy had anywhere are not checked again.
-fn ip_block(e: &mut Errors, path: &Path, b: &Value, known: &[&str]) {
+fn ip_block(e: &mut Errors, path: &Path, b: &Value, known: &HashSet<&str>) {
     let cidr = b.text("cidr");
     if cidr.is_empty() {
         e.required(&path.child("cidr"), "");
         return;
     }
     let check = |e: &mut Errors, p: &Path, c: &str| {
-        if !known.contains(&c) {
+        if !known.contains(c) {
             legacy_cidr(e, p, c);
         }
         parse_cidr_sloppy(c)
@@ -398,7 +401,7 @@ fn ip_block(e: &mut Errors, path: &Path, b: &Value, known: &[&str]) {
     }
 }
 
-fn policy_spec(e: &mut Errors, o: &Value, known: &[&str]) {
+fn policy_spec(e: &mut Errors, o: &Value, known: &HashSet<&str>) {
     let (spec, path) = (o.at("spec"), Path::new("spec"));
     meta::selector(e, &path.child("podSelector"), spec.at("podSelector"));
     for (direction, ends) in [("ingress", "from"), ("egress", "to")] {
@@ -461,12 +464,12 @@ fn policy_port(e: &mut Errors, path: &Path, port: &Value) {
     }
 }
 
-fn blocks(o: &Value) -> Vec<&str> {
-    let mut out = vec![];
+fn blocks(o: &Value) -> HashSet<&str> {
+    let mut out = HashSet::new();
     for (direction, ends) in [("spec.ingress", "from"), ("spec.egress", "to")] {
         for end in o.list(direction).iter().flat_map(|r| r.list(ends)) {
             if end.has("ipBlock") {
-                out.push(end.text("ipBlock.cidr"));
+                out.insert(end.text("ipBlock.cidr"));
                 out.extend(end.texts("ipBlock.except"));
             }
         }
@@ -499,7 +502,7 @@ fn policy_warnings(o: &Value, _: Option<&Value>) -> Vec<String> {
 pub fn policy(_: &Config) -> Parts {
     Parts::new(Simple {
         generation: true,
-        validate: |e, o| policy_spec(e, o, &[]),
+        validate: |e, o| policy_spec(e, o, &HashSet::new()),
         update: Some(|e, o, old| policy_spec(e, o, &blocks(old))),
         warn: policy_warnings,
         ..Simple::new(policy_defaults)
@@ -580,9 +583,9 @@ mod tests {
         let mut o = json!({"spec": {"podSelector": {}, "egress": [{"ports": [{"port": 1}]}]}});
         policy_defaults(&mut o);
         assert_eq!(o.texts("spec.policyTypes"), ["Ingress", "Egress"]);
-        assert_eq!(errors(|e, o| policy_spec(e, o, &[]), &o), 0);
+        assert_eq!(errors(|e, o| policy_spec(e, o, &HashSet::new()), &o), 0);
         let bad = json!({"spec": {"ingress": [{"from": [{}], "ports": [{"protocol": "x"}]}], "policyTypes": ["x"]}});
-        assert_eq!(errors(|e, o| policy_spec(e, o, &[]), &bad), 3);
+        assert_eq!(errors(|e, o| policy_spec(e, o, &HashSet::new()), &bad), 3);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Resources without rules of their own beyond generation and status.
 
+use std::collections::BTreeSet;
+
 use apiserver::resource::{Context, Plain, Strategy};
 use serde_json::Value;
 
@@ -264,8 +266,9 @@ fn scheduling_tolerations(e: &mut Errors, path: &Path, o: &Value) {
     let list = o.list("scheduling.tolerations");
     affinity::tolerations(e, path, list);
     let key = |t: &Value| ["key", "operator", "value", "effect"].map(|k| t.text(k).to_owned());
+    let mut seen = BTreeSet::new();
     for (i, t) in list.iter().enumerate() {
-        if list.iter().take(i).any(|other| key(other) == key(t)) {
+        if !seen.insert(key(t)) {
             e.duplicate_shown(&path.index(i), &shown::internal("v1", "Toleration", t), "");
         }
     }

@@ -1,5 +1,6 @@
 //! Pods: strategy, binding, and the rest of their subresources' wiring.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::Status;
@@ -91,16 +92,21 @@ pub fn set_condition(
 
 /// `matchLabelKeys` become expressions of the selector beside them, from the pod's own labels.
 fn merge_label_keys(o: &mut Value) {
+    /// Most expressions that one pod gets; each takes a hundred times the key it comes from.
+    const MAX_MERGED: usize = 10_000;
+
     let labels = o.at("metadata.labels").clone();
     let Some(spec) = o.at_mut("spec") else { return };
-    let merge = |t: &mut Value| {
+    let mut room = MAX_MERGED;
+    let mut merge = |t: &mut Value| {
         if !t.has("labelSelector") {
             return;
         }
         for (field, operator) in [("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn")] {
             let mut all = t.list("labelSelector.matchExpressions").to_vec();
             for key in t.texts(field) {
-                if let Some(v) = labels.map("").get(key) {
+                if let (Some(v), true) = (labels.map("").get(key), room > 0) {
+                    room -= 1;
                     all.push(json!({"key": key, "operator": operator, "values": [v]}));
                 }
             }
@@ -118,7 +124,7 @@ fn merge_label_keys(o: &mut Value) {
         }
         a.list_mut("requiredDuringSchedulingIgnoredDuringExecution")
             .iter_mut()
-            .for_each(merge);
+            .for_each(&mut merge);
     }
     spec.list_mut("topologySpreadConstraints")
         .iter_mut()
@@ -160,12 +166,14 @@ fn keep_observed_generation(o: &mut Value, old: &Value) {
     if o.int("status.observedGeneration") == 0 && old.int("status.observedGeneration") != 0 {
         o.copy_at("status.observedGeneration", old);
     }
+    let before: BTreeMap<&str, &Value> = old
+        .list("status.conditions")
+        .iter()
+        .rev()
+        .map(|p| (p.text("type"), p))
+        .collect();
     for c in o.list_mut("status.conditions") {
-        let was = old
-            .list("status.conditions")
-            .iter()
-            .find(|p| p.text("type") == c.text("type"));
-        if let Some(was) = was
+        if let Some(was) = before.get(c.text("type"))
             && c.int("observedGeneration") == 0
             && was.int("observedGeneration") != 0
         {

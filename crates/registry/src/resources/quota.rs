@@ -1,5 +1,7 @@
 //! Limit ranges and resource quotas.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::{Map, Value};
 
 use super::plain::Simple;
@@ -175,15 +177,14 @@ fn range_of(e: &mut Errors, path: &Path, item: &Value, name: &str) {
 }
 
 fn validate_range(e: &mut Errors, o: &Value) {
-    let mut seen = vec![];
+    let mut seen = BTreeSet::new();
     for (i, item) in o.list("spec.limits").iter().enumerate() {
         let path = Path::new("spec").child("limits").index(i);
         let kind = item.text("type");
         range_type(e, &path.child("type"), kind);
-        if seen.contains(&kind) {
+        if !seen.insert(kind) {
             e.duplicate(&path.child("type"), kind);
         }
-        seen.push(kind);
         range_item(e, &path, item);
     }
 }
@@ -277,15 +278,27 @@ fn conflicts(e: &mut Errors, path: &Path, spec: &Value, seen: &[&str]) {
 fn scopes(e: &mut Errors, spec: &Value) {
     let path = Path::new("spec").child("scopes");
     let list = spec.texts("scopes");
-    let limited = |scope: &str| {
+    let mut counted: BTreeMap<String, usize> = BTreeMap::new();
+    let mut limited = |scope: &str| {
+        if let Some(count) = counted.get(scope) {
+            return *count;
+        }
         let odd = |name: &&String| is_quota_resource(name) && !fits_scope(scope, name);
-        spec.map("hard").keys().filter(odd).count()
+        let count = spec.map("hard").keys().filter(odd).count();
+        counted.insert(scope.to_owned(), count);
+        count
     };
     for scope in &list {
+        if e.full() {
+            return;
+        }
         if !known_scope(scope) {
             e.invalid(&path, spec.at("scopes").clone(), "unsupported scope");
         }
         for _ in 0..limited(scope) {
+            if e.full() {
+                return;
+            }
             e.invalid(
                 &path,
                 spec.at("scopes").clone(),
@@ -307,6 +320,9 @@ fn scopes(e: &mut Errors, spec: &Value) {
             e.invalid(&path.child("scopeName"), scope, "unsupported scope");
         }
         for _ in 0..limited(scope) {
+            if e.full() {
+                return;
+            }
             e.invalid_shown(
                 &path,
                 &shown::internal("v1", "ScopeSelector", spec.at("scopeSelector")),

@@ -1,6 +1,6 @@
 //! Roles and bindings. Nobody may grant what they do not hold, unless they may `escalate` (roles) or `bind` (bindings).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use api::Status;
 use apiserver::resource::{Context, Reservation, Strategy};
@@ -104,13 +104,38 @@ fn covers(owner: &Rule, wanted: &Rule) -> bool {
                     .all(|n| owner.resource_names.contains(n)))
 }
 
-/// The parts of `wanted` that none of `owned` covers.
+/// Into how many parts rules are broken down. A rule of a thousand verbs, groups and resources each would have a billion.
+const MAX_PARTS: usize = 20_000;
+
+/// How many parts [`break_down`] makes.
+fn parts(rule: &Rule) -> usize {
+    let names = rule.resource_names.len().max(1);
+    let resources = rule.api_groups.len().saturating_mul(rule.resources.len());
+    let of_verb = resources
+        .saturating_mul(names)
+        .saturating_add(rule.non_resource_urls.len());
+    rule.verbs.len().saturating_mul(of_verb)
+}
+
+/// The parts of `wanted` that none of `owned` covers. A rule that one of `owned` covers as a whole is not broken down, and
+/// one that would have too many parts is missing as a whole.
 pub fn missing(owned: &[Rule], wanted: &[Rule]) -> Vec<Rule> {
-    wanted
-        .iter()
-        .flat_map(break_down)
-        .filter(|w| !owned.iter().any(|o| covers(o, w)))
-        .collect()
+    let mut room = MAX_PARTS;
+    let mut out = vec![];
+    for rule in wanted {
+        if owned.iter().any(|o| covers(o, rule)) {
+            continue;
+        }
+        match room.checked_sub(parts(rule)) {
+            Some(left) => {
+                room = left;
+                let lacks = |w: &Rule| !owned.iter().any(|o| covers(o, w));
+                out.extend(break_down(rule).into_iter().filter(lacks));
+            }
+            None => out.push(rule.clone()),
+        }
+    }
+    out
 }
 
 fn quoted(list: &[String]) -> String {
@@ -138,19 +163,17 @@ fn compact(rule: &Rule) -> String {
 /// Joins the verbs of rules that differ in nothing else.
 fn join_verbs(rules: Vec<Rule>) -> Vec<Rule> {
     let mut out: Vec<Rule> = vec![];
+    let mut places: HashMap<[Vec<String>; 3], usize> = HashMap::new();
     for r in rules {
-        let simple = r.non_resource_urls.is_empty();
-        let found = out.iter_mut().find(|o| {
-            simple
-                && o.api_groups == r.api_groups
-                && o.resources == r.resources
-                && o.resource_names == r.resource_names
-                && o.non_resource_urls.is_empty()
-        });
-        match found {
-            Some(o) => o.verbs.extend(r.verbs),
-            None => out.push(r),
+        if r.non_resource_urls.is_empty() {
+            let key = [&r.api_groups, &r.resources, &r.resource_names].map(Clone::clone);
+            let place = *places.entry(key).or_insert(out.len());
+            if let Some(o) = out.get_mut(place) {
+                o.verbs.extend(r.verbs);
+                continue;
+            }
         }
+        out.push(r);
     }
     out
 }

@@ -1,5 +1,6 @@
 //! Services: defaults, what an update carries over, and the allocation of addresses and node ports.
 
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -80,23 +81,20 @@ fn carry_over(o: &mut Value, old: &Value) {
                 .collect::<Vec<_>>()
         };
         let (mine, theirs) = (all(o), all(old));
-        let mut used: Vec<i64> = theirs
+        let mine: HashSet<i64> = mine.into_iter().collect();
+        let mut used: HashSet<i64> = theirs.into_iter().filter(|p| mine.contains(p)).collect();
+        let before: HashMap<&str, i64> = old
+            .list("spec.ports")
             .iter()
-            .copied()
-            .filter(|p| mine.contains(p))
+            .map(|q| (q.text("name"), q.int("nodePort")))
             .collect();
         for p in o.list_mut("spec.ports") {
             if p.int("nodePort") != 0 {
                 continue;
             }
-            let before = old
-                .list("spec.ports")
-                .iter()
-                .rfind(|q| q.text("name") == p.text("name"));
-            let port = before.map_or(0, |q| q.int("nodePort"));
-            if port != 0 && !used.contains(&port) {
+            let port = before.get(p.text("name")).copied().unwrap_or_default();
+            if port != 0 && used.insert(port) {
                 p.put("nodePort", port);
-                used.push(port);
             }
         }
     }
@@ -120,7 +118,7 @@ fn drop_by_type(o: &mut Value, old: &Value) {
         }
     }
     if needs_node_port(old) && !needs_node_port(o) {
-        let before: Vec<i64> = old
+        let before: HashSet<i64> = old
             .list("spec.ports")
             .iter()
             .map(|p| p.int("nodePort"))
@@ -674,37 +672,50 @@ impl Service {
         // Ports of the same number (TCP and UDP) share a node port when one of them names it or none does.
         let list = o.list("spec.ports");
         let asked = |p: &Value| u16::try_from(p.int("nodePort")).unwrap_or_default();
+        // By port: the first with it; by port and what was asked: the first with both. And a node port that any of them has.
+        let mut first: HashMap<i64, usize> = HashMap::new();
+        let mut first_asked: HashMap<(i64, u16), usize> = HashMap::new();
+        let mut given: HashMap<i64, u16> = HashMap::new();
+        for (i, p) in list.iter().enumerate() {
+            first.entry(p.int("port")).or_insert(i);
+            first_asked.entry((p.int("port"), asked(p))).or_insert(i);
+            if asked(p) != 0 {
+                given.entry(p.int("port")).or_insert(asked(p));
+            }
+        }
         let mut wanted: Vec<(usize, u16)> = vec![];
+        let mut wanted_at: HashMap<usize, u16> = HashMap::new();
+        let mut numbers: HashSet<u16> = HashSet::new();
         let mut shared: Vec<(usize, usize)> = vec![];
         for (i, p) in list.iter().enumerate() {
             let own = asked(p);
             if own == 0 && !auto {
                 continue;
             }
-            let twin = list.iter().take(i).position(|q| {
-                q.int("port") == p.int("port")
-                    && (own == 0 || asked(q) == own || asked(q) == 0 && before.is_empty())
-            });
+            let port = p.int("port");
+            let with = |asked| first_asked.get(&(port, asked)).copied();
+            let twin = match own {
+                0 => first.get(&port).copied(),
+                _ if before.is_empty() => with(own).into_iter().chain(with(0)).min(),
+                _ => with(own),
+            };
+            let twin = twin.filter(|t| *t < i);
             let number = match own {
-                0 => list
-                    .iter()
-                    .filter(|q| q.int("port") == p.int("port"))
-                    .map(asked)
-                    .find(|n| *n != 0)
-                    .unwrap_or(0),
+                0 => given.get(&port).copied().unwrap_or(0),
                 n => n,
             };
             match twin {
-                Some(t) if own == 0 || wanted.iter().any(|(j, n)| *j == t && *n == own) => {
-                    shared.push((i, t))
-                }
+                Some(t) if own == 0 || wanted_at.get(&t) == Some(&own) => shared.push((i, t)),
                 _ if number != 0
-                    && (before.contains(&number)
-                        || update && wanted.iter().any(|(_, n)| *n == number)) =>
+                    && (before.contains(&number) || update && numbers.contains(&number)) =>
                 {
                     shared.push((i, i));
                 }
-                _ => wanted.push((i, number)),
+                _ => {
+                    wanted.push((i, number));
+                    wanted_at.insert(i, number);
+                    numbers.insert(number);
+                }
             }
         }
         let numbers: Vec<u16> = wanted.iter().map(|(_, n)| *n).collect();

@@ -1,6 +1,6 @@
 //! What makes and holds volumes: classes, CSI drivers, attachments and capacities.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -223,10 +223,12 @@ fn parameters(e: &mut Errors, path: &Path, o: &Value, needed: bool) {
 
 /// Topologies: keys once in each term, values once for each key, no term twice.
 fn topologies(e: &mut Errors, path: &Path, list: &[Value]) {
-    let mut seen: Vec<Vec<(&str, BTreeSet<&str>)>> = vec![vec![]; list.len()];
+    // How often each term stands there; upstream counts as many empty ones as there are terms.
+    let mut seen: BTreeMap<BTreeMap<&str, BTreeSet<&str>>, usize> =
+        BTreeMap::from([(BTreeMap::new(), list.len())]);
     for (i, t) in list.iter().enumerate() {
         let p = path.index(i).child("matchLabelExpressions");
-        let mut term: Vec<(&str, BTreeSet<&str>)> = vec![];
+        let mut term: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for (j, x) in t.list("matchLabelExpressions").iter().enumerate() {
             let p = p.index(j);
             let mut values = BTreeSet::new();
@@ -240,19 +242,18 @@ fn topologies(e: &mut Errors, path: &Path, list: &[Value]) {
             }
             let key = x.text("key");
             meta::label_name(e, &p.child("key"), key);
-            if term.iter().any(|(k, _)| *k == key) {
+            if term.insert(key, values).is_some() {
                 e.duplicate(&p.child("key"), key);
             }
-            term.retain(|(k, _)| *k != key);
-            term.push((key, values));
         }
-        term.sort();
-        for other in &seen {
-            if *other == term {
-                e.duplicate(&p, "");
+        let before = seen.entry(term).or_default();
+        for _ in 0..*before {
+            if e.full() {
+                return;
             }
+            e.duplicate(&p, "");
         }
-        seen.push(term);
+        *before += 1;
     }
 }
 

@@ -1,6 +1,7 @@
 //! Workload controllers: deployments, replica sets, stateful sets, daemon sets, replication controllers and what they
 //! keep.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use apiserver::resource::{Context, Conversion, Strategy, SubresourceKind};
@@ -601,10 +602,11 @@ fn stateful_template(spec: &Value) -> Value {
         .iter()
         .map(|c| json!({"name": c.name(), "persistentVolumeClaim": {"claimName": c.name()}}))
         .collect();
+    let claimed: HashSet<&str> = claims.iter().map(Tree::name).collect();
     let own = t
         .list("spec.volumes")
         .iter()
-        .filter(|v| !claims.iter().any(|c| c.name() == v.text("name")));
+        .filter(|v| !claimed.contains(v.text("name")));
     all.extend(own.cloned());
     t.put("spec.volumes", all);
     t

@@ -1,6 +1,6 @@
 //! Where pods may run: node and pod affinity, tolerations, topology spread.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -178,10 +178,10 @@ fn label_keys(e: &mut Errors, path: &Path, t: &Value) {
             .keys()
             .map(String::as_str)
             .collect();
+        let places: BTreeMap<&str, usize> = matching.iter().copied().zip(0..).collect();
         for r in selector.list("matchExpressions") {
             let key = r.text("key");
-            if let (Some(i), true) = (matching.iter().rposition(|k| *k == key), seen.contains(key))
-            {
+            if let (Some(i), true) = (places.get(key).copied(), seen.contains(key)) {
                 e.invalid(
                     &path.index(i),
                     key,
@@ -191,11 +191,11 @@ fn label_keys(e: &mut Errors, path: &Path, t: &Value) {
             seen.insert(key);
         }
     }
-    let mismatching = t.texts("mismatchLabelKeys");
+    let mismatching: BTreeSet<&str> = t.texts("mismatchLabelKeys").into_iter().collect();
     for (i, k) in matching
         .iter()
         .enumerate()
-        .filter(|(_, k)| mismatching.contains(k))
+        .filter(|(_, k)| mismatching.contains(*k))
     {
         e.invalid(
             &path.child("matchLabelKeys").index(i),
@@ -291,6 +291,13 @@ pub fn taints(e: &mut Errors, path: &Path, list: &[Value]) {
 pub fn topology_spread(e: &mut Errors, path: &Path, list: &[Value]) {
     const ACTIONS: [&str; 2] = ["DoNotSchedule", "ScheduleAnyway"];
     const POLICIES: [&str; 2] = ["Honor", "Ignore"];
+    let pair = |c: &'_ Value| {
+        (
+            c.text("topologyKey").to_owned(),
+            c.text("whenUnsatisfiable").to_owned(),
+        )
+    };
+    let last: BTreeMap<_, usize> = list.iter().map(pair).zip(0..).collect();
     for (i, c) in list.iter().enumerate() {
         let p = path.index(i);
         positive(e, &p.child("maxSkew"), c.int("maxSkew"));
@@ -301,11 +308,7 @@ pub fn topology_spread(e: &mut Errors, path: &Path, list: &[Value]) {
         if !ACTIONS.contains(&action) {
             e.not_supported(&p.child("whenUnsatisfiable"), action, &ACTIONS);
         }
-        let repeated = list
-            .iter()
-            .skip(i + 1)
-            .any(|o| o.text("topologyKey") == key && o.text("whenUnsatisfiable") == action);
-        if repeated {
+        if last.get(&pair(c)).is_some_and(|last| *last > i) {
             e.duplicate(
                 &p.child("{topologyKey, whenUnsatisfiable}"),
                 format!("{{{key}, {action}}}"),

@@ -554,6 +554,7 @@ fn named<'a>(list: &'a [Value], path: &str) -> BTreeMap<&'a str, &'a str> {
 
 fn mounts(e: &mut Errors, path: &Path, c: &Value, pod: &Pod<'_>) {
     let devices = named(c.list("volumeDevices"), "devicePath");
+    let taken: BTreeSet<&str> = devices.values().copied().collect();
     let mut points = BTreeSet::new();
     for (i, m) in c.list("volumeMounts").iter().enumerate() {
         let here = path.index(i);
@@ -577,7 +578,7 @@ fn mounts(e: &mut Errors, path: &Path, c: &Value, pod: &Pod<'_>) {
                 "must not already exist in volumeDevices",
             );
         }
-        if devices.values().any(|d| *d == at) {
+        if taken.contains(at) {
             e.invalid(
                 &here.child("mountPath"),
                 at,
@@ -637,6 +638,7 @@ fn propagation(e: &mut Errors, path: &Path, m: &Value, c: &Value) {
 
 fn devices(e: &mut Errors, path: &Path, c: &Value, pod: &Pod<'_>) {
     let mounts = named(c.list("volumeMounts"), "mountPath");
+    let taken: BTreeSet<&str> = mounts.values().copied().collect();
     let (mut paths, mut names) = (BTreeSet::new(), BTreeSet::new());
     for (i, d) in c.list("volumeDevices").iter().enumerate() {
         let here = path.index(i);
@@ -678,7 +680,7 @@ fn devices(e: &mut Errors, path: &Path, c: &Value, pod: &Pod<'_>) {
                 "must not already exist in volumeMounts",
             );
         }
-        if mounts.values().any(|m| *m == at) {
+        if taken.contains(at) {
             e.invalid(
                 &here.child("devicePath"),
                 at,

@@ -1,6 +1,6 @@
 //! `PodSpec`, of pods and of templates.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -451,6 +451,8 @@ fn host_aliases(e: &mut Errors, path: &Path, list: &[Value]) {
 }
 
 fn file_key_volumes(e: &mut Errors, path: &Path, spec: &Value) {
+    let named = spec.list("volumes").iter().rev();
+    let volumes: BTreeMap<&str, &Value> = named.map(|v| (v.text("name"), v)).collect();
     visit_containers(spec, path, |c, p| {
         for (i, var) in c.list("env").iter().enumerate() {
             let r = var.at("valueFrom.fileKeyRef");
@@ -464,7 +466,7 @@ fn file_key_volumes(e: &mut Errors, path: &Path, spec: &Value) {
                 .child("fileKeyRef")
                 .child("volumeName");
             let name = r.text("volumeName");
-            match spec.list("volumes").iter().find(|v| v.text("name") == name) {
+            match volumes.get(name) {
                 None => e.not_found(&p, name),
                 Some(v) if !v.has("emptyDir") => {
                     e.invalid(&p, name, "referenced volume must be of type emptyDir");

@@ -1,5 +1,7 @@
 //! What may change in a pod: through the resource itself, its status, ephemeral containers and resize.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::{Value, json};
 use wire::schema::Type;
 
@@ -335,14 +337,9 @@ fn deadline(e: &mut Errors, path: &Path, new: &Value, old: &Value) -> bool {
 }
 
 fn only_added_tolerations(e: &mut Errors, path: &Path, new: &[Value], old: &[Value]) {
-    let kept = |o: &Value| {
-        new.iter().any(|n| {
-            let mut o = o.clone();
-            o.copy_at("tolerationSeconds", n);
-            same(&o, n)
-        })
-    };
-    if old.iter().all(kept) {
+    let timeless = |t: &Value| ["key", "operator", "value", "effect"].map(|k| t.text(k).to_owned());
+    let left: BTreeSet<_> = new.iter().map(timeless).collect();
+    if old.iter().all(|o| left.contains(&timeless(o))) {
         affinity::tolerations(e, path, new);
     } else {
         e.forbidden(
@@ -353,14 +350,14 @@ fn only_added_tolerations(e: &mut Errors, path: &Path, new: &[Value], old: &[Val
 }
 
 fn only_removed_gates(e: &mut Errors, path: &Path, new: &Value, old: &Value) {
-    let known: Vec<&str> = old
+    let known: BTreeSet<&str> = old
         .list("schedulingGates")
         .iter()
         .map(|g| g.text("name"))
         .collect();
     for (i, g) in new.list("schedulingGates").iter().enumerate() {
         let name = g.text("name");
-        if !known.contains(&name) {
+        if !known.contains(name) {
             e.forbidden(
                 &path.index(i).child("name"),
                 &format!("only deletion is allowed, but found new scheduling gate '{name}'"),
@@ -383,13 +380,10 @@ pub fn ephemeral_containers(new: &Value, old: &Value) -> Errors {
         return e;
     }
     let path = Path::new("spec").child("ephemeralContainers");
+    let left = by_name(new.list("spec.ephemeralContainers"));
     for o in old.list("spec.ephemeralContainers") {
         let name = o.text("name");
-        match new
-            .list("spec.ephemeralContainers")
-            .iter()
-            .find(|c| c.text("name") == name)
-        {
+        match left.get(name).copied() {
             None => e.forbidden(
                 &path,
                 &format!("existing ephemeral containers {name:?} may not be removed\n"),
@@ -541,23 +535,27 @@ fn transitions(e: &mut Errors, path: &Path, new: &Value, old: &Value) {
         if restart_all && !containers.is_empty() {
             continue;
         }
+        let revived: BTreeSet<&str> = new
+            .at("status")
+            .list(key)
+            .iter()
+            .filter(|n| !n.has("state.terminated"))
+            .map(|n| n.text("name"))
+            .collect();
+        let specs = by_name(if containers.is_empty() {
+            &[]
+        } else {
+            spec.list(containers)
+        });
         for (i, o) in old.at("status").list(key).iter().enumerate() {
             let name = o.text("name");
             if !o.has("state.terminated") {
                 continue;
             }
-            let revived = new
-                .at("status")
-                .list(key)
-                .iter()
-                .any(|n| n.text("name") == name && !n.has("state.terminated"));
-            let allowed = !containers.is_empty()
-                && spec
-                    .list(containers)
-                    .iter()
-                    .find(|c| c.text("name") == name)
-                    .is_some_and(|c| should_restart(spec, c, o.int("state.terminated.exitCode")));
-            if revived && !allowed {
+            let allowed = specs
+                .get(name)
+                .is_some_and(|c| should_restart(spec, c, o.int("state.terminated.exitCode")));
+            if revived.contains(name) && !allowed {
                 e.forbidden(
                     &path.child(key).index(i).child("state"),
                     "may not be transitioned to non-terminated state",
@@ -567,15 +565,17 @@ fn transitions(e: &mut Errors, path: &Path, new: &Value, old: &Value) {
     }
 }
 
+/// The first element of each name.
+fn by_name(list: &[Value]) -> BTreeMap<&str, &Value> {
+    list.iter().rev().map(|c| (c.text("name"), c)).collect()
+}
+
 fn claim_statuses(e: &mut Errors, path: &Path, pod: &Value) {
+    let claims = by_name(pod.list("spec.resourceClaims"));
     for (i, s) in pod.list("status.resourceClaimStatuses").iter().enumerate() {
         let name = s.text("name");
         let p = path.index(i);
-        if !pod
-            .list("spec.resourceClaims")
-            .iter()
-            .any(|c| c.text("name") == name)
-        {
+        if !claims.contains_key(name) {
             e.invalid(
                 &p.child("name"),
                 name,
@@ -590,10 +590,10 @@ fn claim_statuses(e: &mut Errors, path: &Path, pod: &Value) {
 
 /// At most one address per family; addresses that were there before may keep an old spelling.
 fn addresses(e: &mut Errors, path: &Path, new: &Value, old: &Value) {
-    let known: Vec<&str> = old.list("").iter().map(|a| a.text("ip")).collect();
+    let known: BTreeSet<&str> = old.list("").iter().map(|a| a.text("ip")).collect();
     let list = new.list("");
     for (i, a) in list.iter().enumerate() {
-        if !known.contains(&a.text("ip")) {
+        if !known.contains(a.text("ip")) {
             legacy_ip(e, &path.index(i), a.text("ip"));
         }
     }

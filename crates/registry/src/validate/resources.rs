@@ -229,14 +229,15 @@ fn claim_names(e: &mut Errors, path: &Path, claims: &[Value], pod: &BTreeSet<&st
                 e.duplicate(&here, key.as_str());
             } else if request.is_empty()
                 && names
-                    .iter()
-                    .any(|k| k.split_once('/').is_some_and(|(n, _)| n == name))
+                    .range(format!("{name}/")..)
+                    .next()
+                    .is_some_and(|k| k.split_once('/').is_some_and(|(n, _)| n == name))
             {
                 e.duplicate(&here, name);
             }
             names.insert(key);
         }
-        if !pod.contains(name) {
+        if !pod.contains(name) && !e.full() {
             let mut detail = "must be one of the names in pod.spec.resourceClaims".to_owned();
             if pod.is_empty() {
                 detail.push_str(" which is empty");

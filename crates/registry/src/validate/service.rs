@@ -276,14 +276,14 @@ fn source_ranges(e: &mut Errors, o: &Value, old: Option<&Value>) {
         if !balanced {
             e.forbidden(&p, WHY);
         }
-        let known: Vec<&str> = old
+        let known: BTreeSet<&str> = old
             .map(|o| o.texts("spec.loadBalancerSourceRanges"))
             .unwrap_or_default()
             .into_iter()
             .map(str::trim)
             .collect();
         for (i, r) in ranges.iter().map(|r| r.trim()).enumerate() {
-            if !known.contains(&r) {
+            if !known.contains(r) {
                 legacy_cidr(e, &p.index(i), r);
             }
         }
@@ -516,7 +516,7 @@ pub fn status(o: &Value, old: &Value) -> Errors {
         e.forbidden(&path, "may only be used when `spec.type` is 'LoadBalancer'");
         return e;
     }
-    let known: Vec<&str> = old
+    let known: BTreeSet<&str> = old
         .list("status.loadBalancer.ingress")
         .iter()
         .map(|i| i.text("ip"))
@@ -524,7 +524,7 @@ pub fn status(o: &Value, old: &Value) -> Errors {
     for (i, ingress) in list.iter().enumerate() {
         let p = path.index(i);
         let ip = ingress.text("ip");
-        if !ip.is_empty() && !known.contains(&ip) {
+        if !ip.is_empty() && !known.contains(ip) {
             legacy_ip(&mut e, &p.child("ip"), ip);
         }
         match ingress.text_opt("ipMode") {

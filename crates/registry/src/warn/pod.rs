@@ -207,6 +207,12 @@ fn volumes(out: &mut Vec<String>, path: &Path, list: &[Value]) {
     }
 }
 
+/// More warnings than an answer has room for.
+const ENOUGH: usize = 256;
+
+/// With how many others a file or a port is compared. Few have as many, and a warning is all that they miss.
+const COMPARED: usize = 64;
+
 /// A file of a volume and what writes it.
 #[derive(Clone, PartialEq)]
 struct File {
@@ -232,10 +238,12 @@ impl File {
     }
 
     fn overlaps(&self, other: &File) -> bool {
-        let (a, b) = (format!("{}/", self.path), format!("{}/", other.path));
-        !self.path.is_empty()
-            && !other.path.is_empty()
-            && (self == other || a.starts_with(&b) || b.starts_with(&a))
+        let below = |a: &str, b: &str| {
+            a.strip_prefix(b)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let (a, b) = (self.path.as_str(), other.path.as_str());
+        !a.is_empty() && !b.is_empty() && (below(a, b) || below(b, a))
     }
 }
 
@@ -252,13 +260,18 @@ fn overlaps(out: &mut Vec<String>, v: &Value) {
     let mut say = |shown: &str, files: Vec<File>, seen: &mut Vec<File>| {
         for f in files {
             for other in seen.iter().filter(|o| f.overlaps(o)) {
+                if out.len() >= ENOUGH {
+                    return;
+                }
                 out.push(format!(
                     "volume {name} ({shown}): overlapping paths: {} with {}",
                     f.show(),
                     other.show()
                 ));
             }
-            seen.push(f);
+            if seen.len() < COMPARED {
+                seen.push(f);
+            }
         }
     };
     let quoted = |what: &str, name: &str| format!("{what} {}", go_quote(name));
@@ -384,6 +397,9 @@ fn ports(out: &mut Vec<String>, at: &Path, spec: &Value) {
             }
             let others = all.entry((number, protocol)).or_default();
             for (there, other) in others.iter() {
+                if out.len() >= ENOUGH {
+                    break;
+                }
                 let (other_host, other_address) = (other.int("hostPort"), other.text("hostIP"));
                 let how = if address == other_address && host == other_host {
                     "duplicate"
@@ -396,7 +412,9 @@ fn ports(out: &mut Vec<String>, at: &Path, spec: &Value) {
                 };
                 out.push(format!("{here}: {how} port definition with {there}"));
             }
-            others.push((here.clone(), port));
+            if others.len() < COMPARED {
+                others.push((here.clone(), port));
+            }
             let name = port.text("name");
             if name.is_empty() {
                 continue;

@@ -13,6 +13,9 @@ use tokio::time::{Duration, Instant};
 use super::record::PUT_OVERHEAD;
 use crate::Revision;
 
+/// The longest life of a lease in seconds. Source: etcd's `MaxLeaseTTL`.
+const MAX_TTL: u64 = 9_000_000_000;
+
 /// A half-open range of keys.
 #[derive(Clone, Debug)]
 pub struct KeyRange {
@@ -442,7 +445,8 @@ impl Index {
 
     /// Starts or restarts a lease.
     pub fn grant(&mut self, id: i64, ttl: i64, now: Instant) {
-        let deadline = now + Duration::from_secs(u64::try_from(ttl).unwrap_or(0));
+        let seconds = u64::try_from(ttl).unwrap_or(0).min(MAX_TTL);
+        let deadline = now + Duration::from_secs(seconds);
         let lease = self.leases.entry(id).or_insert_with(|| Lease {
             ttl,
             deadline,
