@@ -5,7 +5,7 @@ NODES ?= 3
 STORE ?= embedded
 UP ?=
 
-.PHONY: help setup build up down check test e2e bench fuzz clean
+.PHONY: help setup build up down check docs test e2e bench fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ check: ## formatting, lints and the repository's own rules
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) test --locked -p keelson-tests --test repository
+
+docs: ## write docs/status.md anew from the lists in the code
+	KEELSON_WRITE_DOCS=1 $(CARGO) test --locked -p keelson-tests --test repository the_document_is_what_the_lists_say
 
 test: ## everything that CI runs
 	@bash .ci/run

@@ -20,6 +20,19 @@ FOREIGN = {"unsupported-kube-api-over-localhost", "openshift-config", "openshift
 LEVEL = (1, 37)
 
 
+# Gates of libraries whose source is not part of the tree.
+LIBRARIES = {
+    "ClientsAllowCBOR": ("ALPHA", "false", ""),
+    "ClientsPreferCBOR": ("ALPHA", "false", ""),
+    "ContextualLogging": ("BETA", "true", ""),
+    "InOrderInformers": ("BETA", "true", ""),
+    "InformerResourceVersion": ("GA", "true", ""),
+    "LoggingAlphaOptions": ("ALPHA", "false", ""),
+    "LoggingBetaOptions": ("BETA", "true", ""),
+    "WatchListClient": ("BETA", "true", ""),
+}
+
+
 def flags(source, out):
     lines = []
     for daemon, table in json.load(open(source)).items():
@@ -37,7 +50,7 @@ def flags(source, out):
 
 
 def gates(tree, out):
-    found = {}
+    found = dict(LIBRARIES)
     files = list(pathlib.Path(tree, "pkg/features").glob("kube_features.go"))
     files += pathlib.Path(tree, "staging/src/k8s.io").rglob("*kube_features.go")
     for path in files:

@@ -1,4 +1,5 @@
-//! The repository's own rules: which crate may know which (doors), and what must not be written anywhere.
+//! The repository's own rules: which crate may know which (doors), what the lists say (`docs/status.md`), what the
+//! documents name, and what must not be written anywhere.
 
 #![expect(
     clippy::unwrap_used,
@@ -6,7 +7,9 @@
     reason = "a failure of these tests is a panic"
 )]
 
+mod documents;
 mod doors;
+mod lists;
 mod words;
 
 /// The root of the repository.

@@ -1,6 +1,5 @@
 //! kube-apiserver: flags in, `apiserver::run` out. What is here is only the choice and the wiring of parts.
 
-mod flags;
 mod kubelet;
 mod tokens;
 
@@ -23,8 +22,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const STACK: usize = 128 * 1024 * 1024;
 
 fn main() -> std::process::ExitCode {
-    let flags = flags::command_line().parse_or_exit();
+    let flags = apiserver::flags::command_line().parse_or_exit();
     component::logging::init(&flags.logging());
+    for warning in &flags.warnings {
+        tracing::warn!("{warning}");
+    }
     let run = || -> Result<()> {
         tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -140,8 +142,12 @@ async fn serve(flags: &Flags) -> Result<()> {
 
     observe(&core, &auth)?;
     let deps = admission::chain::Deps {
+        not_ready_seconds: flags.int("default-not-ready-toleration-seconds"),
+        unreachable_seconds: flags.int("default-unreachable-toleration-seconds"),
         authorizer: authorizer.clone(),
     };
+    let missing = admission::chain::Chain::missing(flags.strings("disable-admission-plugins"));
+    tracing::warn!(plugins = %missing.join(","), "Admission plugins that upstream runs by default are not there");
     let chain = admission::chain::Chain::new(
         flags.strings("enable-admission-plugins"),
         flags.strings("disable-admission-plugins"),
@@ -173,6 +179,7 @@ async fn serve(flags: &Flags) -> Result<()> {
             d => d,
         },
         max_in_flight: usize::try_from(in_flight).unwrap_or(600),
+        features: flags.features().map_err(|e| anyhow!(e))?,
         ..Config::default()
     };
     let dependencies = Dependencies {
@@ -228,8 +235,29 @@ fn authentication_info(flags: &Flags) -> Result<BTreeMap<String, String>> {
     Ok(out)
 }
 
-/// Keeps the authorizers' indexes current with the caches.
+/// Keeps the authorizers' indexes current with the caches, and tells of guards that are stored, by whomever, and do nothing.
 fn observe(core: &Arc<Core>, auth: &auth::setup::Auth) -> Result<()> {
+    const GUARDS: &str = "admissionregistration.k8s.io";
+    let idle = registry::builtin::BUILTINS
+        .iter()
+        .filter(|b| b.group == GUARDS && !b.support.is_there());
+    for line in idle {
+        core.observe(
+            GUARDS,
+            line.resource,
+            Arc::new(move |_, name, seen| {
+                if seen.is_some() {
+                    tracing::warn!(
+                        resource = line.resource,
+                        name,
+                        "Stored and without effect: {}",
+                        line.support.text()
+                    );
+                }
+            }),
+        )
+        .map_err(|s| anyhow!(s.message))?;
+    }
     for kind in Kind::ALL {
         let index = auth.rbac.clone();
         core.observe(

@@ -10,6 +10,7 @@ fn main() -> anyhow::Result<()> {
         tracing::warn!("{w}");
     }
     let settings = kubelet::config::flags::settings(&flags)?;
+    settings.check_machine(&std::fs::read_to_string("/proc/swaps").unwrap_or_default())?;
     if let (Some(bootstrap), Some(kubeconfig)) =
         (&settings.bootstrap_kubeconfig, &settings.kubeconfig)
         && !kubeconfig.exists()
@@ -33,6 +34,8 @@ fn main() -> anyhow::Result<()> {
             Some(path) => {
                 let options = client::Options {
                     user_agent: component::version::user_agent("kubelet"),
+                    qps: settings.api_qps,
+                    burst: settings.api_burst,
                     ..client::Options::default()
                 };
                 Some(
@@ -43,10 +46,12 @@ fn main() -> anyhow::Result<()> {
             }
             None => None,
         };
+        let metrics = component::metrics::Registry::new();
+        metrics.features(&settings.features);
         let deps = kubelet::Dependencies {
             client,
             runtime: None,
-            metrics: component::metrics::Registry::new(),
+            metrics,
         };
         let r = kubelet::run(settings, deps, shutdown.clone()).await;
         shutdown.drain(std::time::Duration::from_secs(5)).await;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use api::Status;
 use auth::Authorizer;
+use component::support::{Instead, Support};
 use serde_json::Value;
 
 use crate::{Attributes, Plugin, plugins};
@@ -13,6 +14,21 @@ use crate::{Attributes, Plugin, plugins};
 pub struct Deps {
     /// For the plugins that ask whether a user may do something else.
     pub authorizer: Arc<dyn Authorizer>,
+    /// `--default-not-ready-toleration-seconds`.
+    pub not_ready_seconds: i64,
+    /// `--default-unreachable-toleration-seconds`.
+    pub unreachable_seconds: i64,
+}
+
+impl Deps {
+    /// With upstream's defaults of what flags can set.
+    pub fn new(authorizer: Arc<dyn Authorizer>) -> Deps {
+        Deps {
+            authorizer,
+            not_ready_seconds: 300,
+            unreachable_seconds: 300,
+        }
+    }
 }
 
 /// Makes a plugin.
@@ -24,8 +40,9 @@ pub struct Descriptor {
     pub name: &'static str,
     /// Whether it runs without being asked for.
     pub default_on: bool,
-    /// `None`: upstream has it and we do not: enabling it is an error, except where `default_on` says that upstream runs
-    /// it anyway.
+    /// How far it is there; naming an absent one in `--enable-admission-plugins` is an error.
+    pub support: Support,
+    /// `None` for absent ones.
     pub make: Option<Make>,
 }
 
@@ -36,8 +53,8 @@ pub enum ChainError {
     #[error("{0} plugin {1:?} is unknown")]
     Unknown(&'static str, String),
     /// Upstream has it, we do not.
-    #[error("enable-admission-plugins plugin {0:?} is not implemented")]
-    NotImplemented(String),
+    #[error("enable-admission-plugins plugin {0:?} is not implemented: {1}")]
+    NotImplemented(String, &'static str),
     /// On and off at once.
     #[error("{0} in enable-admission-plugins and disable-admission-plugins overlapped")]
     Overlap(String),
@@ -65,12 +82,10 @@ impl Chain {
         if let Some(n) = enable.iter().find(|n| disable.contains(n)) {
             return Err(ChainError::Overlap(n.clone()));
         }
-        if let Some(d) = enable
-            .iter()
-            .filter_map(find)
-            .find(|d| d.make.is_none() && !d.default_on)
-        {
-            return Err(ChainError::NotImplemented(d.name.to_owned()));
+        for d in enable.iter().filter_map(find) {
+            if let Support::Absent(Instead::Refused(why) | Instead::Warned(why)) = d.support {
+                return Err(ChainError::NotImplemented(d.name.to_owned(), why));
+            }
         }
         let on = |d: &&Descriptor| {
             let named = |l: &[String]| l.iter().any(|n| n == d.name);
@@ -83,6 +98,17 @@ impl Chain {
                 .filter_map(|d| d.make.map(|make| make(deps)))
                 .collect(),
         ))
+    }
+
+    /// The plugins that upstream would run with these flags and that are not there, but for those whose absence nobody
+    /// can tell.
+    pub fn missing(disable: &[String]) -> Vec<&'static str> {
+        plugins::ALL
+            .iter()
+            .filter(|d| d.default_on && !disable.iter().any(|n| n == d.name))
+            .filter(|d| matches!(d.support, Support::Absent(Instead::Refused(_))))
+            .map(|d| d.name)
+            .collect()
     }
 
     /// The names of the plugins that run.

@@ -11,8 +11,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
-use crate::chain::{Chain, ChainError, Deps};
-use crate::{Attributes, Operation};
+use crate::chain::{Chain, Deps};
+use crate::{Attributes, Operation, plugins};
 
 #[derive(Default)]
 struct Cluster(Mutex<HashMap<String, Arc<Value>>>);
@@ -110,9 +110,7 @@ fn chain() -> Chain {
     Chain::new(
         &["NodeRestriction".into()],
         &[],
-        &Deps {
-            authorizer: Arc::new(AlwaysDeny),
-        },
+        &Deps::new(Arc::new(AlwaysDeny)),
     )
     .unwrap()
 }
@@ -580,27 +578,41 @@ async fn a_node_gets_tokens_of_its_own_pods_only() {
 
 #[test]
 fn flags() {
-    let deps = Deps {
-        authorizer: Arc::new(AlwaysAllow),
-    };
+    let deps = Deps::new(Arc::new(AlwaysAllow));
     let s = |l: &[&str]| l.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
     let names = Chain::new(&[], &s(&["Priority"]), &deps).unwrap().names();
     assert_eq!(names.first(), Some(&"NamespaceLifecycle"));
     assert!(!names.contains(&"Priority") && !names.contains(&"NodeRestriction"));
-    assert!(
-        Chain::new(&s(&["NodeRestriction", "ResourceQuota"]), &[], &deps)
-            .unwrap()
-            .names()
-            .contains(&"NodeRestriction")
-    );
-    let e = Chain::new(&s(&["Nope"]), &[], &deps).err().unwrap();
+    let named = Chain::new(&s(&["NodeRestriction"]), &[], &deps).unwrap();
+    assert!(named.names().contains(&"NodeRestriction"));
+    let e = |enable: &[&str]| {
+        Chain::new(&s(enable), &[], &deps)
+            .err()
+            .map(|e| e.to_string())
+            .unwrap_or_default()
+    };
     assert_eq!(
-        e.to_string(),
+        e(&["Nope"]),
         "enable-admission-plugins plugin \"Nope\" is unknown"
     );
-    assert_eq!(
-        Chain::new(&s(&["EventRateLimit"]), &[], &deps).err(),
-        Some(ChainError::NotImplemented("EventRateLimit".into()))
-    );
     assert!(Chain::new(&s(&["Priority"]), &s(&["Priority"]), &deps).is_err());
+    for d in plugins::ALL {
+        let error = e(&[d.name]);
+        match d.make {
+            // Whoever names a plugin relies on it, whether upstream runs it by default or not.
+            None => assert!(
+                error.contains("is not implemented: "),
+                "{}: {error}",
+                d.name
+            ),
+            Some(make) => {
+                assert_eq!(error, "");
+                assert_eq!(make(&deps).name(), d.name);
+            }
+        }
+        assert_eq!(d.make.is_some(), d.support.is_there(), "{}", d.name);
+    }
+    let missing = Chain::missing(&s(&["ResourceQuota"]));
+    assert!(missing.contains(&"PodSecurity") && missing.contains(&"ValidatingAdmissionWebhook"));
+    assert!(!missing.contains(&"ResourceQuota") && !missing.contains(&"EventRateLimit"));
 }

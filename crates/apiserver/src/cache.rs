@@ -992,6 +992,7 @@ mod tests {
             review: None,
             computed: None,
             meta: crate::resource::MetaChecks::new(1, 1),
+            support: component::Support::Full,
         };
         Cache::new(Arc::new(def), storage, Arc::new(NoStore))
     }

@@ -42,6 +42,8 @@ pub struct Config {
     pub git_version: String,
     /// The commit this was built from; may be empty.
     pub git_commit: String,
+    /// The gates.
+    pub features: component::features::Features,
 }
 
 impl Default for Config {
@@ -53,6 +55,7 @@ impl Default for Config {
             max_in_flight: 600,
             git_version: "v1.37.0".into(),
             git_commit: String::new(),
+            features: Default::default(),
         }
     }
 }
@@ -173,7 +176,10 @@ impl Server {
             }
         };
         let long = info.long_running();
-        let gzip = info.is_resource && !long && crate::compress::accepted(request.headers());
+        let gzip = info.is_resource
+            && !long
+            && self.config.features.enabled("APIResponseCompression")
+            && crate::compress::accepted(request.headers());
         let label = self.metrics.begin(&info, &self.engine.core);
 
         let limit = match query.get("timeout").filter(|t| !long && !t.is_empty()) {

@@ -13,6 +13,7 @@ use api::field::{ErrorList, Path};
 use api::reader::ObjectReader;
 use async_trait::async_trait;
 use auth::UserInfo;
+use component::support::{Instead, Support};
 use rand::Rng;
 use serde_json::{Map, Value};
 use storage::{Expect, KeyValue, Revision, Written};
@@ -22,7 +23,7 @@ use crate::cache::store_error;
 use crate::codec::{self, meta_mut, meta_str, set_meta};
 use crate::core::{Core, Served};
 use crate::options::{DeleteOptions, Propagation};
-use crate::resource::{Context, ObjectWriter, Strategy};
+use crate::resource::{Context, ObjectWriter, ResourceDef, Strategy};
 use crate::warnings::Warnings;
 
 /// How often a write is tried anew when others write the same object.
@@ -85,6 +86,16 @@ pub struct Request<'a> {
     pub warnings: &'a Warnings,
     /// The field manager of this write; empty to leave managedFields alone.
     pub manager: &'a str,
+}
+
+/// What is to be said of a new object that nothing will act on.
+fn unserved(def: &ResourceDef) -> Option<String> {
+    match def.support {
+        Support::Absent(Instead::Warned(why) | Instead::Refused(why)) => {
+            Some(format!("{} is stored, but {why}", def.kind))
+        }
+        _ => None,
+    }
 }
 
 impl Request<'_> {
@@ -497,6 +508,7 @@ impl Engine {
         }
         r.warnings
             .extend(def.strategy.warnings(&ctx, &object, None));
+        r.warnings.extend(unserved(&def));
         if let Some(right) = needs {
             self.authorize(right).await?;
         }
@@ -523,6 +535,10 @@ impl Engine {
                 reservation.keep();
                 finish(&def, &mut object, revision);
                 shown(r, revision).await;
+                // What the server makes at its start is upstream's, used or not.
+                if let Some(why) = unserved(&def).filter(|_| r.user.name != "system:apiserver") {
+                    tracing::warn!(namespace = r.namespace, name, user = r.user.name, "{why}");
+                }
                 Ok(object)
             }
             Written::Mismatch { .. } => Err(exists()),

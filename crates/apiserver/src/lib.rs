@@ -12,6 +12,7 @@ pub mod core;
 pub mod discovery;
 pub mod encode;
 pub mod engine;
+pub mod flags;
 pub mod health;
 pub mod impersonate;
 pub mod meta;

@@ -36,9 +36,11 @@ const SECONDS: &[f64] = &[
     10.0, 15.0, 20.0, 30.0, 45.0, 60.0,
 ];
 
-impl Default for Metrics {
-    fn default() -> Metrics {
+impl Metrics {
+    /// With the gates as they are set.
+    pub fn new(features: &component::features::Features) -> Metrics {
         let registry = Registry::new();
+        registry.features(features);
         let requests = registry.counter(
             "apiserver_request_total",
             "Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.",
@@ -62,9 +64,7 @@ impl Default for Metrics {
             inflight,
         }
     }
-}
 
-impl Metrics {
     /// Counts a request in.
     pub fn begin(&self, info: &RequestInfo, core: &Core) -> Label {
         let kind = if info.mutating() {

@@ -201,6 +201,18 @@ impl DeleteOptions {
     }
 }
 
+/// What [`ListOptions`] are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listing {
+    /// A list.
+    List,
+    /// A watch; `watch_list` is whether the gate WatchList is on.
+    Watch {
+        /// See above.
+        watch_list: bool,
+    },
+}
+
 /// `metav1.ListOptions`, for lists and watches.
 #[derive(Clone, Debug, Default)]
 pub struct ListOptions {
@@ -228,7 +240,8 @@ pub struct ListOptions {
 
 impl ListOptions {
     /// Reads and checks.
-    pub fn parse(query: &Query, watch: bool) -> Result<ListOptions, Status> {
+    pub fn parse(query: &Query, listing: Listing) -> Result<ListOptions, Status> {
+        let watch = listing != Listing::List;
         let limit = query.int("limit")?.unwrap_or(0);
         let o = ListOptions {
             label_selector: query.str("labelSelector").to_owned(),
@@ -295,6 +308,12 @@ impl ListOptions {
                         "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
                     );
                 }
+                if listing == (Listing::Watch { watch_list: false }) {
+                    errors.forbidden(
+                        &send_path,
+                        "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled",
+                    );
+                }
                 if !m.is_empty() && m != "NotOlderThan" {
                     errors.not_supported(&path, m, &["NotOlderThan"]);
                 }
@@ -334,4 +353,23 @@ pub fn parse_revision(rv: &str) -> Result<i64, String> {
             let q = api::text::go_quote(rv);
             format!("resourceVersion: Invalid value: {q}: strconv.ParseUint: parsing {q}: {why}")
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gate_watch_list_is_read() {
+        let query =
+            Query::parse("watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan");
+        let of = |watch_list| ListOptions::parse(&query, Listing::Watch { watch_list });
+        assert!(of(true).is_ok());
+        assert!(
+            of(false)
+                .unwrap_err()
+                .message
+                .contains("unless the WatchList feature gate is enabled")
+        );
+    }
 }

@@ -531,4 +531,6 @@ pub struct ResourceDef {
     pub computed: Option<Arc<dyn Computed>>,
     /// How often metadata is checked.
     pub meta: MetaChecks,
+    /// How far it is there. Objects of what is absent are stored, with a warning.
+    pub support: component::Support,
 }

@@ -230,7 +230,7 @@ pub async fn run_on(
     let server = Arc::new(Server {
         permits: tokio::sync::Semaphore::new(config.max_in_flight.max(1)),
         health: Health::new(dependencies.hooks.iter().map(|h| h.name)),
-        metrics: Metrics::default(),
+        metrics: Metrics::new(&config.features),
         documents: Default::default(),
         authenticator: dependencies.authenticator,
         kubelet_tls: dependencies.kubelet_tls,

@@ -48,6 +48,31 @@ impl LeaderConfig {
             retry_period: Duration::from_secs(2),
         }
     }
+
+    /// Whether the periods can work together.
+    ///
+    /// # Errors
+    /// What has to be greater.
+    pub fn check(&self) -> Result<(), String> {
+        // Retries are spread by up to this factor.
+        const JITTER: f64 = 1.2;
+        for (name, period) in [
+            ("leaseDuration", self.lease_duration),
+            ("renewDeadline", self.renew_deadline),
+            ("retryPeriod", self.retry_period),
+        ] {
+            if period.is_zero() {
+                return Err(format!("{name} must be greater than zero"));
+            }
+        }
+        if self.lease_duration <= self.renew_deadline {
+            return Err("leaseDuration must be greater than renewDeadline".into());
+        }
+        if self.renew_deadline <= self.retry_period.mul_f64(JITTER) {
+            return Err("renewDeadline must be greater than retryPeriod*JitterFactor".into());
+        }
+        Ok(())
+    }
 }
 
 /// The lease was lost while the work was running.

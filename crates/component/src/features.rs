@@ -1,8 +1,62 @@
-//! Feature gates: the known list (imported from upstream, `data/features.tsv`), what `--feature-gates` sets, and what is on.
+//! Feature gates: upstream's list (imported, `data/features.tsv`), what `--feature-gates` sets, and what is on.
+//!
+//! Code asks a gate with [`Features::enabled`] and is named in [`SUPPORT`]. A gate that nothing reads cannot be moved from
+//! its default: what it would turn on is not there, or what it would turn off is always on.
 
 use std::collections::BTreeMap;
 
+use crate::support::{Instead, Support, refused, warned};
+
 const DATA: &str = include_str!("../data/features.tsv");
+
+/// How far gates are there; those that are not named are refused when they are moved from their default.
+const SUPPORT: &[(Support, &[&str])] = &[
+    (Support::Full, &["APIResponseCompression", "WatchList"]),
+    (
+        warned("it is about how upstream's code works inside"),
+        &[
+            "APIServingWithRoutine",
+            "CRIListStreaming",
+            "ConcurrentWatchObjectDecode",
+            "ContextualLogging",
+            "DetectCacheInconsistency",
+            "EventedPLEG",
+            "InOrderInformers",
+            "InformerResourceVersion",
+            "ListFromCacheSnapshot",
+            "OpportunisticBatching",
+            "PLEGOnDemandRelist",
+            "SchedulerAsyncAPICalls",
+            "SchedulerAsyncPreemption",
+            "SchedulerPopFromBackoffQ",
+            "SizeBasedListCostEstimate",
+            "StaleControllerConsistencyDaemonSet",
+            "StaleControllerConsistencyJob",
+            "StaleControllerConsistencyReplicaSet",
+            "StaleControllerConsistencyStatefulSet",
+            "WatchCacheInitializationPostStartHook",
+            "WatchListClient",
+        ],
+    ),
+    (
+        warned("options of logging need no gate"),
+        &["LoggingAlphaOptions", "LoggingBetaOptions"],
+    ),
+    (
+        warned("daemons are for Linux"),
+        &["WindowsCPUAndMemoryAffinity", "WindowsGracefulNodeShutdown"],
+    ),
+    (
+        warned("no daemon of a cloud is among these"),
+        &[
+            "CloudControllerManagerWatchBasedRoutesReconciliation",
+            "CloudControllerManagerWebhook",
+        ],
+    ),
+];
+
+const OFF: Support = refused("what it would turn on is not there");
+const ON: Support = refused("nothing asks for it: what is there of it cannot be turned off");
 
 /// One known gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +67,8 @@ pub struct Gate {
     pub default: bool,
     /// Cannot be set to anything else than its default.
     pub locked: bool,
+    /// Whether anything reads it.
+    pub support: Support,
 }
 
 /// The gates of one daemon.
@@ -29,14 +85,15 @@ impl Default for Features {
             .filter_map(|line| {
                 let mut cols = line.split('\t');
                 let (name, stage, default) = (cols.next()?, cols.next()?, cols.next()?);
-                Some((
-                    name,
-                    Gate {
-                        stage,
-                        default: default == "true",
-                        locked: cols.next() == Some("locked"),
-                    },
-                ))
+                let default = default == "true";
+                let said = SUPPORT.iter().find(|(_, names)| names.contains(&name));
+                let gate = Gate {
+                    stage,
+                    default,
+                    locked: cols.next() == Some("locked"),
+                    support: said.map_or(if default { ON } else { OFF }, |(s, _)| *s),
+                };
+                Some((name, gate))
             })
             .collect();
         Features {
@@ -99,6 +156,42 @@ impl Features {
         Ok(())
     }
 
+    /// The gates that were moved from their default though nothing reads them.
+    fn moved(&self) -> impl Iterator<Item = (&'static str, bool, Instead)> + '_ {
+        self.all()
+            .filter_map(|(name, gate, on)| match gate.support {
+                Support::Absent(instead) if on != gate.default => Some((name, on, instead)),
+                _ => None,
+            })
+    }
+
+    /// Refuses gates that were moved from their default though nothing reads them and somebody would miss it.
+    ///
+    /// # Errors
+    /// The first of them.
+    pub fn check(&self) -> Result<(), String> {
+        let refused = self.moved().find_map(|(name, on, instead)| match instead {
+            Instead::Refused(why) => Some((name, on, why)),
+            Instead::Warned(_) => None,
+        });
+        match refused {
+            Some((name, on, why)) => Err(format!("cannot set feature gate {name} to {on}: {why}")),
+            None => Ok(()),
+        }
+    }
+
+    /// What to log about gates that were moved and change nothing.
+    pub fn warnings(&self) -> Vec<String> {
+        self.moved()
+            .filter_map(|(name, on, instead)| match instead {
+                Instead::Warned(why) => {
+                    Some(format!("Feature gate {name}={on} has no effect: {why}"))
+                }
+                Instead::Refused(_) => None,
+            })
+            .collect()
+    }
+
     /// Whether a gate is on. An unknown gate is off.
     pub fn enabled(&self, name: &str) -> bool {
         let Some(gate) = self.known.get(name) else {
@@ -130,31 +223,63 @@ mod tests {
     #[test]
     fn gates_as_upstream() {
         let mut f = Features::default();
-        assert!(f.enabled("APIServerIdentity"));
-        f.apply("APIServerIdentity=false").unwrap();
-        assert!(!f.enabled("APIServerIdentity"));
-        assert_eq!(
-            f.apply("Nope=true").unwrap_err(),
-            "unrecognized feature gate: Nope"
-        );
-        assert_eq!(
-            f.apply("APIServerTracing=false").unwrap_err(),
-            "cannot set feature gate APIServerTracing to false, feature is locked to true"
-        );
-        assert_eq!(f.apply("X").unwrap_err(), "missing bool value for X");
-        assert!(
-            f.apply("APIServerIdentity=maybe")
-                .unwrap_err()
-                .starts_with("invalid value of APIServerIdentity=maybe, err:")
-        );
+        assert!(f.enabled("WatchList"));
+        f.apply("WatchList=false").unwrap();
+        assert!(!f.enabled("WatchList"));
+        for (text, message) in [
+            ("Nope=true", "unrecognized feature gate: Nope"),
+            (
+                "APIServerTracing=false",
+                "cannot set feature gate APIServerTracing to false, feature is locked to true",
+            ),
+            ("X", "missing bool value for X"),
+            (
+                "WatchList=maybe",
+                "invalid value of WatchList=maybe, err: strconv.ParseBool: parsing \"maybe\": invalid syntax",
+            ),
+        ] {
+            assert_eq!(f.apply(text).unwrap_err(), message);
+        }
     }
 
     #[test]
     fn all_beta_sets_the_stage_but_not_named_gates() {
         let mut f = Features::default();
-        f.apply("AllBeta=false,APIServerIdentity=true").unwrap();
-        assert!(f.enabled("APIServerIdentity"));
+        f.apply("AllBeta=false,WatchList=true").unwrap();
+        assert!(f.enabled("WatchList"));
         assert!(!f.enabled("APIResponseCompression"));
         assert!(f.enabled("APIServerTracing"));
+    }
+
+    #[test]
+    fn a_gate_without_a_reader_cannot_be_moved() {
+        let of = |text: &str| {
+            let mut f = Features::default();
+            f.apply(text).unwrap();
+            f
+        };
+        for ok in ["WatchList=false", "MemoryQoS=false", "AllAlpha=false"] {
+            assert_eq!(of(ok).check(), Ok(()), "{ok}");
+        }
+        assert_eq!(
+            of("MemoryQoS=true").check().unwrap_err(),
+            "cannot set feature gate MemoryQoS to true: what it would turn on is not there"
+        );
+        assert_eq!(
+            of("PodLevelResources=false").check().unwrap_err(),
+            "cannot set feature gate PodLevelResources to false: nothing asks for it: what is there of it cannot be turned off"
+        );
+        assert!(of("AllAlpha=true").check().is_err() && of("AllBeta=false").check().is_err());
+        let harmless = of("ConcurrentWatchObjectDecode=true");
+        assert_eq!(harmless.check(), Ok(()));
+        assert_eq!(harmless.warnings().len(), 1);
+    }
+
+    #[test]
+    fn every_gate_that_is_said_something_of_is_known() {
+        let f = Features::default();
+        for name in SUPPORT.iter().flat_map(|(_, names)| names.iter()) {
+            assert!(f.known.contains_key(name), "{name}");
+        }
     }
 }

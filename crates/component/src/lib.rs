@@ -14,9 +14,11 @@ pub mod probe;
 pub mod reload;
 pub mod serve;
 pub mod shutdown;
+pub mod support;
 pub mod tls;
 pub mod unverified;
 pub mod version;
 
 pub use flags::{CommandLine, Flags};
 pub use shutdown::Shutdown;
+pub use support::Support;

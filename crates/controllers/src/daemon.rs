@@ -101,50 +101,149 @@ pub fn command_line() -> CommandLine {
         "unhealthy-zone-threshold",
         "use-service-account-credentials",
     ])
-    .ignore(&[
-        "attach-detach-reconcile-sync-period",
-        "authentication-skip-lookup",
-        "authentication-token-webhook-cache-ttl",
-        "authentication-tolerate-lookup-failure",
-        "authorization-always-allow-paths",
-        "authorization-webhook-cache-authorized-ttl",
-        "authorization-webhook-cache-unauthorized-ttl",
-        "cluster-name",
-        "cluster-signing-cert-file",
-        "cluster-signing-duration",
-        "cluster-signing-key-file",
-        "concurrent-cron-job-syncs",
-        "concurrent-daemonset-syncs",
-        "concurrent-ephemeralvolume-syncs",
-        "concurrent-horizontal-pod-autoscaler-syncs",
-        "concurrent-job-syncs",
-        "concurrent-rc-syncs",
-        "concurrent-resource-quota-syncs",
-        "concurrent-serviceaccount-token-syncs",
-        "concurrent-statefulset-syncs",
-        "concurrent-ttl-after-finished-syncs",
-        "configure-cloud-routes",
-        "controller-shutdown-timeout",
-        "controller-start-interval",
-        "disable-http2-serving",
-        "endpoint-updates-batch-period",
-        "endpointslice-updates-batch-period",
-        "flex-volume-plugin-dir",
-        "http2-max-streams-per-connection",
-        "kube-api-content-type",
-        "leader-elect-resource-lock",
-        "min-resync-period",
-        "namespace-sync-period",
-        "requestheader-allowed-names",
-        "requestheader-client-ca-file",
-        "requestheader-extra-headers-prefix",
-        "requestheader-group-headers",
-        "requestheader-uid-headers",
-        "requestheader-username-headers",
-        "resource-quota-sync-period",
-        "route-reconciliation-period",
-        "service-account-private-key-file",
-    ])
+    .only("cidr-allocator-type", &["RangeAllocator"])
+    .only("cloud-provider", &["external"])
+    .only("leader-elect-resource-lock", &["leases"])
+    .ignore(
+        "no controller attaches, binds, provisions or recycles volumes",
+        &[
+            "attach-detach-reconcile-sync-period",
+            "concurrent-ephemeralvolume-syncs",
+            "disable-attach-detach-reconcile-sync",
+            "disable-force-detach-on-timeout",
+            "enable-dynamic-provisioning",
+            "flex-volume-plugin-dir",
+            "pv-recycler-increment-timeout-nfs",
+            "pv-recycler-minimum-timeout-hostpath",
+            "pv-recycler-minimum-timeout-nfs",
+            "pv-recycler-pod-template-filepath-hostpath",
+            "pv-recycler-pod-template-filepath-nfs",
+            "pv-recycler-timeout-increment-hostpath",
+            "pvclaimbinder-sync-period",
+        ],
+    )
+    .ignore(
+        "there is no such controller",
+        &[
+            "concurrent-cron-job-syncs",
+            "concurrent-device-taint-eviction-syncs",
+            "concurrent-horizontal-pod-autoscaler-syncs",
+            "concurrent-job-syncs",
+            "concurrent-rc-syncs",
+            "concurrent-resource-quota-syncs",
+            "concurrent-resourceclaim-syncs",
+            "concurrent-service-syncs",
+            "concurrent-serviceaccount-token-syncs",
+            "concurrent-statefulset-syncs",
+            "concurrent-ttl-after-finished-syncs",
+            "concurrent-validating-admission-policy-status-syncs",
+            "horizontal-pod-autoscaler-cpu-initialization-period",
+            "horizontal-pod-autoscaler-downscale-stabilization",
+            "horizontal-pod-autoscaler-initial-readiness-delay",
+            "horizontal-pod-autoscaler-sync-period",
+            "horizontal-pod-autoscaler-tolerance",
+            "legacy-service-account-token-clean-up-period",
+            "mirroring-concurrent-service-endpoint-syncs",
+            "mirroring-endpointslice-updates-batch-period",
+            "mirroring-max-endpoints-per-subset",
+            "resource-quota-sync-period",
+        ],
+    )
+    .ignore(
+        "no controller makes token Secrets; tokens are signed by the apiserver",
+        &["service-account-private-key-file"],
+    )
+    .ignore(
+        "no controller signs certificates",
+        &[
+            "cluster-signing-cert-file",
+            "cluster-signing-duration",
+            "cluster-signing-key-file",
+            "cluster-signing-kube-apiserver-client-cert-file",
+            "cluster-signing-kube-apiserver-client-key-file",
+            "cluster-signing-kubelet-client-cert-file",
+            "cluster-signing-kubelet-client-key-file",
+            "cluster-signing-kubelet-serving-cert-file",
+            "cluster-signing-kubelet-serving-key-file",
+            "cluster-signing-legacy-unknown-cert-file",
+            "cluster-signing-legacy-unknown-key-file",
+        ],
+    )
+    .ignore(
+        "no controller talks to a cloud",
+        &[
+            "cluster-name",
+            "configure-cloud-routes",
+            "route-reconciliation-period",
+        ],
+    )
+    .ignore(
+        "changes are acted on as they are seen; nothing is polled",
+        &[
+            "concurrent-daemonset-syncs",
+            "controller-shutdown-timeout",
+            "controller-start-interval",
+            "endpoint-updates-batch-period",
+            "endpointslice-updates-batch-period",
+            "min-resync-period",
+            "namespace-sync-period",
+        ],
+    )
+    .ignore(
+        "protobuf is spoken where the apiserver does",
+        &["kube-api-content-type"],
+    )
+    .ignore(
+        "the secure port chooses its own times and counts, and answers nobody while it cannot ask the apiserver",
+        &[
+            "authentication-token-webhook-cache-ttl",
+            "authentication-tolerate-lookup-failure",
+            "authorization-webhook-cache-authorized-ttl",
+            "authorization-webhook-cache-unauthorized-ttl",
+            "http2-max-streams-per-connection",
+        ],
+    )
+    .ignore(
+        "identities in headers are not taken by the secure port",
+        &[
+            "requestheader-allowed-names",
+            "requestheader-client-ca-file",
+            "requestheader-extra-headers-prefix",
+            "requestheader-group-headers",
+            "requestheader-uid-headers",
+            "requestheader-username-headers",
+        ],
+    )
+    .ignore(
+        "a port that is taken ends the process",
+        &["permit-address-sharing", "permit-port-sharing"],
+    )
+    .refuse(
+        "the apiserver is always asked who calls",
+        &["authentication-skip-lookup"],
+    )
+    .refuse(
+        "health paths are open and all others are asked for",
+        &["authorization-always-allow-paths"],
+    )
+    .refuse(
+        "cloud providers are programs of their own",
+        &["cloud-config", "external-cloud-volume-plugin"],
+    )
+    .refuse("HTTP/2 is always served", &["disable-http2-serving"])
+    .refuse(
+        "there is no such controller",
+        &["enable-hostpath-provisioner"],
+    )
+    .refuse(
+        "leases are not migrated",
+        &["enable-leader-migration", "leader-migration-config"],
+    )
+    .refuse(
+        "the TLS library's own order is used",
+        &["tls-curve-preferences"],
+    )
+    .refuse("one certificate is served", &["tls-sni-cert-key"])
 }
 
 fn list_of(text: &str) -> Vec<String> {
@@ -175,11 +274,9 @@ fn config(flags: &Flags) -> Result<Config, Error> {
             .clamp(1, 1000),
         ..Config::default()
     };
-    let unknown = list::unknown(&config.controllers);
-    // Controllers of upstream that do not exist here may be named; a typo gets a warning too.
-    for name in unknown {
-        tracing::warn!(name, "--controllers names a controller that is not there");
-    }
+    list::check(&config.controllers).map_err(Error::Flag)?;
+    let missing: Vec<&str> = list::missing(&config.controllers).map(|c| c.name).collect();
+    tracing::warn!(controllers = %missing.join(","), "Controllers that are asked for are not there");
     let mask = |name: &str, default: u8| match u8::try_from(flags.int(name)) {
         Ok(0) | Err(_) => default,
         Ok(n) => n,
@@ -274,6 +371,7 @@ pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
             ..tls::Options::default()
         })?;
         let registry = Registry::new();
+        registry.features(&flags.features().map_err(Error::Flag)?);
         tls.register(&registry);
         let checks = ["healthz", "livez", "readyz"]
             .map(|n| Checks::new(n).ok("ping"))
@@ -303,6 +401,11 @@ pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
         renew_deadline: flags.duration("leader-elect-renew-deadline"),
         retry_period: flags.duration("leader-elect-retry-period"),
     });
+    if let Some(leader) = &leader {
+        leader
+            .check()
+            .map_err(|why| Error::Flag(format!("leader election: {why}")))?;
+    }
     let deps = Dependencies {
         client,
         service_account_credentials: flags.bool("use-service-account-credentials"),

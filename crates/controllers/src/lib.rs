@@ -98,6 +98,9 @@ async fn work(config: Arc<Config>, deps: &Dependencies, shutdown: CancellationTo
         .iter()
         .filter(|c| c.is_enabled(&config.controllers))
     {
+        let Some(start) = c.start else {
+            continue;
+        };
         let client = if deps.service_account_credentials {
             deps.client
                 .as_service_account("kube-system", c.service_account)
@@ -119,7 +122,7 @@ async fn work(config: Arc<Config>, deps: &Dependencies, shutdown: CancellationTo
         );
         tasks.spawn(writing);
         tracing::info!(controller = c.name, "Starting controller");
-        (c.start)(Context {
+        start(Context {
             client,
             // A resource that cannot be watched stops the controllers that need it, and no others.
             informers: informers.scope(),

@@ -1,5 +1,7 @@
 //! The list of controllers. A controller is added by one line here.
 
+use component::support::{Support, warned};
+
 use crate::Context;
 
 /// A controller.
@@ -13,8 +15,10 @@ pub struct Descriptor {
     pub service_account: &'static str,
     /// Whether `*` includes it.
     pub default: bool,
-    /// Starts its tasks; returns at once.
-    pub start: fn(Context),
+    /// How far it is there. An absent one may be named, with a warning: installers name controllers without need.
+    pub support: Support,
+    /// Starts its tasks; returns at once. `None` for absent ones.
+    pub start: Option<fn(Context)>,
 }
 
 const fn controller(
@@ -28,11 +32,39 @@ const fn controller(
         aliases,
         service_account,
         default: true,
-        start,
+        support: Support::Full,
+        start: Some(start),
     }
 }
 
-/// Every controller, in the order of their start.
+const fn absent(
+    name: &'static str,
+    aliases: &'static [&'static str],
+    what: &'static str,
+) -> Descriptor {
+    Descriptor {
+        name,
+        aliases,
+        service_account: "",
+        default: true,
+        support: warned(what),
+        start: None,
+    }
+}
+
+/// Not there, and off by default upstream too.
+const fn absent_and_off(
+    name: &'static str,
+    aliases: &'static [&'static str],
+    what: &'static str,
+) -> Descriptor {
+    Descriptor {
+        default: false,
+        ..absent(name, aliases, what)
+    }
+}
+
+/// Every controller upstream knows, in the order of their start.
 #[rustfmt::skip]
 pub const CONTROLLERS: &[Descriptor] = &[
     controller("serviceaccount-controller", &["serviceaccount"], "service-account-controller", crate::service_account::start),
@@ -53,6 +85,41 @@ pub const CONTROLLERS: &[Descriptor] = &[
     controller("persistentvolumeclaim-protection-controller", &["pvc-protection"], "pvc-protection-controller", crate::storage_protection::start_claims),
     controller("persistentvolume-protection-controller", &["pv-protection"], "pv-protection-controller", crate::storage_protection::start_volumes),
     controller("clusterrole-aggregation-controller", &["clusterrole-aggregation"], "clusterrole-aggregation-controller", crate::clusterrole_aggregation::start),
+    absent_and_off("bootstrap-signer-controller", &["bootstrapsigner"], "cluster-info is not signed; joining needs a CA's hash or a file"),
+    absent("certificatesigningrequest-approving-controller", &["csrapproving"], "certificate requests are approved by hand"),
+    absent("certificatesigningrequest-cleaner-controller", &["csrcleaner"], "certificate requests stay until they are deleted"),
+    absent("certificatesigningrequest-signing-controller", &["csrsigning"], "approved certificate requests are not signed"),
+    absent("cloud-node-lifecycle-controller", &["cloud-node-lifecycle"], "no controller talks to a cloud"),
+    absent("cronjob-controller", &["cronjob"], "no jobs are made of CronJobs"),
+    absent("device-taint-eviction-controller", &[], "tainted devices evict nobody"),
+    absent("endpointslice-mirroring-controller", &["endpointslicemirroring"], "Endpoints made by hand get no EndpointSlices"),
+    absent("ephemeral-volume-controller", &["ephemeral-volume"], "no claims are made of ephemeral volumes"),
+    absent("horizontal-pod-autoscaler-controller", &["horizontalpodautoscaling"], "nothing is scaled"),
+    absent("job-controller", &["job"], "no pods are made of Jobs"),
+    absent("kube-apiserver-serving-clustertrustbundle-publisher-controller", &[], "no trust bundle is published"),
+    absent("legacy-serviceaccount-token-cleaner-controller", &["legacy-service-account-token-cleaner"], "unused token Secrets stay"),
+    absent("node-route-controller", &["route"], "no controller talks to a cloud"),
+    absent("persistentvolume-attach-detach-controller", &["attachdetach"], "no volume is attached"),
+    absent("persistentvolume-binder-controller", &["persistentvolume-binder"], "claims and volumes are not bound"),
+    absent("persistentvolume-expander-controller", &["persistentvolume-expander"], "no volume is expanded"),
+    absent("podcertificaterequest-cleaner-controller", &[], "requests stay until they are deleted"),
+    absent("podgroup-protection-controller", &[], "there are no pod groups"),
+    absent("replicationcontroller-controller", &["replicationcontroller"], "no pods are made of ReplicationControllers"),
+    absent("resourceclaim-controller", &["resource-claim-controller"], "no claims are made of templates, and none is allocated"),
+    absent("resourcepoolstatusrequest-controller", &[], "there are no resource pools"),
+    absent("resourcequota-controller", &["resourcequota"], "nothing is counted against quotas"),
+    absent_and_off("selinux-warning-controller", &[], "labels of volumes are not compared"),
+    absent("service-ca-certificate-publisher-controller", &["service-ca-cert-publisher"], "no service CA is published"),
+    absent("service-cidr-controller", &[], "ranges of service addresses come from the flag alone"),
+    absent("service-lb-controller", &["service"], "no controller talks to a cloud"),
+    absent("serviceaccount-token-controller", &["serviceaccount-token"], "no tokens are made for token Secrets"),
+    absent("statefulset-controller", &["statefulset"], "no pods are made of StatefulSets"),
+    absent("storage-version-migrator-controller", &[], "objects are stored anew by who writes them"),
+    absent("storageversion-garbage-collector-controller", &["storage-version-gc"], "there are no storage versions"),
+    absent_and_off("token-cleaner-controller", &["tokencleaner"], "expired bootstrap tokens stay, and are refused"),
+    absent("ttl-after-finished-controller", &["ttl-after-finished"], "finished jobs stay until they are deleted"),
+    absent("validatingadmissionpolicy-status-controller", &[], "policies are not type-checked"),
+    absent("volumeattributesclass-protection-controller", &[], "attribute classes in use can be deleted"),
 ];
 
 impl Descriptor {
@@ -73,18 +140,35 @@ impl Descriptor {
     }
 }
 
-/// The items of `--controllers` that name nothing.
-pub fn unknown(flag: &[String]) -> Vec<&str> {
-    flag.iter()
-        .map(String::as_str)
-        .filter(|i| *i != "*")
-        .filter(|i| {
+/// The controller that an item of `--controllers` names, with or without a minus.
+fn named(item: &str) -> Option<&'static Descriptor> {
+    let name = item.strip_prefix('-').unwrap_or(item);
+    CONTROLLERS
+        .iter()
+        .find(|c| c.name == name || c.aliases.contains(&name))
+}
+
+/// Refuses what upstream does not know either.
+///
+/// # Errors
+/// Upstream's message.
+pub fn check(flag: &[String]) -> Result<(), String> {
+    match flag.iter().find(|i| *i != "*" && named(i).is_none()) {
+        Some(i) => {
             let name = i.strip_prefix('-').unwrap_or(i);
-            !CONTROLLERS
-                .iter()
-                .any(|c| c.name == name || c.aliases.contains(&name))
-        })
-        .collect()
+            Err(format!(
+                "\"{name}\" is not in the list of known controllers"
+            ))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The enabled controllers that are not there.
+pub fn missing(flag: &[String]) -> impl Iterator<Item = &'static Descriptor> + use<'_> {
+    CONTROLLERS
+        .iter()
+        .filter(|c| !c.support.is_there() && c.is_enabled(flag))
 }
 
 #[cfg(test)]
@@ -117,5 +201,23 @@ mod tests {
                 && !on(&["replicaset"])
                 && !on(&[])
         );
+    }
+
+    #[test]
+    fn what_is_there_starts_and_the_rest_is_told() {
+        for c in CONTROLLERS {
+            assert_eq!(c.support.is_there(), c.start.is_some(), "{}", c.name);
+        }
+        let flag = |f: &[&str]| f.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+        let missing = |f: &[&str]| missing(&flag(f)).map(|c| c.name).collect::<Vec<_>>();
+        assert!(missing(&["*"]).contains(&"statefulset-controller"));
+        assert!(!missing(&["*"]).contains(&"token-cleaner-controller"));
+        assert!(missing(&["*", "tokencleaner"]).contains(&"token-cleaner-controller"));
+        assert!(!missing(&["*", "-statefulset"]).contains(&"statefulset-controller"));
+        assert_eq!(
+            check(&flag(&["*", "-nope"])),
+            Err("\"nope\" is not in the list of known controllers".into())
+        );
+        assert_eq!(check(&flag(&["*", "-service", "bootstrapsigner"])), Ok(()));
     }
 }

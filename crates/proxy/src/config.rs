@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// The file. Sections of backends that do not exist here are accepted and not read.
+/// The file, as far as [`crate::fields`] lets it through.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct File {
@@ -83,8 +83,6 @@ pub struct Rules {
     pub masquerade_bit: Option<u8>,
     /// Masquerade all cluster IP traffic.
     pub masquerade_all: bool,
-    /// Only `false` is possible here: packets from outside never reach 127/8 (CVE-2020-8558).
-    pub localhost_node_ports: Option<bool>,
     /// A Go duration.
     pub sync_period: String,
     /// A Go duration.
@@ -191,11 +189,6 @@ impl Config {
             Mode::Iptables => &file.iptables,
             Mode::Nftables => &file.nftables,
         };
-        if rules.localhost_node_ports == Some(true) {
-            tracing::warn!(
-                "iptables.localhostNodePorts is not honoured: node ports are not served on loopback"
-            );
-        }
         let masquerade_bit = rules.masquerade_bit.unwrap_or(14);
         if masquerade_bit > 31 {
             return Err(invalid(

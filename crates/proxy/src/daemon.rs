@@ -8,6 +8,7 @@ use client::events::{EventType, Format, ObjectReference, Recorder};
 use client::resource::{ENDPOINT_SLICES, NODES, SERVICES};
 use client::{Change, Client, Informers, Options as ClientOptions, Selector};
 use component::Shutdown;
+use component::features::Features;
 use component::flags::{CommandLine, Flags};
 use component::metrics::Registry;
 use component::serve::{self, Handler, Open, Peer};
@@ -40,6 +41,9 @@ pub enum Error {
     /// A setting.
     #[error(transparent)]
     Invalid(#[from] Invalid),
+    /// A feature gate.
+    #[error("{0}")]
+    Features(String),
     /// The apiserver's address or credentials.
     #[error(transparent)]
     Client(#[from] client::Error),
@@ -78,32 +82,68 @@ pub fn command_line() -> CommandLine {
         "nodeport-addresses",
         "proxy-mode",
     ])
-    .ignore(&[
-        "bind-address",
-        "bind-address-hard-fail",
-        "boot-id-file",
-        "config-sync-period",
-        "conntrack-max-per-core",
-        "conntrack-min",
-        "conntrack-tcp-be-liberal",
-        "conntrack-tcp-timeout-close-wait",
-        "conntrack-tcp-timeout-established",
-        "conntrack-udp-timeout",
-        "conntrack-udp-timeout-stream",
-        "iptables-localhost-nodeports",
-        "kube-api-content-type",
-        "machine-id-file",
-        "oom-score-adj",
-    ])
+    .ignore(
+        "both address families that the kernel has are served; a port that is taken ends the process",
+        &["bind-address", "bind-address-hard-fail"],
+    )
+    .ignore("nothing is polled", &["config-sync-period"])
+    .ignore(
+        "the kernel's own limits of connection tracking stay",
+        &[
+            "conntrack-max-per-core",
+            "conntrack-min",
+            "conntrack-tcp-be-liberal",
+            "conntrack-tcp-timeout-close-wait",
+            "conntrack-tcp-timeout-established",
+            "conntrack-udp-timeout",
+            "conntrack-udp-timeout-stream",
+        ],
+    )
+    .ignore(
+        "node ports are not served on loopback",
+        &["iptables-localhost-nodeports"],
+    )
+    .ignore(
+        "protobuf is spoken where the apiserver does",
+        &["kube-api-content-type"],
+    )
+    .ignore(
+        "nothing that is reported names the machine",
+        &["boot-id-file", "machine-id-file"],
+    )
+    .ignore(
+        "the process keeps the score it was started with",
+        &["oom-score-adj"],
+    )
+    .ignore(
+        "there is no ipvs mode, which alone reads it",
+        &[
+            "ipvs-exclude-cidrs",
+            "ipvs-min-sync-period",
+            "ipvs-scheduler",
+            "ipvs-strict-arp",
+            "ipvs-sync-period",
+            "ipvs-tcp-timeout",
+            "ipvs-tcpfin-timeout",
+            "ipvs-udp-timeout",
+        ],
+    )
+    .refuse("the process needs its rights all the time", &["init-only"])
+    .refuse(
+        "local traffic is told by --cluster-cidr only",
+        &["pod-bridge-interface", "pod-interface-name-prefix"],
+    )
+    .refuse("no file is written", &["write-config-to"])
 }
 
 fn file(flags: &Flags) -> Result<File, Error> {
     if let Some(path) = flags.path("config") {
-        let mut file: File = component::config::load(
-            &path,
-            &[("kubeproxy.config.k8s.io/v1alpha1", "KubeProxyConfiguration")],
-        )?;
-        // As upstream: with a file only this flag still counts.
+        let loaded = crate::fields::KIND.load::<File>(&path)?;
+        for warning in loaded.warnings {
+            tracing::warn!("{warning}");
+        }
+        let mut file = loaded.value;
+        // As upstream: with a file only this flag and the gates still count.
         if flags.is_set("hostname-override") {
             file.hostname_override = flags.string("hostname-override").to_owned();
         }
@@ -138,6 +178,16 @@ fn file(flags: &Flags) -> Result<File, Error> {
         node_port_addresses: flags.strings("nodeport-addresses").to_vec(),
         ..File::default()
     })
+}
+
+/// The gates: the file's, and above them the flag's.
+fn features(flags: &Flags, file: &File) -> Result<Features, String> {
+    let mut features = Features::default();
+    for (name, on) in &file.feature_gates {
+        features.set(name, *on)?;
+    }
+    flags.set_features(&mut features)?;
+    Ok(features)
 }
 
 fn options(config: &Config, family: IpFamily) -> Options {
@@ -327,6 +377,7 @@ fn tell(recorder: &Recorder, notice: Notice) {
 pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
     let file = file(flags)?;
     let config = Config::new(&file)?;
+    let features = features(flags, &file).map_err(Error::Features)?;
     if flags.bool("cleanup") {
         clean(&config, &[Mode::Iptables, Mode::Nftables]).await;
         return Ok(());
@@ -367,6 +418,7 @@ pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
     .await?;
 
     let registry = Registry::new();
+    registry.features(&features);
     let metrics = Arc::new(Metrics::new(&registry, config.mode));
     let health = Arc::new(Health::default());
     let health_port = HealthPort {

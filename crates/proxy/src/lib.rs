@@ -15,6 +15,7 @@ pub mod claims;
 pub mod config;
 pub mod conntrack;
 pub mod daemon;
+pub mod fields;
 pub mod health;
 pub mod metrics;
 pub mod model;

@@ -8,6 +8,7 @@ use apiserver::resource::{
     ActionSubresource, Computed, Conversion, MetaChecks, Printer, ResourceDef, StorageDef,
     Strategy, Subresource, SubresourceKind,
 };
+use component::support::{Support, warned};
 use storage::SharedStore;
 
 use crate::print;
@@ -103,6 +104,9 @@ pub struct Builtin {
     pub stored: &'static str,
     /// Makes the rest.
     pub parts: fn(&Config) -> Parts,
+    /// How far it is there. What is absent is stored all the same, since clients and installers do not get by without,
+    /// but a new object is answered with a warning.
+    pub support: Support,
 }
 
 const fn b(
@@ -111,6 +115,7 @@ const fn b(
     prefix: &'static str,
     stored: &'static str,
     parts: fn(&Config) -> Parts,
+    support: Support,
 ) -> Builtin {
     Builtin {
         group,
@@ -118,6 +123,7 @@ const fn b(
         prefix,
         stored,
         parts,
+        support,
     }
 }
 
@@ -129,80 +135,171 @@ const RBAC: &str = "rbac.authorization.k8s.io/v1";
 const RESOURCE: &str = "resource.k8s.io/v1";
 const STORAGE: &str = "storage.k8s.io/v1";
 
+const FULL: Support = Support::Full;
+const NO_BINDER: Support = warned("no controller of this release binds claims and volumes");
+const NO_CONTROLLER: Support = warned("no controller of this release acts on it");
+const NO_CSI: Support = warned("no volume of this release is attached or mounted by a driver");
+const NO_DEVICES: Support = warned("no scheduler or kubelet of this release gives devices to pods");
+const NO_FAIRNESS: Support = warned("requests share the server by its own fixed shares");
+const NO_POLICIES: Support = warned("no policy is evaluated by this release");
+const NO_QUOTA: Support = warned("nothing is counted against quotas by this release");
+const NO_WEBHOOKS: Support = warned("no webhook is called by this release");
+
+/// What acts on objects of a resource upstream, by the names of the controller manager's list: as long as none of them is
+/// there, the resource is not either. A test of the repository compares the two.
+pub static ACTORS: &[(&str, &str, &[&str])] = &[
+    (
+        "",
+        "persistentvolumeclaims",
+        &["persistentvolume-binder-controller"],
+    ),
+    (
+        "",
+        "persistentvolumes",
+        &["persistentvolume-binder-controller"],
+    ),
+    (
+        "",
+        "replicationcontrollers",
+        &["replicationcontroller-controller"],
+    ),
+    ("", "resourcequotas", &["resourcequota-controller"]),
+    ("apps", "daemonsets", &["daemonset-controller"]),
+    ("apps", "deployments", &["deployment-controller"]),
+    ("apps", "replicasets", &["replicaset-controller"]),
+    ("apps", "statefulsets", &["statefulset-controller"]),
+    (
+        "autoscaling",
+        "horizontalpodautoscalers",
+        &["horizontal-pod-autoscaler-controller"],
+    ),
+    ("batch", "cronjobs", &["cronjob-controller"]),
+    ("batch", "jobs", &["job-controller"]),
+    (
+        "certificates.k8s.io",
+        "certificatesigningrequests",
+        &["certificatesigningrequest-signing-controller"],
+    ),
+    (
+        "networking.k8s.io",
+        "servicecidrs",
+        &["service-cidr-controller"],
+    ),
+    ("policy", "poddisruptionbudgets", &["disruption-controller"]),
+    (
+        "resource.k8s.io",
+        "resourceclaims",
+        &["resourceclaim-controller"],
+    ),
+    (
+        "resource.k8s.io",
+        "devicetaintrules",
+        &["device-taint-eviction-controller"],
+    ),
+    (
+        "storagemigration.k8s.io",
+        "storageversionmigrations",
+        &["storage-version-migrator-controller"],
+    ),
+];
+
+/// How far subresources are there; `status` goes with its resource.
+#[rustfmt::skip]
+pub static SUBRESOURCES: &[(&str, &str, Support)] = &[
+    ("certificatesigningrequests", "approval", FULL),
+    ("deployments", "scale", FULL),
+    ("namespaces", "finalize", FULL),
+    ("nodes", "proxy", FULL),
+    ("pods", "attach", FULL),
+    ("pods", "binding", FULL),
+    ("pods", "ephemeralcontainers", FULL),
+    ("pods", "eviction", FULL),
+    ("pods", "exec", FULL),
+    ("pods", "log", FULL),
+    ("pods", "portforward", FULL),
+    ("pods", "proxy", FULL),
+    ("pods", "resize", Support::Partial("what is asked for is stored and checked; no kubelet of this release resizes a running pod")),
+    ("replicasets", "scale", FULL),
+    ("replicationcontrollers", "scale", FULL),
+    ("serviceaccounts", "token", FULL),
+    ("services", "proxy", FULL),
+    ("statefulsets", "scale", FULL),
+];
+
 /// Every built-in resource.
 #[rustfmt::skip]
 pub static BUILTINS: &[Builtin] = &[
-    b("", "bindings", "", "v1", r::pod::bindings),
-    b("", "componentstatuses", "", "v1", r::componentstatus::parts),
-    b("", "configmaps", "/registry/configmaps", "v1", r::configmap::parts),
-    b("", "endpoints", "/registry/services/endpoints", "v1", r::endpoints::parts),
-    b("", "events", "/registry/events", "v1", r::event::parts),
-    b("", "limitranges", "/registry/limitranges", "v1", r::quota::limit_range),
-    b("", "namespaces", "/registry/namespaces", "v1", r::namespace::parts),
-    b("", "nodes", "/registry/minions", "v1", r::node::parts),
-    b("", "persistentvolumeclaims", "/registry/persistentvolumeclaims", "v1", r::volume::claim),
-    b("", "persistentvolumes", "/registry/persistentvolumes", "v1", r::volume::volume),
-    b("", "pods", "/registry/pods", "v1", r::pod::parts),
-    b("", "podtemplates", "/registry/podtemplates", "v1", r::workload::pod_template),
-    b("", "replicationcontrollers", "/registry/controllers", "v1", r::workload::replication_controller),
-    b("", "resourcequotas", "/registry/resourcequotas", "v1", r::quota::resource_quota),
-    b("", "secrets", "/registry/secrets", "v1", r::secret::parts),
-    b("", "serviceaccounts", "/registry/serviceaccounts", "v1", r::serviceaccount::parts),
-    b("", "services", "/registry/services/specs", "v1", r::service::parts),
-    b("admissionregistration.k8s.io", "mutatingadmissionpolicies", "/registry/mutatingadmissionpolicies", ADMISSION, r::webhook::policy),
-    b("admissionregistration.k8s.io", "mutatingadmissionpolicybindings", "/registry/mutatingadmissionpolicybindings", ADMISSION, r::webhook::policy_binding),
-    b("admissionregistration.k8s.io", "mutatingwebhookconfigurations", "/registry/mutatingwebhookconfigurations", ADMISSION, r::webhook::webhooks),
-    b("admissionregistration.k8s.io", "validatingadmissionpolicies", "/registry/validatingadmissionpolicies", ADMISSION, r::webhook::policy),
-    b("admissionregistration.k8s.io", "validatingadmissionpolicybindings", "/registry/validatingadmissionpolicybindings", ADMISSION, r::webhook::policy_binding),
-    b("admissionregistration.k8s.io", "validatingwebhookconfigurations", "/registry/validatingwebhookconfigurations", ADMISSION, r::webhook::webhooks),
-    b("apiextensions.k8s.io", "customresourcedefinitions", "/registry/apiextensions.k8s.io/customresourcedefinitions", "apiextensions.k8s.io/v1", r::plain::spec_status),
-    b("apiregistration.k8s.io", "apiservices", "/registry/apiregistration.k8s.io/apiservices", "apiregistration.k8s.io/v1", r::plain::api_service),
-    b("apps", "controllerrevisions", "/registry/controllerrevisions", "apps/v1", r::workload::controller_revision),
-    b("apps", "daemonsets", "/registry/daemonsets", "apps/v1", r::workload::daemon_set),
-    b("apps", "deployments", "/registry/deployments", "apps/v1", r::workload::deployment),
-    b("apps", "replicasets", "/registry/replicasets", "apps/v1", r::workload::replica_set),
-    b("apps", "statefulsets", "/registry/statefulsets", "apps/v1", r::workload::stateful_set),
-    b("authentication.k8s.io", "selfsubjectreviews", "", "authentication.k8s.io/v1", r::review::self_subject),
-    b("authentication.k8s.io", "tokenreviews", "", "authentication.k8s.io/v1", r::review::token),
-    b("authorization.k8s.io", "localsubjectaccessreviews", "", "authorization.k8s.io/v1", r::review::local_subject_access),
-    b("authorization.k8s.io", "selfsubjectaccessreviews", "", "authorization.k8s.io/v1", r::review::self_subject_access),
-    b("authorization.k8s.io", "selfsubjectrulesreviews", "", "authorization.k8s.io/v1", r::review::self_subject_rules),
-    b("authorization.k8s.io", "subjectaccessreviews", "", "authorization.k8s.io/v1", r::review::subject_access),
-    b("autoscaling", "horizontalpodautoscalers", "/registry/horizontalpodautoscalers", "autoscaling/v2", r::autoscaler::parts),
-    b("batch", "cronjobs", "/registry/cronjobs", "batch/v1", r::job::cron_job),
-    b("batch", "jobs", "/registry/jobs", "batch/v1", r::job::job),
-    b("certificates.k8s.io", "certificatesigningrequests", "/registry/certificatesigningrequests", CERTIFICATES, r::csr::parts),
-    b("certificates.k8s.io", "clustertrustbundles", "/registry/clustertrustbundles", CERTIFICATES, r::plain::plain),
-    b("certificates.k8s.io", "podcertificaterequests", "/registry/podcertificaterequests", CERTIFICATES, r::plain::spec_status),
-    b("coordination.k8s.io", "leases", "/registry/leases", "coordination.k8s.io/v1", r::lease::parts),
-    b("discovery.k8s.io", "endpointslices", "/registry/endpointslices", "discovery.k8s.io/v1", r::endpointslice::parts),
-    b("events.k8s.io", "events", "/registry/events", "v1", r::event::parts),
-    b("flowcontrol.apiserver.k8s.io", "flowschemas", "/registry/flowschemas", FLOWCONTROL, r::flowcontrol::schema),
-    b("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations", "/registry/prioritylevelconfigurations", FLOWCONTROL, r::flowcontrol::level),
-    b("networking.k8s.io", "ingressclasses", "/registry/ingressclasses", NETWORKING, r::network::ingress_class),
-    b("networking.k8s.io", "ingresses", "/registry/ingress", NETWORKING, r::network::ingress),
-    b("networking.k8s.io", "ipaddresses", "/registry/ipaddresses", NETWORKING, r::network::ip_address),
-    b("networking.k8s.io", "networkpolicies", "/registry/networkpolicies", NETWORKING, r::network::policy),
-    b("networking.k8s.io", "servicecidrs", "/registry/servicecidrs", NETWORKING, r::network::service_cidr),
-    b("node.k8s.io", "runtimeclasses", "/registry/runtimeclasses", "node.k8s.io/v1", r::plain::runtime_class),
-    b("policy", "poddisruptionbudgets", "/registry/poddisruptionbudgets", "policy/v1", r::disruption::parts),
-    b("rbac.authorization.k8s.io", "clusterrolebindings", "/registry/clusterrolebindings", RBAC, r::rbac::cluster_role_binding),
-    b("rbac.authorization.k8s.io", "clusterroles", "/registry/clusterroles", RBAC, r::rbac::cluster_role),
-    b("rbac.authorization.k8s.io", "rolebindings", "/registry/rolebindings", RBAC, r::rbac::role_binding),
-    b("rbac.authorization.k8s.io", "roles", "/registry/roles", RBAC, r::rbac::role),
-    b("resource.k8s.io", "deviceclasses", "/registry/deviceclasses", RESOURCE, r::device::class),
-    b("resource.k8s.io", "resourceclaims", "/registry/resourceclaims", RESOURCE, r::device::claim),
-    b("resource.k8s.io", "resourceclaimtemplates", "/registry/resourceclaimtemplates", RESOURCE, r::device::template),
-    b("resource.k8s.io", "resourceslices", "/registry/resourceslices", RESOURCE, r::device::slice),
-    b("resource.k8s.io", "devicetaintrules", "/registry/devicetaintrules", RESOURCE, r::plain::spec_status),
-    b("scheduling.k8s.io", "priorityclasses", "/registry/priorityclasses", "scheduling.k8s.io/v1", r::priorityclass::parts),
-    b("storage.k8s.io", "csidrivers", "/registry/csidrivers", STORAGE, r::storage::driver),
-    b("storage.k8s.io", "csinodes", "/registry/csinodes", STORAGE, r::storage::node),
-    b("storage.k8s.io", "csistoragecapacities", "/registry/csistoragecapacities", STORAGE, r::storage::capacity),
-    b("storage.k8s.io", "storageclasses", "/registry/storageclasses", STORAGE, r::storage::class),
-    b("storage.k8s.io", "volumeattachments", "/registry/volumeattachments", STORAGE, r::storage::attachment),
-    b("storage.k8s.io", "volumeattributesclasses", "/registry/volumeattributesclasses", STORAGE, r::storage::attributes_class),
-    b("storagemigration.k8s.io", "storageversionmigrations", "/registry/storageversionmigrations", "storagemigration.k8s.io/v1", r::plain::spec_status),
+    b("", "bindings", "", "v1", r::pod::bindings, FULL),
+    b("", "componentstatuses", "", "v1", r::componentstatus::parts, FULL),
+    b("", "configmaps", "/registry/configmaps", "v1", r::configmap::parts, FULL),
+    b("", "endpoints", "/registry/services/endpoints", "v1", r::endpoints::parts, Support::Partial("objects made by hand are not mirrored to EndpointSlices")),
+    b("", "events", "/registry/events", "v1", r::event::parts, FULL),
+    b("", "limitranges", "/registry/limitranges", "v1", r::quota::limit_range, FULL),
+    b("", "namespaces", "/registry/namespaces", "v1", r::namespace::parts, FULL),
+    b("", "nodes", "/registry/minions", "v1", r::node::parts, FULL),
+    b("", "persistentvolumeclaims", "/registry/persistentvolumeclaims", "v1", r::volume::claim, NO_BINDER),
+    b("", "persistentvolumes", "/registry/persistentvolumes", "v1", r::volume::volume, NO_BINDER),
+    b("", "pods", "/registry/pods", "v1", r::pod::parts, Support::Partial("of volumes and security settings what the kubelet has; the rest keeps the pod from starting")),
+    b("", "podtemplates", "/registry/podtemplates", "v1", r::workload::pod_template, FULL),
+    b("", "replicationcontrollers", "/registry/controllers", "v1", r::workload::replication_controller, NO_CONTROLLER),
+    b("", "resourcequotas", "/registry/resourcequotas", "v1", r::quota::resource_quota, NO_QUOTA),
+    b("", "secrets", "/registry/secrets", "v1", r::secret::parts, Support::Partial("Secrets of type kubernetes.io/service-account-token get no token")),
+    b("", "serviceaccounts", "/registry/serviceaccounts", "v1", r::serviceaccount::parts, FULL),
+    b("", "services", "/registry/services/specs", "v1", r::service::parts, Support::Partial("no load balancer is made; a cloud's own program may")),
+    b("admissionregistration.k8s.io", "mutatingadmissionpolicies", "/registry/mutatingadmissionpolicies", ADMISSION, r::webhook::policy, NO_POLICIES),
+    b("admissionregistration.k8s.io", "mutatingadmissionpolicybindings", "/registry/mutatingadmissionpolicybindings", ADMISSION, r::webhook::policy_binding, NO_POLICIES),
+    b("admissionregistration.k8s.io", "mutatingwebhookconfigurations", "/registry/mutatingwebhookconfigurations", ADMISSION, r::webhook::webhooks, NO_WEBHOOKS),
+    b("admissionregistration.k8s.io", "validatingadmissionpolicies", "/registry/validatingadmissionpolicies", ADMISSION, r::webhook::policy, NO_POLICIES),
+    b("admissionregistration.k8s.io", "validatingadmissionpolicybindings", "/registry/validatingadmissionpolicybindings", ADMISSION, r::webhook::policy_binding, NO_POLICIES),
+    b("admissionregistration.k8s.io", "validatingwebhookconfigurations", "/registry/validatingwebhookconfigurations", ADMISSION, r::webhook::webhooks, NO_WEBHOOKS),
+    b("apiextensions.k8s.io", "customresourcedefinitions", "/registry/apiextensions.k8s.io/customresourcedefinitions", "apiextensions.k8s.io/v1", r::plain::spec_status, warned("its custom resources are not served")),
+    b("apiregistration.k8s.io", "apiservices", "/registry/apiregistration.k8s.io/apiservices", "apiregistration.k8s.io/v1", r::plain::api_service, warned("requests are not passed on to other servers")),
+    b("apps", "controllerrevisions", "/registry/controllerrevisions", "apps/v1", r::workload::controller_revision, FULL),
+    b("apps", "daemonsets", "/registry/daemonsets", "apps/v1", r::workload::daemon_set, FULL),
+    b("apps", "deployments", "/registry/deployments", "apps/v1", r::workload::deployment, FULL),
+    b("apps", "replicasets", "/registry/replicasets", "apps/v1", r::workload::replica_set, FULL),
+    b("apps", "statefulsets", "/registry/statefulsets", "apps/v1", r::workload::stateful_set, NO_CONTROLLER),
+    b("authentication.k8s.io", "selfsubjectreviews", "", "authentication.k8s.io/v1", r::review::self_subject, FULL),
+    b("authentication.k8s.io", "tokenreviews", "", "authentication.k8s.io/v1", r::review::token, FULL),
+    b("authorization.k8s.io", "localsubjectaccessreviews", "", "authorization.k8s.io/v1", r::review::local_subject_access, FULL),
+    b("authorization.k8s.io", "selfsubjectaccessreviews", "", "authorization.k8s.io/v1", r::review::self_subject_access, FULL),
+    b("authorization.k8s.io", "selfsubjectrulesreviews", "", "authorization.k8s.io/v1", r::review::self_subject_rules, FULL),
+    b("authorization.k8s.io", "subjectaccessreviews", "", "authorization.k8s.io/v1", r::review::subject_access, FULL),
+    b("autoscaling", "horizontalpodautoscalers", "/registry/horizontalpodautoscalers", "autoscaling/v2", r::autoscaler::parts, NO_CONTROLLER),
+    b("batch", "cronjobs", "/registry/cronjobs", "batch/v1", r::job::cron_job, NO_CONTROLLER),
+    b("batch", "jobs", "/registry/jobs", "batch/v1", r::job::job, NO_CONTROLLER),
+    b("certificates.k8s.io", "certificatesigningrequests", "/registry/certificatesigningrequests", CERTIFICATES, r::csr::parts, warned("no controller of this release approves or signs it")),
+    b("certificates.k8s.io", "clustertrustbundles", "/registry/clustertrustbundles", CERTIFICATES, r::plain::plain, warned("no kubelet of this release mounts it")),
+    b("certificates.k8s.io", "podcertificaterequests", "/registry/podcertificaterequests", CERTIFICATES, r::plain::spec_status, warned("no controller of this release signs it")),
+    b("coordination.k8s.io", "leases", "/registry/leases", "coordination.k8s.io/v1", r::lease::parts, FULL),
+    b("discovery.k8s.io", "endpointslices", "/registry/endpointslices", "discovery.k8s.io/v1", r::endpointslice::parts, FULL),
+    b("events.k8s.io", "events", "/registry/events", "v1", r::event::parts, FULL),
+    b("flowcontrol.apiserver.k8s.io", "flowschemas", "/registry/flowschemas", FLOWCONTROL, r::flowcontrol::schema, NO_FAIRNESS),
+    b("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations", "/registry/prioritylevelconfigurations", FLOWCONTROL, r::flowcontrol::level, NO_FAIRNESS),
+    b("networking.k8s.io", "ingressclasses", "/registry/ingressclasses", NETWORKING, r::network::ingress_class, FULL),
+    b("networking.k8s.io", "ingresses", "/registry/ingress", NETWORKING, r::network::ingress, FULL),
+    b("networking.k8s.io", "ipaddresses", "/registry/ipaddresses", NETWORKING, r::network::ip_address, FULL),
+    b("networking.k8s.io", "networkpolicies", "/registry/networkpolicies", NETWORKING, r::network::policy, FULL),
+    b("networking.k8s.io", "servicecidrs", "/registry/servicecidrs", NETWORKING, r::network::service_cidr, warned("no controller of this release acts on it; service addresses come from --service-cluster-ip-range alone")),
+    b("node.k8s.io", "runtimeclasses", "/registry/runtimeclasses", "node.k8s.io/v1", r::plain::runtime_class, FULL),
+    b("policy", "poddisruptionbudgets", "/registry/poddisruptionbudgets", "policy/v1", r::disruption::parts, FULL),
+    b("rbac.authorization.k8s.io", "clusterrolebindings", "/registry/clusterrolebindings", RBAC, r::rbac::cluster_role_binding, FULL),
+    b("rbac.authorization.k8s.io", "clusterroles", "/registry/clusterroles", RBAC, r::rbac::cluster_role, FULL),
+    b("rbac.authorization.k8s.io", "rolebindings", "/registry/rolebindings", RBAC, r::rbac::role_binding, FULL),
+    b("rbac.authorization.k8s.io", "roles", "/registry/roles", RBAC, r::rbac::role, FULL),
+    b("resource.k8s.io", "deviceclasses", "/registry/deviceclasses", RESOURCE, r::device::class, NO_DEVICES),
+    b("resource.k8s.io", "resourceclaims", "/registry/resourceclaims", RESOURCE, r::device::claim, NO_DEVICES),
+    b("resource.k8s.io", "resourceclaimtemplates", "/registry/resourceclaimtemplates", RESOURCE, r::device::template, NO_DEVICES),
+    b("resource.k8s.io", "resourceslices", "/registry/resourceslices", RESOURCE, r::device::slice, NO_DEVICES),
+    b("resource.k8s.io", "devicetaintrules", "/registry/devicetaintrules", RESOURCE, r::plain::spec_status, NO_DEVICES),
+    b("scheduling.k8s.io", "priorityclasses", "/registry/priorityclasses", "scheduling.k8s.io/v1", r::priorityclass::parts, FULL),
+    b("storage.k8s.io", "csidrivers", "/registry/csidrivers", STORAGE, r::storage::driver, NO_CSI),
+    b("storage.k8s.io", "csinodes", "/registry/csinodes", STORAGE, r::storage::node, NO_CSI),
+    b("storage.k8s.io", "csistoragecapacities", "/registry/csistoragecapacities", STORAGE, r::storage::capacity, NO_CSI),
+    b("storage.k8s.io", "storageclasses", "/registry/storageclasses", STORAGE, r::storage::class, warned("no controller of this release provisions volumes for it")),
+    b("storage.k8s.io", "volumeattachments", "/registry/volumeattachments", STORAGE, r::storage::attachment, NO_CSI),
+    b("storage.k8s.io", "volumeattributesclasses", "/registry/volumeattributesclasses", STORAGE, r::storage::attributes_class, NO_CSI),
+    b("storagemigration.k8s.io", "storageversionmigrations", "/registry/storageversionmigrations", "storagemigration.k8s.io/v1", r::plain::spec_status, NO_CONTROLLER),
 ];
 
 /// The definitions of all built-in resources, in discovery's order. What the discovery table has no schema for is left
@@ -282,6 +379,7 @@ fn define(config: &Config, found: &'static api::resources::Resource) -> Option<R
         review: parts.review,
         computed: parts.computed,
         meta: meta_checks(found.group, found.resource),
+        support: line.support,
     })
 }
 
@@ -372,6 +470,43 @@ mod tests {
                 line.group,
                 line.resource
             );
+        }
+    }
+
+    #[test]
+    fn every_subresource_says_how_far_it_is_there() {
+        let mut said: Vec<_> = SUBRESOURCES.iter().map(|(r, s, _)| (*r, *s)).collect();
+        for found in api::resources::ALL {
+            for s in found.subresources.iter().filter(|s| s.name != "status") {
+                let at = (found.resource, s.name);
+                assert!(
+                    SUBRESOURCES.iter().any(|(r, s, _)| (*r, *s) == at),
+                    "{at:?}"
+                );
+                said.retain(|a| *a != at);
+            }
+        }
+        assert!(said.is_empty(), "{said:?} is not served");
+    }
+
+    #[test]
+    fn plugins_that_are_there_leave_no_resource_absent() {
+        // What admission plugins act on; when one comes, its resources are no longer absent.
+        for (plugin, resource) in [
+            ("MutatingAdmissionPolicy", "mutatingadmissionpolicies"),
+            ("MutatingAdmissionWebhook", "mutatingwebhookconfigurations"),
+            ("ResourceQuota", "resourcequotas"),
+            ("ValidatingAdmissionPolicy", "validatingadmissionpolicies"),
+            (
+                "ValidatingAdmissionWebhook",
+                "validatingwebhookconfigurations",
+            ),
+            ("LimitRanger", "limitranges"),
+            ("Priority", "priorityclasses"),
+        ] {
+            let line = BUILTINS.iter().find(|l| l.resource == resource).unwrap();
+            let plugin_is_there = admission::plugins::support(plugin).unwrap().is_there();
+            assert_eq!(line.support.is_there(), plugin_is_there, "{plugin}");
         }
     }
 }

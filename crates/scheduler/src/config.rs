@@ -1,9 +1,15 @@
-//! `KubeSchedulerConfiguration` (kubescheduler.config.k8s.io/v1) as far as it is honoured.
+//! `KubeSchedulerConfiguration` (kubescheduler.config.k8s.io/v1); how far each field is there, [`crate::fields`] says.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::Duration;
 
+use component::support::{Instead, Support};
 use serde::Deserialize;
+use serde_json::Value;
+
+use crate::fields;
+use crate::plugins::PLUGINS;
 
 use crate::queue::Times;
 
@@ -37,7 +43,7 @@ impl Default for ScoringStrategy {
 }
 
 /// One scheduler name and its plugins.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile {
     /// `spec.schedulerName` of the pods it serves.
     pub scheduler_name: String,
@@ -45,8 +51,66 @@ pub struct Profile {
     pub scoring: ScoringStrategy,
     /// Plugins switched off.
     pub disabled: BTreeSet<String>,
+    /// Plugins whose filter is switched off.
+    pub unfiltered: BTreeSet<String>,
     /// Score weights that differ from the default.
     pub weights: BTreeMap<String, i64>,
+    /// Whether pods that fit nowhere may displace others.
+    pub preemption: bool,
+}
+
+impl Default for Profile {
+    fn default() -> Profile {
+        Profile {
+            scheduler_name: String::new(),
+            scoring: ScoringStrategy::default(),
+            disabled: BTreeSet::new(),
+            unfiltered: BTreeSet::new(),
+            weights: BTreeMap::new(),
+            preemption: true,
+        }
+    }
+}
+
+/// How to reach the apiserver.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Connection {
+    /// Empty: none is named.
+    pub kubeconfig: String,
+    /// Calls a second.
+    pub qps: f32,
+    /// Calls at once.
+    pub burst: u32,
+}
+
+/// Whether and how one of several schedulers is chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Election {
+    /// Whether at all.
+    pub elect: bool,
+    /// How long others wait before they take over.
+    pub lease_duration: Duration,
+    /// How long the leader tries to renew.
+    pub renew_deadline: Duration,
+    /// Time between tries.
+    pub retry_period: Duration,
+    /// The lease.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+}
+
+impl Default for Election {
+    fn default() -> Election {
+        Election {
+            elect: true,
+            lease_duration: Duration::from_secs(15),
+            renew_deadline: Duration::from_secs(10),
+            retry_period: Duration::from_secs(2),
+            name: "kube-scheduler".into(),
+            namespace: "kube-system".into(),
+        }
+    }
 }
 
 /// The configuration of one scheduler process.
@@ -58,6 +122,12 @@ pub struct Config {
     pub times: Times,
     /// Bindings in flight at most.
     pub parallel_bindings: usize,
+    /// Leader election.
+    pub election: Election,
+    /// The connection, where a file says it.
+    pub connection: Option<Connection>,
+    /// What the file asks for and does not get; to be logged once.
+    pub warnings: Vec<String>,
 }
 
 impl Default for Config {
@@ -69,6 +139,9 @@ impl Default for Config {
             }],
             times: Times::default(),
             parallel_bindings: 128,
+            election: Election::default(),
+            connection: None,
+            warnings: Vec::new(),
         }
     }
 }
@@ -76,16 +149,21 @@ impl Default for Config {
 /// What is wrong with a configuration file.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// It does not parse or has a field that is not honoured.
-    #[error("{0}")]
-    Parse(#[from] serde_yaml::Error),
-    /// Wrong apiVersion or kind.
-    #[error("no kind {kind:?} is registered for version {api_version:?}")]
-    Kind {
-        /// As given.
-        api_version: String,
-        /// As given.
-        kind: String,
+    /// It cannot be read, or a field is wrong, unknown or not there.
+    #[error(transparent)]
+    File(#[from] component::config::ConfigError),
+    /// The arguments of a plugin do not parse.
+    #[error("pluginConfig {0}: {1}")]
+    Args(String, serde_json::Error),
+    /// A plugin that does not exist, or cannot be had.
+    #[error("{field}: plugin {plugin:?} {why}")]
+    Plugin {
+        /// Where it is named.
+        field: String,
+        /// The name.
+        plugin: String,
+        /// What is the matter with it.
+        why: String,
     },
     /// A value out of range.
     #[error("{field}: Invalid value: {value}: {detail}")]
@@ -99,49 +177,66 @@ pub enum ConfigError {
     },
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct File {
-    #[serde(rename = "apiVersion")]
-    api_version: String,
-    kind: String,
-    #[serde(default)]
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct File {
     profiles: Vec<ProfileFile>,
     pod_initial_backoff_seconds: Option<i64>,
     pod_max_backoff_seconds: Option<i64>,
-    /// Accepted: all nodes are always scored.
-    #[serde(rename = "percentageOfNodesToScore")]
-    _percentage: Option<i32>,
-    /// Accepted: deciding is one thread.
-    #[serde(rename = "parallelism")]
-    _parallelism: Option<i32>,
-    #[serde(rename = "clientConnection")]
-    _client: Option<serde_yaml::Value>,
-    #[serde(rename = "leaderElection")]
-    _leader: Option<serde_yaml::Value>,
-    #[serde(rename = "enableProfiling")]
-    _profiling: Option<bool>,
-    #[serde(rename = "enableContentionProfiling")]
-    _contention: Option<bool>,
+    client_connection: ConnectionFile,
+    leader_election: ElectionFile,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ConnectionFile {
+    kubeconfig: String,
+    qps: f32,
+    burst: i64,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ElectionFile {
+    leader_elect: Option<bool>,
+    lease_duration: String,
+    renew_deadline: String,
+    retry_period: String,
+    resource_lock: String,
+    resource_name: String,
+    resource_namespace: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 struct ProfileFile {
     scheduler_name: Option<String>,
-    #[serde(default)]
     plugins: BTreeMap<String, PluginSet>,
-    #[serde(default)]
     plugin_config: Vec<PluginConfig>,
 }
 
 #[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 struct PluginSet {
-    #[serde(default)]
     enabled: Vec<PluginRef>,
-    #[serde(default)]
     disabled: Vec<PluginRef>,
+}
+
+impl PluginSet {
+    fn enables(&self, name: &str) -> bool {
+        self.enabled.iter().any(|p| p.name == name)
+    }
+
+    fn disables(&self, name: &str) -> bool {
+        self.disabled
+            .iter()
+            .any(|p| p.name == name || p.name == "*")
+    }
+
+    /// What a plugin is at this point, if it was on or off before.
+    fn turns(&self, name: &str, before: bool) -> bool {
+        self.enables(name) || (before && !self.disables(name))
+    }
 }
 
 #[derive(Deserialize)]
@@ -156,12 +251,12 @@ struct PluginRef {
 struct PluginConfig {
     name: String,
     #[serde(default)]
-    args: serde_yaml::Value,
+    args: Value,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct FitArgs {
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct FitArgs {
     scoring_strategy: Option<StrategyFile>,
 }
 
@@ -242,17 +337,26 @@ fn strategy(file: StrategyFile) -> Result<ScoringStrategy, ConfigError> {
 }
 
 impl Config {
-    /// Reads a configuration file's text (YAML or JSON).
-    pub fn parse(text: &str) -> Result<Config, ConfigError> {
-        let file: File = serde_yaml::from_str(text)?;
-        if file.api_version != "kubescheduler.config.k8s.io/v1"
-            || file.kind != "KubeSchedulerConfiguration"
-        {
-            return Err(ConfigError::Kind {
-                api_version: file.api_version,
-                kind: file.kind,
-            });
-        }
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let loaded = fields::KIND.load::<File>(path)?;
+        Config::new(&path.display().to_string(), loaded)
+    }
+
+    /// As [`Config::load`], from a text (YAML or JSON); `path` is for messages.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn parse(path: &str, text: &str) -> Result<Config, ConfigError> {
+        Config::new(path, fields::KIND.parse::<File>(path, text)?)
+    }
+
+    fn new(path: &str, loaded: component::config::Loaded<File>) -> Result<Config, ConfigError> {
+        let file = loaded.value;
+        let mut warnings = loaded.warnings;
         let mut config = Config::default();
         let seconds = |field: &str, v: Option<i64>, d: Duration| match v {
             None => Ok(d),
@@ -284,7 +388,7 @@ impl Config {
             config.profiles = file
                 .profiles
                 .into_iter()
-                .map(profile)
+                .map(|p| profile(path, p, &mut warnings))
                 .collect::<Result<_, _>>()?;
         }
         let mut names = BTreeSet::new();
@@ -297,35 +401,178 @@ impl Config {
                 ));
             }
         }
+        let or = |set: f32, default: f32| if set == 0.0 { default } else { set };
+        config.connection = Some(Connection {
+            kubeconfig: file.client_connection.kubeconfig,
+            qps: or(file.client_connection.qps, 50.0),
+            burst: match u32::try_from(file.client_connection.burst) {
+                Ok(0) => 100,
+                Ok(n) => n,
+                Err(_) => {
+                    let v = file.client_connection.burst;
+                    return Err(invalid("clientConnection.burst", v, "must be non-negative"));
+                }
+            },
+        });
+        config.election = election(file.leader_election)?;
+        config.warnings = warnings;
         Ok(config)
     }
 }
 
-fn profile(file: ProfileFile) -> Result<Profile, ConfigError> {
+fn election(file: ElectionFile) -> Result<Election, ConfigError> {
+    let mut e = Election::default();
+    if !matches!(file.resource_lock.as_str(), "" | "leases") {
+        let detail = "resourceLock value must be \"leases\"";
+        return Err(invalid(
+            "leaderElection.resourceLock",
+            file.resource_lock,
+            detail,
+        ));
+    }
+    for (field, text, place) in [
+        ("leaseDuration", &file.lease_duration, &mut e.lease_duration),
+        ("renewDeadline", &file.renew_deadline, &mut e.renew_deadline),
+        ("retryPeriod", &file.retry_period, &mut e.retry_period),
+    ] {
+        let field = format!("leaderElection.{field}");
+        match component::duration::parse(text) {
+            _ if text.is_empty() => {}
+            Ok(d) if d.is_zero() => {}
+            Ok(d) => *place = d,
+            Err(why) => return Err(invalid(&field, text, &why.to_string())),
+        }
+    }
+    e.elect = file.leader_elect.unwrap_or(true);
+    for (text, place) in [
+        (file.resource_name, &mut e.name),
+        (file.resource_namespace, &mut e.namespace),
+    ] {
+        if !text.is_empty() {
+            *place = text;
+        }
+    }
+    Ok(e)
+}
+
+/// Names a set may hold: the known ones, those that are absent if nothing is lost by that.
+fn check_names(
+    field: &str,
+    set: &PluginSet,
+    warnings: &mut Vec<String>,
+) -> Result<(), ConfigError> {
+    let wrong = |plugin: &str, why: &str| ConfigError::Plugin {
+        field: field.to_owned(),
+        plugin: plugin.to_owned(),
+        why: why.to_owned(),
+    };
+    for p in set.disabled.iter().filter(|p| p.name != "*") {
+        if !PLUGINS.iter().any(|d| d.name == p.name) {
+            return Err(wrong(&p.name, "does not exist"));
+        }
+    }
+    for p in &set.enabled {
+        let Some(d) = PLUGINS.iter().find(|d| d.name == p.name) else {
+            return Err(wrong(&p.name, "does not exist"));
+        };
+        match d.support {
+            Support::Absent(Instead::Refused(why)) => {
+                return Err(wrong(&p.name, &format!("is not supported: {why}")));
+            }
+            Support::Absent(Instead::Warned(why)) => {
+                warnings.push(format!("{field}: plugin {} has no effect: {why}", d.name));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn profile(
+    path: &str,
+    file: ProfileFile,
+    warnings: &mut Vec<String>,
+) -> Result<Profile, ConfigError> {
     let mut profile = Profile {
         scheduler_name: file
             .scheduler_name
             .unwrap_or_else(|| "default-scheduler".into()),
         ..Profile::default()
     };
-    for (point, set) in file.plugins {
-        for p in set.disabled {
-            if point == "multiPoint" || point == "filter" {
-                profile.disabled.insert(p.name);
-            } else if point == "score" {
-                profile.weights.insert(p.name, 0);
+    for (point, set) in &file.plugins {
+        check_names(&format!("profiles.plugins.{point}"), set, warnings)?;
+    }
+    let none = PluginSet::default();
+    let at = |point: &str| file.plugins.get(point).unwrap_or(&none);
+    for d in PLUGINS.iter().filter(|d| d.support.is_there()) {
+        let all = at("multiPoint").turns(d.name, true);
+        let filter = at("filter").turns(d.name, all);
+        let score = at("score").turns(d.name, all);
+        let wrong = |point: &str| ConfigError::Plugin {
+            field: format!("profiles.plugins.{point}.disabled"),
+            plugin: d.name.to_owned(),
+            why: "can be switched off at multiPoint, filter, score and postFilter only".to_owned(),
+        };
+        if d.name == "DefaultPreemption" {
+            profile.preemption = at("postFilter").turns(d.name, all);
+        }
+        // What is done at a point that has no other plugin, and cannot be left out.
+        let own = match d.name {
+            "PrioritySort" => "queueSort",
+            "DefaultBinder" => "bind",
+            "SchedulingGates" => "preEnqueue",
+            _ => "",
+        };
+        if d.make.is_none() && !own.is_empty() && !all && !at(own).enables(d.name) {
+            return Err(wrong("multiPoint"));
+        }
+        for (point, set) in &file.plugins {
+            let on = match point.as_str() {
+                "multiPoint" | "filter" | "score" | "postFilter" => continue,
+                "preFilter" => filter,
+                "preScore" => score,
+                _ => all,
+            };
+            // Work is prepared where it is used; it cannot be switched off alone.
+            let named = set.disabled.iter().any(|p| p.name == d.name);
+            if on && !set.turns(d.name, true) && (named || point == own) {
+                return Err(wrong(point));
             }
         }
-        for p in set.enabled {
-            profile.disabled.remove(&p.name);
-            if let Some(w) = p.weight.filter(|w| *w > 0) {
-                profile.weights.insert(p.name, w);
-            }
+        if !all && !filter && !score {
+            profile.disabled.insert(d.name.to_owned());
         }
+        if !filter {
+            profile.unfiltered.insert(d.name.to_owned());
+        }
+        let weight = |point: &str| {
+            let set = at(point).enabled.iter().find(|p| p.name == d.name);
+            set.and_then(|p| p.weight).filter(|w| *w > 0)
+        };
+        match weight("score").or_else(|| weight("multiPoint")) {
+            _ if !score => profile.weights.insert(d.name.to_owned(), 0),
+            Some(w) => profile.weights.insert(d.name.to_owned(), w),
+            None => None,
+        };
     }
     for c in file.plugin_config {
-        if c.name == "NodeResourcesFit" {
-            let args: FitArgs = serde_yaml::from_value(c.args)?;
+        let Some(args) = fields::ARGS.iter().find(|(name, _)| *name == c.name) else {
+            return Err(ConfigError::Plugin {
+                field: "profiles.pluginConfig".into(),
+                plugin: c.name,
+                why: "takes no arguments or does not exist".into(),
+            });
+        };
+        let mut doc = c.args;
+        if let Some(o) = doc.as_object_mut() {
+            o.remove("apiVersion");
+            o.remove("kind");
+        }
+        let path = format!("{path}: pluginConfig {}", c.name);
+        warnings.extend(component::config::check(&path, &mut doc, args.1)?);
+        if c.name == "NodeResourcesFit" && !doc.is_null() {
+            let args: FitArgs =
+                serde_json::from_value(doc).map_err(|e| ConfigError::Args(c.name, e))?;
             if let Some(s) = args.scoring_strategy {
                 profile.scoring = strategy(s)?;
             }
@@ -338,34 +585,191 @@ fn profile(file: ProfileFile) -> Result<Profile, ConfigError> {
 mod tests {
     use super::*;
 
+    const HEAD: &str =
+        "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n";
+
+    fn read(text: &str) -> Result<Config, String> {
+        Config::parse("f", &format!("{HEAD}{text}")).map_err(|e| e.to_string())
+    }
+
     #[test]
     fn a_file() {
-        let c = Config::parse(
-            "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\nprofiles:\n\
-             - schedulerName: packer\n  plugins:\n    score:\n      disabled: [{name: ImageLocality}]\n  pluginConfig:\n  \
-             - name: NodeResourcesFit\n    args:\n      scoringStrategy:\n        type: MostAllocated\n        \
-             resources: [{name: cpu, weight: 3}]\n",
+        let c = read(
+            "profiles:\n- schedulerName: packer\n  plugins:\n    score:\n      disabled: [{name: ImageLocality}]\n  pluginConfig:\n  \
+             - name: NodeResourcesFit\n    args:\n      apiVersion: kubescheduler.config.k8s.io/v1\n      kind: NodeResourcesFitArgs\n      \
+             scoringStrategy:\n        type: MostAllocated\n        resources: [{name: cpu, weight: 3}]\n",
         )
         .unwrap();
         assert_eq!(c.profiles[0].scheduler_name, "packer");
         assert_eq!(c.profiles[0].scoring.strategy, Strategy::MostAllocated);
         assert_eq!(c.profiles[0].scoring.resources, [("cpu".to_owned(), 3)]);
         assert_eq!(c.profiles[0].weights["ImageLocality"], 0);
+        assert!(c.profiles[0].disabled.is_empty() && c.profiles[0].preemption);
+    }
+
+    #[test]
+    fn every_field_that_is_there_is_read() {
+        assert_eq!(
+            component::config::not_decoded::<File>(fields::KIND.fields),
+            [] as [&str; 0]
+        );
+        for (name, args) in fields::ARGS {
+            if *name == "NodeResourcesFit" {
+                assert_eq!(
+                    component::config::not_decoded::<FitArgs>(args),
+                    [] as [&str; 0]
+                );
+            } else {
+                assert!(args.iter().all(|f| !f.support.is_there()), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn connection_and_election_come_from_the_file() {
+        let c = read(
+            "clientConnection: {kubeconfig: /k, qps: 7, burst: 9}\nleaderElection: {leaderElect: false, leaseDuration: 30s, resourceName: mine, retryPeriod: null}\n",
+        )
+        .unwrap();
+        let want = Connection {
+            kubeconfig: "/k".into(),
+            qps: 7.0,
+            burst: 9,
+        };
+        assert_eq!(c.connection, Some(want));
+        let want = Election {
+            elect: false,
+            lease_duration: Duration::from_secs(30),
+            name: "mine".into(),
+            ..Election::default()
+        };
+        assert_eq!(c.election, want);
+        let c = read("").unwrap();
+        assert_eq!(c.election, Election::default());
+        assert_eq!(c.connection.map(|c| (c.qps, c.burst)), Some((50.0, 100)));
+        for (text, part) in [
+            (
+                "leaderElection: {resourceLock: endpoints}\n",
+                "must be \"leases\"",
+            ),
+            (
+                "leaderElection: {leaseDuration: x}\n",
+                "leaderElection.leaseDuration",
+            ),
+            ("clientConnection: {burst: -1}\n", "non-negative"),
+        ] {
+            let e = read(text).unwrap_err();
+            assert!(e.contains(part), "{text}: {e}");
+        }
+    }
+
+    #[test]
+    fn points_switch_plugins() {
+        let of = |plugins: &str| {
+            let text = format!("profiles:\n- plugins: {plugins}\n");
+            read(&text).map(|c| c.profiles[0].clone())
+        };
+        let p = of("{multiPoint: {disabled: [{name: TaintToleration}]}}").unwrap();
+        assert!(p.disabled.contains("TaintToleration") && p.disabled.len() == 1);
+        let p = of("{filter: {disabled: [{name: '*'}], enabled: [{name: NodeName}]}}").unwrap();
+        assert!(p.unfiltered.contains("NodeResourcesFit") && !p.unfiltered.contains("NodeName"));
+        assert!(!p.weights.contains_key("NodeResourcesFit"));
+        let p = of(
+            "{score: {disabled: [{name: '*'}], enabled: [{name: NodeResourcesFit, weight: 5}]}}",
+        )
+        .unwrap();
+        assert_eq!(
+            (p.weights["NodeResourcesFit"], p.weights["ImageLocality"]),
+            (5, 0)
+        );
+        let p = of("{postFilter: {disabled: [{name: DefaultPreemption}]}}").unwrap();
+        assert!(!p.preemption);
+        for (plugins, part) in [
+            (
+                "{multiPoint: {enabled: [{name: Coscheduling}]}}",
+                "\"Coscheduling\" does not exist",
+            ),
+            (
+                "{score: {disabled: [{name: ImageLocalty}]}}",
+                "\"ImageLocalty\" does not exist",
+            ),
+            (
+                "{multiPoint: {enabled: [{name: GangScheduling}]}}",
+                "is not supported",
+            ),
+            (
+                "{preFilter: {disabled: [{name: NodeResourcesFit}]}}",
+                "only",
+            ),
+            ("{bind: {disabled: [{name: DefaultBinder}]}}", "only"),
+            ("{multiPoint: {disabled: [{name: DefaultBinder}]}}", "only"),
+            ("{filters: {}}", "unknown field"),
+        ] {
+            let e = of(plugins).unwrap_err();
+            assert!(e.contains(part), "{plugins}: {e}");
+        }
+        let c = read("profiles:\n- plugins: {multiPoint: {enabled: [{name: VolumeBinding}, {name: NodePorts}]}}\n").unwrap();
+        assert_eq!(c.warnings.len(), 1, "{:?}", c.warnings);
+    }
+
+    #[test]
+    fn arguments_that_nothing_reads_are_refused() {
+        let of = |name: &str, args: &str| {
+            read(&format!(
+                "profiles:\n- pluginConfig:\n  - name: {name}\n    args: {args}\n"
+            ))
+        };
+        for (name, args) in [
+            ("InterPodAffinity", "{hardPodAffinityWeight: 5}"),
+            (
+                "NodeAffinity",
+                "{addedAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{}]}}}",
+            ),
+            (
+                "PodTopologySpread",
+                "{defaultingType: List, defaultConstraints: [{maxSkew: 1}]}",
+            ),
+            ("NodeResourcesFit", "{ignoredResources: [example.com/a]}"),
+            (
+                "NodeResourcesBalancedAllocation",
+                "{resources: [{name: nvidia.com/gpu, weight: 1}]}",
+            ),
+            ("Nope", "{}"),
+        ] {
+            assert!(of(name, args).is_err(), "{name} {args}");
+        }
+        for (name, args) in [
+            (
+                "InterPodAffinity",
+                "{apiVersion: kubescheduler.config.k8s.io/v1, kind: InterPodAffinityArgs, hardPodAffinityWeight: 1}",
+            ),
+            (
+                "DefaultPreemption",
+                "{minCandidateNodesAbsolute: 100, minCandidateNodesPercentage: 10}",
+            ),
+            (
+                "NodeResourcesBalancedAllocation",
+                "{resources: [{name: cpu, weight: 1}, {name: memory, weight: 1}]}",
+            ),
+            ("PodTopologySpread", "{defaultingType: System}"),
+            ("VolumeBinding", "{bindTimeoutSeconds: 600}"),
+        ] {
+            let c = of(name, args).unwrap();
+            assert!(c.warnings.is_empty(), "{name}: {:?}", c.warnings);
+        }
     }
 
     #[test]
     fn bad_files_are_refused() {
-        let head = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n";
+        let e = Config::parse("f", "kind: x\napiVersion: y\n").unwrap_err();
+        assert!(e.to_string().contains("no kind"), "{e}");
         for (text, part) in [
-            ("kind: x\napiVersion: y\n".to_owned(), "no kind"),
-            (format!("{head}bogus: 1\n"), "bogus"),
-            (
-                format!("{head}podInitialBackoffSeconds: 0\n"),
-                "must be greater than 0",
-            ),
-            (format!("{head}profiles: [{{}}, {{}}]\n"), "duplicate"),
+            ("bogus: 1\n", "bogus"),
+            ("podInitialBackoffSeconds: 0\n", "must be greater than 0"),
+            ("profiles: [{}, {}]\n", "duplicate"),
+            ("extenders: [{urlPrefix: http://x}]\n", "extenders"),
         ] {
-            let e = Config::parse(&text).unwrap_err().to_string();
+            let e = read(text).unwrap_err();
             assert!(e.contains(part), "{e}");
         }
     }

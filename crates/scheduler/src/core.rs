@@ -357,9 +357,15 @@ impl Core {
                 })
             }
             Decision::Unfit(mut error) => {
-                let found = preempt(decider, &q.pod, &mut self.table, &error);
+                let found = decider
+                    .preempts()
+                    .then(|| preempt(decider, &q.pod, &mut self.table, &error));
                 let nomination = match found {
-                    Ok(p) => {
+                    None => {
+                        error.post_filter = NO_CLAIMS.into();
+                        Nomination::Kept
+                    }
+                    Some(Ok(p)) => {
                         let row = self.table.find(&p.node).and_then(|r| self.table.row(r));
                         let victims = p
                             .victims
@@ -371,7 +377,7 @@ impl Core {
                         self.nominated.insert(uid.clone(), promised);
                         Nomination::Made(p.node, victims)
                     }
-                    Err(refused) => {
+                    Some(Err(refused)) => {
                         error.post_filter = format!("{NO_CLAIMS}, {}", refused.why);
                         if refused.eligible {
                             self.nominated.remove(&uid);

@@ -83,10 +83,7 @@ impl Decider {
 
     /// For a profile.
     pub fn new(profile: Profile) -> Decider {
-        let plugins = plugins::all(&profile)
-            .into_iter()
-            .filter(|p| !profile.disabled.contains(p.name))
-            .collect();
+        let plugins = plugins::all(&profile);
         Decider {
             profile,
             plugins,
@@ -94,6 +91,11 @@ impl Decider {
             total: Vec::new(),
             scratch: Vec::new(),
         }
+    }
+
+    /// Whether a pod that fits nowhere may displace others.
+    pub fn preempts(&self) -> bool {
+        self.profile.preemption
     }
 
     fn weight(&self, plugin: &Plugin) -> i64 {

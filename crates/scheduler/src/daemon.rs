@@ -10,24 +10,20 @@ use component::flags::{CommandLine, Flags};
 use component::health::Checks;
 use component::metrics::Registry;
 use component::serve::{Standard, serve};
+use component::support::{Instead, Support};
 use component::{Shutdown, tls};
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Connection};
 use crate::metrics::Metrics;
 use crate::shell;
 
 /// Why the scheduler could not start or had to end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The configuration file cannot be read.
-    #[error("failed to read config file {path:?}: {source}")]
-    Read {
-        /// The file.
-        path: std::path::PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The configuration file is wrong.
+    /// A flag's value cannot be used.
+    #[error("{0}")]
+    Flag(String),
+    /// The configuration file cannot be read or is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The apiserver's address or credentials cannot be used.
@@ -79,37 +75,83 @@ pub fn command_line() -> CommandLine {
         "tls-min-version",
         "tls-private-key-file",
     ])
-    .ignore(&[
-        "authentication-skip-lookup",
-        "authentication-token-webhook-cache-ttl",
-        "authentication-tolerate-lookup-failure",
-        "authorization-always-allow-paths",
-        "authorization-webhook-cache-authorized-ttl",
-        "authorization-webhook-cache-unauthorized-ttl",
-        "disable-http2-serving",
-        "http2-max-streams-per-connection",
-        "kube-api-content-type",
-        "leader-elect-resource-lock",
-        "requestheader-allowed-names",
-        "requestheader-client-ca-file",
-        "requestheader-extra-headers-prefix",
-        "requestheader-group-headers",
-        "requestheader-uid-headers",
-        "requestheader-username-headers",
-    ])
+    .only("leader-elect-resource-lock", &["leases"])
+    .ignore(
+        "protobuf is spoken where the apiserver does",
+        &["kube-api-content-type"],
+    )
+    .ignore(
+        "the secure port chooses its own times and counts, and answers nobody while it cannot ask the apiserver",
+        &[
+            "authentication-token-webhook-cache-ttl",
+            "authentication-tolerate-lookup-failure",
+            "authorization-webhook-cache-authorized-ttl",
+            "authorization-webhook-cache-unauthorized-ttl",
+            "http2-max-streams-per-connection",
+        ],
+    )
+    .ignore(
+        "identities in headers are not taken by the secure port",
+        &[
+            "requestheader-allowed-names",
+            "requestheader-client-ca-file",
+            "requestheader-extra-headers-prefix",
+            "requestheader-group-headers",
+            "requestheader-uid-headers",
+            "requestheader-username-headers",
+        ],
+    )
+    .ignore(
+        "a port that is taken ends the process",
+        &["permit-address-sharing", "permit-port-sharing"],
+    )
+    .refuse(
+        "the apiserver is always asked who calls",
+        &["authentication-skip-lookup"],
+    )
+    .refuse(
+        "health paths are open and all others are asked for",
+        &["authorization-always-allow-paths"],
+    )
+    .refuse("HTTP/2 is always served", &["disable-http2-serving"])
+    .refuse(
+        "the TLS library's own order is used",
+        &["tls-curve-preferences"],
+    )
+    .refuse("one certificate is served", &["tls-sni-cert-key"])
+    .refuse("no file is written", &["write-config-to"])
 }
 
+/// The file, and above it the flags. As upstream, flags of the connection count only without a file that names one.
 fn config(flags: &Flags) -> Result<Config, Error> {
     let mut config = match flags.path("config") {
         None => Config::default(),
-        Some(path) => {
-            let text =
-                std::fs::read_to_string(&path).map_err(|source| Error::Read { path, source })?;
-            Config::parse(&text)?
-        }
+        Some(path) => Config::load(&path)?,
     };
+    let is_set = |name: &str| flags.path("config").is_none() || flags.is_set(name);
     if flags.is_set("pod-max-in-unschedulable-pods-duration") {
         config.times.max_unschedulable = flags.duration("pod-max-in-unschedulable-pods-duration");
+    }
+    let election = &mut config.election;
+    if is_set("leader-elect") {
+        election.elect = flags.bool("leader-elect");
+    }
+    for (name, place) in [
+        ("leader-elect-lease-duration", &mut election.lease_duration),
+        ("leader-elect-renew-deadline", &mut election.renew_deadline),
+        ("leader-elect-retry-period", &mut election.retry_period),
+    ] {
+        if is_set(name) {
+            *place = flags.duration(name);
+        }
+    }
+    for (name, place) in [
+        ("leader-elect-resource-name", &mut election.name),
+        ("leader-elect-resource-namespace", &mut election.namespace),
+    ] {
+        if is_set(name) {
+            *place = flags.string(name).to_owned();
+        }
     }
     Ok(config)
 }
@@ -117,20 +159,37 @@ fn config(flags: &Flags) -> Result<Config, Error> {
 /// Runs until `shutdown`, or until the lease is lost.
 pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
     let config = config(flags)?;
-    let options = Options {
-        user_agent: component::version::user_agent("kube-scheduler"),
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let absent: Vec<&str> = crate::plugins::PLUGINS
+        .iter()
+        .filter(|d| matches!(d.support, Support::Absent(Instead::Warned(_))))
+        .map(|d| d.name)
+        .collect();
+    tracing::warn!(plugins = %absent.join(","), "Plugins that upstream runs by default are not there");
+    let named = config.connection.clone();
+    let connection = named.filter(|c| !c.kubeconfig.is_empty());
+    let connection = connection.unwrap_or_else(|| Connection {
+        kubeconfig: flags.string("kubeconfig").to_owned(),
         qps: flags.float("kube-api-qps") as f32,
         burst: u32::try_from(flags.int("kube-api-burst")).unwrap_or(100),
+    });
+    let options = Options {
+        user_agent: component::version::user_agent("kube-scheduler"),
+        qps: connection.qps,
+        burst: connection.burst,
         ..Options::default()
     };
     let client = Client::from_flags(
-        flags.string("kubeconfig"),
+        &connection.kubeconfig,
         flags.string("master"),
         options.clone(),
     )
     .await?;
 
     let registry = Registry::new();
+    registry.features(&flags.features().map_err(Error::Flag)?);
     let metrics = Arc::new(Metrics::new(&registry));
     let port = flags.port("secure-port");
     if port != 0 {
@@ -210,20 +269,20 @@ pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
         metrics,
         random: Box::new(rand::random),
     };
-    if !flags.bool("leader-elect") {
+    let election = config.election.clone();
+    if !election.elect {
         shell::run(config, deps, shutdown.token.clone()).await;
         return Ok(());
     }
     let election = LeaderConfig {
-        lease_duration: flags.duration("leader-elect-lease-duration"),
-        renew_deadline: flags.duration("leader-elect-renew-deadline"),
-        retry_period: flags.duration("leader-elect-retry-period"),
-        ..LeaderConfig::new(
-            flags.string("leader-elect-resource-namespace"),
-            flags.string("leader-elect-resource-name"),
-            identity,
-        )
+        lease_duration: election.lease_duration,
+        renew_deadline: election.renew_deadline,
+        retry_period: election.retry_period,
+        ..LeaderConfig::new(election.namespace, election.name, identity)
     };
+    election
+        .check()
+        .map_err(|why| Error::Flag(format!("leaderElection: {why}")))?;
     lead(
         own,
         election,
@@ -233,4 +292,50 @@ pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
     )
     .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use component::flags::Outcome;
+
+    use super::*;
+
+    fn of(args: &[&str]) -> Config {
+        match command_line().parse(args.iter().copied()).unwrap() {
+            Outcome::Run(f) => config(&f).unwrap(),
+            Outcome::Print(t) => panic!("{t}"),
+        }
+    }
+
+    #[test]
+    fn flags_of_the_election_override_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.yaml");
+        std::fs::write(
+            &file,
+            "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\nleaderElection: {leaderElect: false, leaseDuration: 40s, resourceName: mine}\n",
+        )
+        .unwrap();
+        let config = format!("--config={}", file.display());
+        let e = of(&[&config]).election;
+        assert_eq!(
+            (e.elect, e.lease_duration.as_secs(), e.name.as_str()),
+            (false, 40, "mine")
+        );
+        let e = of(&[
+            &config,
+            "--leader-elect=true",
+            "--leader-elect-resource-name=x",
+        ])
+        .election;
+        assert_eq!(
+            (e.elect, e.lease_duration.as_secs(), e.name.as_str()),
+            (true, 40, "x")
+        );
+        let e = of(&["--leader-elect-lease-duration=20s"]).election;
+        assert_eq!(
+            (e.elect, e.lease_duration.as_secs(), e.name.as_str()),
+            (true, 20, "kube-scheduler")
+        );
+    }
 }

@@ -11,6 +11,7 @@ pub mod config;
 pub mod core;
 pub mod cycle;
 pub mod daemon;
+pub mod fields;
 pub mod framework;
 pub mod guard;
 pub mod metrics;

@@ -8,6 +8,7 @@
     reason = "a test's failure is a panic"
 )]
 
+mod absent;
 mod bad_input;
 mod golden;
 mod limits;

@@ -1,4 +1,4 @@
-//! DefaultTolerationSeconds: pods stay 300 seconds on a node that is not ready or unreachable, unless they say otherwise.
+//! DefaultTolerationSeconds: how long pods stay on a node that is not ready or unreachable, unless they say themselves.
 
 use api::Status;
 use async_trait::async_trait;
@@ -7,10 +7,13 @@ use serde_json::{Value, json};
 use crate::json::{array, at, is, list, object};
 use crate::{Attributes, Operation, Plugin};
 
-const SECONDS: i64 = 300;
-
 /// See the module.
-pub struct DefaultTolerationSeconds;
+pub struct DefaultTolerationSeconds {
+    /// Seconds on a node that is not ready.
+    pub not_ready: i64,
+    /// Seconds on a node that cannot be reached.
+    pub unreachable: i64,
+}
 
 #[async_trait]
 impl Plugin for DefaultTolerationSeconds {
@@ -34,12 +37,12 @@ impl Plugin for DefaultTolerationSeconds {
                 ["", key].contains(&at(t, "/key")) && ["", "NoExecute"].contains(&at(t, "/effect"))
             })
         };
-        for key in [
-            "node.kubernetes.io/not-ready",
-            "node.kubernetes.io/unreachable",
+        for (key, seconds) in [
+            ("node.kubernetes.io/not-ready", self.not_ready),
+            ("node.kubernetes.io/unreachable", self.unreachable),
         ] {
             if !covered(pod, key) {
-                let t = json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": SECONDS});
+                let t = json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds});
                 if let Some(all) = object(pod, &["spec"]).and_then(|s| array(s, "tolerations")) {
                     all.push(t);
                 }

@@ -1,7 +1,5 @@
-//! The plugins, one file each, in upstream's order. To add one: a file, a `mod` line, and its `make` in [`ALL`].
-//!
-//! Absent so far, though upstream runs them by default: PodSecurity, PodGroupProtection, ClusterTrustBundleAttest,
-//! PodTopologyLabels, ResourceQuota; webhooks and policies live elsewhere.
+//! The plugins, one file each, in upstream's order. To add one: a file, a `mod` line, and its `make` in [`ALL`], which also
+//! says what is absent.
 
 mod always_pull_images;
 mod certificates;
@@ -21,12 +19,15 @@ mod storage_protection;
 
 use std::sync::Arc;
 
+use component::support::{Support, refused, warned};
+
 use crate::chain::{Descriptor, Make};
 
 const fn on(name: &'static str, make: Make) -> Descriptor {
     Descriptor {
         name,
         default_on: true,
+        support: Support::Full,
         make: Some(make),
     }
 }
@@ -35,27 +36,52 @@ const fn off(name: &'static str, make: Make) -> Descriptor {
     Descriptor {
         name,
         default_on: false,
+        support: Support::Full,
         make: Some(make),
     }
 }
 
-const fn absent(name: &'static str, default_on: bool) -> Descriptor {
+/// Not there, and off by default upstream too.
+const fn absent(name: &'static str, why: &'static str) -> Descriptor {
     Descriptor {
         name,
-        default_on,
+        default_on: false,
+        support: refused(why),
         make: None,
     }
 }
 
+/// Not there, though upstream runs it by default.
+const fn missing(name: &'static str, support: Support) -> Descriptor {
+    Descriptor {
+        name,
+        default_on: true,
+        support,
+        make: None,
+    }
+}
+
+/// Upstream runs it, but it does nothing while its gate is off, as it is by default.
+const GATED: Support = warned("its gate is off by default, and what it guards is not there");
+
 /// Every plugin upstream knows, in its order.
 pub const ALL: &[Descriptor] = &[
-    absent("AlwaysAdmit", false),
-    absent("NamespaceAutoProvision", false),
+    absent("AlwaysAdmit", "it does nothing"),
+    absent(
+        "NamespaceAutoProvision",
+        "namespaces are made by who needs them",
+    ),
     on("NamespaceLifecycle", |_| {
         Arc::new(namespace_lifecycle::NamespaceLifecycle)
     }),
-    absent("NamespaceExists", false),
-    absent("LimitPodHardAntiAffinityTopology", false),
+    absent(
+        "NamespaceExists",
+        "NamespaceLifecycle refuses unknown namespaces",
+    ),
+    absent(
+        "LimitPodHardAntiAffinityTopology",
+        "anti-affinity is not limited",
+    ),
     on("LimitRanger", |_| Arc::new(limit_ranger::LimitRanger)),
     on("ServiceAccount", |_| {
         Arc::new(service_account::ServiceAccount)
@@ -69,24 +95,36 @@ pub const ALL: &[Descriptor] = &[
     off("AlwaysPullImages", |_| {
         Arc::new(always_pull_images::AlwaysPullImages)
     }),
-    absent("ImagePolicyWebhook", false),
-    absent("PodSecurity", true),
-    absent("PodNodeSelector", false),
+    absent("ImagePolicyWebhook", "no webhook is called"),
+    missing(
+        "PodSecurity",
+        refused("the labels of pod security levels are stored and nothing enforces them"),
+    ),
+    absent("PodNodeSelector", "namespaces have no node selectors"),
     on("Priority", |_| Arc::new(priority::Priority)),
-    on("DefaultTolerationSeconds", |_| {
-        Arc::new(default_toleration_seconds::DefaultTolerationSeconds)
+    on("DefaultTolerationSeconds", |d| {
+        Arc::new(default_toleration_seconds::DefaultTolerationSeconds {
+            not_ready: d.not_ready_seconds,
+            unreachable: d.unreachable_seconds,
+        })
     }),
-    absent("PodTolerationRestriction", false),
-    absent("EventRateLimit", false),
-    absent("ExtendedResourceToleration", false),
+    absent("PodTolerationRestriction", "namespaces have no tolerations"),
+    absent("EventRateLimit", "events are not limited"),
+    absent(
+        "ExtendedResourceToleration",
+        "no tolerations are added for extended resources",
+    ),
     on("DefaultStorageClass", |_| {
         Arc::new(default_storage_class::DefaultStorageClass)
     }),
     on("StorageObjectInUseProtection", |_| {
         Arc::new(storage_protection::StorageObjectInUseProtection)
     }),
-    absent("PodGroupProtection", true),
-    absent("OwnerReferencesPermissionEnforcement", false),
+    missing("PodGroupProtection", GATED),
+    absent(
+        "OwnerReferencesPermissionEnforcement",
+        "owner references are not guarded",
+    ),
     on("PersistentVolumeClaimResize", |_| {
         Arc::new(claim_resize::PersistentVolumeClaimResize)
     }),
@@ -97,7 +135,10 @@ pub const ALL: &[Descriptor] = &[
     on("CertificateSigning", |d| {
         Arc::new(certificates::Signing(Arc::clone(&d.authorizer)))
     }),
-    absent("ClusterTrustBundleAttest", true),
+    missing(
+        "ClusterTrustBundleAttest",
+        refused("bundles of a signer need no right to attest"),
+    ),
     on("CertificateSubjectRestriction", |_| {
         Arc::new(certificates::SubjectRestriction)
     }),
@@ -107,15 +148,38 @@ pub const ALL: &[Descriptor] = &[
     off("DenyServiceExternalIPs", |_| {
         Arc::new(deny_external_ips::DenyServiceExternalIPs)
     }),
-    absent("PodTopologyLabels", true),
-    absent("PodGroupWorkloadExists", false),
-    absent("NodeDeclaredFeatureValidator", true),
-    absent("JobValidation", true),
-    absent("PodResizeValidator", true),
-    absent("MutatingAdmissionPolicy", true),
-    absent("MutatingAdmissionWebhook", true),
-    absent("ValidatingAdmissionPolicy", true),
-    absent("ValidatingAdmissionWebhook", true),
-    absent("ResourceQuota", true),
-    absent("AlwaysDeny", false),
+    missing(
+        "PodTopologyLabels",
+        refused("bound pods do not get the topology labels of their node"),
+    ),
+    missing("PodGroupWorkloadExists", GATED),
+    missing(
+        "NodeDeclaredFeatureValidator",
+        warned("nodes declare no features"),
+    ),
+    missing("JobValidation", GATED),
+    missing(
+        "PodResizeValidator",
+        refused("whether a node can resize a pod is not checked"),
+    ),
+    missing("MutatingAdmissionPolicy", refused("no policy is evaluated")),
+    missing("MutatingAdmissionWebhook", refused("no webhook is called")),
+    missing(
+        "ValidatingAdmissionPolicy",
+        refused("no policy is evaluated"),
+    ),
+    missing(
+        "ValidatingAdmissionWebhook",
+        refused("no webhook is called"),
+    ),
+    missing(
+        "ResourceQuota",
+        refused("nothing is counted against quotas"),
+    ),
+    absent("AlwaysDeny", "it is for tests"),
 ];
+
+/// How far a plugin is there.
+pub fn support(name: &str) -> Option<Support> {
+    ALL.iter().find(|d| d.name == name).map(|d| d.support)
+}

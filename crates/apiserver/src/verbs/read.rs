@@ -14,7 +14,7 @@ use crate::Response;
 use crate::cache::{Cache, Entry, entry_of, store_error, too_large};
 use crate::codec;
 use crate::encode::Source;
-use crate::options::{ListOptions, parse_revision};
+use crate::options::{ListOptions, Listing, parse_revision};
 use crate::select::{Fields, Labels};
 
 /// Upstream's continue token: the revision of the list and the key to go on from, relative to the list's prefix.
@@ -222,7 +222,7 @@ impl Call {
 
     pub(super) async fn list(&self) -> Result<Response, Status> {
         let output = self.output()?;
-        let options = ListOptions::parse(&self.query, false)?;
+        let options = ListOptions::parse(&self.query, Listing::List)?;
         let selection = self.selection(&options)?;
         if let Some(computed) = &self.served.def.computed {
             let mut items = computed.list().await;

@@ -27,7 +27,7 @@ use crate::cache::{Cache, Change, Entry, FrameKey, Interest, Start, Subscription
 use crate::core::Served;
 use crate::encode;
 use crate::negotiate::{self, Form, Include, Media, Output};
-use crate::options::ListOptions;
+use crate::options::{ListOptions, Listing};
 
 /// How often an idle watch tells its revision. Source: upstream's `defaultBookmarkFrequency`.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
@@ -41,7 +41,8 @@ const MAX_SECONDS: u64 = 366 * 24 * 3600;
 impl Call {
     pub(super) async fn watch(&self) -> Result<Response, Status> {
         let output = negotiate::stream(&self.headers, &self.query)?;
-        let mut options = ListOptions::parse(&self.query, true)?;
+        let watch_list = self.server.config.features.enabled("WatchList");
+        let mut options = ListOptions::parse(&self.query, Listing::Watch { watch_list })?;
         if !self.info.name.is_empty() {
             // The old form names the object in its path.
             options.field_selector = format!("metadata.name={}", self.info.name);

@@ -16,7 +16,7 @@ use crate::codec;
 use crate::core::Served;
 use crate::engine::{Change, Replace, Request};
 use crate::negotiate::{self, Media};
-use crate::options::{DeleteOptions, FieldValidation, ListOptions, WriteOptions};
+use crate::options::{DeleteOptions, FieldValidation, ListOptions, Listing, WriteOptions};
 use crate::resource::ResourceDef;
 
 impl Call {
@@ -158,7 +158,7 @@ impl Call {
         body: Result<Bytes, Status>,
     ) -> Result<Response, Status> {
         let output = self.output()?;
-        let list = ListOptions::parse(&self.query, false)?;
+        let list = ListOptions::parse(&self.query, Listing::List)?;
         let options = self.delete_options(body)?;
         let (entries, metadata) = self.select_all(&list).await?;
         let mut items = Vec::with_capacity(entries.len());

@@ -1,20 +1,20 @@
 //! Go-style flags with pflag's rules, over upstream's inventory of flags.
 //!
-//! A daemon says which of upstream's flags it honours and which are safe to ignore; names, types, defaults, sections and
-//! deprecation come from `data/flags.tsv`. A known flag that is neither is refused when it is set to anything but its
-//! default. `_` and `-` in names are the same. Absent on purpose: abbreviations, and flags after `--`.
+//! Names, types, defaults, sections and deprecation of flags come from `data/flags.tsv`; a daemon says of each how far it
+//! is there ([`Support`]). A flag that is absent is warned of or refused when it is set to anything but its default. `_` and `-` in names are the same. Absent on purpose: abbreviations, and flags after `--`.
 
 mod inventory;
 mod value;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
 pub use inventory::Flag;
 pub use value::Type;
 
-use crate::version;
+use crate::support::{Instead, Support};
+use crate::{support, version};
 
 /// Why a command line was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,22 +51,16 @@ pub enum FlagError {
     Positional(String),
 }
 
-/// What a daemon does with a flag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
-    /// It works.
-    Honoured,
-    /// Accepted with one warning.
-    Ignored,
-    /// Refused with a reason, unless set to its default.
-    Refused(&'static str),
-}
-
 /// A daemon's command line: upstream's inventory and what the daemon does with it.
 pub struct CommandLine {
     daemon: &'static str,
     about: &'static str,
-    flags: BTreeMap<String, (Flag, Status)>,
+    /// Without support as long as the daemon has said nothing.
+    flags: BTreeMap<String, (Flag, Option<Support>)>,
+    /// The flags of which the daemon has said something.
+    said: BTreeSet<String>,
+    /// The values that work, of flags that work with few.
+    only: BTreeMap<&'static str, &'static [&'static str]>,
 }
 
 /// What the command line asks for.
@@ -87,47 +81,72 @@ const COMMON: &[&str] = &[
     "version",
     "vmodule",
 ];
-/// Safe to ignore everywhere: they tune what has no counterpart here.
-const COMMON_IGNORED: &[&str] = &[
-    "allow-metric-labels",
-    "allow-metric-labels-manifest",
-    "contention-profiling",
-    "disabled-metrics",
-    "log-flush-frequency",
-    "log-json-info-buffer-size",
-    "log-json-split-stream",
-    "log-text-info-buffer-size",
-    "log-text-split-stream",
-    "profiling",
-    "show-hidden-metrics-for-version",
+/// What tunes metrics and logs, the same in every daemon.
+const COMMON_WARNED: &[(&str, &[&str])] = &[
+    (
+        "every metric is served, with bounded labels",
+        &[
+            "allow-metric-labels",
+            "allow-metric-labels-manifest",
+            "disabled-metrics",
+            "show-hidden-metrics-for-version",
+        ],
+    ),
+    (
+        "no daemon serves profiles",
+        &["contention-profiling", "profiling"],
+    ),
+    (
+        "each line is written to stderr at once",
+        &[
+            "log-flush-frequency",
+            "log-json-info-buffer-size",
+            "log-json-split-stream",
+            "log-text-info-buffer-size",
+            "log-text-split-stream",
+        ],
+    ),
 ];
+/// What is refused in every daemon.
+const COMMON_REFUSED: &[(&str, &[&str])] = &[(
+    "a release behaves as its own version only",
+    &["emulated-version", "min-compatibility-version"],
+)];
 
 impl CommandLine {
-    /// The command line of an upstream daemon by name; all its flags are refused until told otherwise, except those that
-    /// `component` itself implements.
+    /// The command line of an upstream daemon by name. What is said here is what `component` itself implements or lacks;
+    /// a flag of which nothing is said is refused.
     pub fn new(daemon: &'static str, about: &'static str) -> CommandLine {
         let flags = inventory::of(daemon)
-            .map(|f| {
-                (
-                    f.name.clone(),
-                    (f, Status::Refused("it is not implemented yet")),
-                )
-            })
+            .map(|f| (f.name.clone(), (f, None)))
             .collect();
         let mut c = CommandLine {
             daemon,
             about,
             flags,
+            said: BTreeSet::new(),
+            only: BTreeMap::new(),
         };
-        c.mark(COMMON, Status::Honoured, false);
-        c.mark(COMMON_IGNORED, Status::Ignored, false);
+        c.mark(COMMON, Support::Full, false);
+        for (why, names) in COMMON_WARNED {
+            c.mark(names, support::warned(why), false);
+        }
+        for (why, names) in COMMON_REFUSED {
+            c.mark(names, support::refused(why), false);
+        }
         c
     }
 
-    fn mark(&mut self, names: &[&str], status: Status, must_exist: bool) {
+    fn mark(&mut self, names: &[&str], support: Support, must_exist: bool) {
         for name in names {
+            // Two lists that name one flag would leave it to their order what it does.
+            assert!(
+                !must_exist || self.said.insert((*name).to_owned()) || !cfg!(debug_assertions),
+                "{}: --{name} is said twice",
+                self.daemon
+            );
             match self.flags.get_mut(*name) {
-                Some((_, s)) => *s = status,
+                Some((_, s)) => *s = Some(support),
                 None => assert!(
                     !must_exist || !cfg!(debug_assertions),
                     "{}: no flag --{name}",
@@ -137,26 +156,55 @@ impl CommandLine {
         }
     }
 
-    /// Flags that the daemon implements. A name that upstream's daemon does not have is a mistake in the program (found
-    /// in debug builds).
+    /// Says how far flags are there. A name that upstream's daemon does not have, or that is said twice, is a mistake in
+    /// the program (found in debug builds).
     #[must_use]
-    pub fn honour(mut self, names: &[&str]) -> CommandLine {
-        self.mark(names, Status::Honoured, true);
+    pub fn support(mut self, support: Support, names: &[&str]) -> CommandLine {
+        self.mark(names, support, true);
         self
     }
 
-    /// Flags that can be ignored without harm.
+    /// Flags that the daemon implements.
     #[must_use]
-    pub fn ignore(mut self, names: &[&str]) -> CommandLine {
-        self.mark(names, Status::Ignored, true);
+    pub fn honour(self, names: &[&str]) -> CommandLine {
+        self.support(Support::Full, names)
+    }
+
+    /// Flags that work but for what is `missing`.
+    #[must_use]
+    pub fn partial(self, missing: &'static str, names: &[&str]) -> CommandLine {
+        self.support(Support::Partial(missing), names)
+    }
+
+    /// Flags that are accepted with a warning and do nothing; `why` says what is there in their place.
+    #[must_use]
+    pub fn ignore(self, why: &'static str, names: &[&str]) -> CommandLine {
+        self.support(support::warned(why), names)
+    }
+
+    /// Flags that are refused unless they are set to their default.
+    #[must_use]
+    pub fn refuse(self, why: &'static str, names: &[&str]) -> CommandLine {
+        self.support(support::refused(why), names)
+    }
+
+    /// A flag that works with these values and is refused with any other.
+    #[must_use]
+    pub fn only(mut self, name: &'static str, values: &'static [&'static str]) -> CommandLine {
+        self.mark(&[name], Support::Full, true);
+        self.only.insert(name, values);
         self
     }
 
-    /// A flag that is refused with its own reason.
-    #[must_use]
-    pub fn refuse(mut self, name: &str, reason: &'static str) -> CommandLine {
-        self.mark(&[name], Status::Refused(reason), true);
-        self
+    /// The daemon's name.
+    pub fn daemon(&self) -> &'static str {
+        self.daemon
+    }
+
+    /// Every flag by name, with how far it is there; `None` where the daemon says nothing, which is a mistake that tests
+    /// look for.
+    pub fn list(&self) -> impl Iterator<Item = (&Flag, Option<Support>)> {
+        self.flags.values().map(|(f, s)| (f, *s))
     }
 
     /// A flag of our own, or one that replaces upstream's declaration; honoured.
@@ -178,7 +226,7 @@ impl CommandLine {
             deprecated: false,
             help: help.to_owned(),
         };
-        self.flags.insert(name.to_owned(), (f, Status::Honoured));
+        self.flags.insert(name.to_owned(), (f, Some(Support::Full)));
         self
     }
 
@@ -245,8 +293,9 @@ impl CommandLine {
     fn resolve(&self, given: Vec<(String, String)>) -> Result<Flags, FlagError> {
         let mut values: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let mut warnings = Vec::new();
+        let mut gates = crate::features::Features::default();
         for (name, text) in given {
-            let Some((flag, status)) = self.flags.get(&name) else {
+            let Some((flag, support)) = self.flags.get(&name) else {
                 return Err(FlagError::Unknown(name));
             };
             let items = flag.kind.items(&text).map_err(|why| FlagError::Invalid {
@@ -254,21 +303,42 @@ impl CommandLine {
                 value: text.clone(),
                 why,
             })?;
-            match status {
-                Status::Refused(reason) if items != flag.default_items() => {
+            if name == "feature-gates" {
+                gates
+                    .apply(&text)
+                    .and_then(|()| gates.check())
+                    .map_err(|why| FlagError::Invalid {
+                        name: name.clone(),
+                        value: text.clone(),
+                        why,
+                    })?;
+            }
+            let asks = items != flag.default_items();
+            if asks
+                && let Some(values) = self.only.get(name.as_str())
+                && !items.iter().all(|i| values.contains(&i.as_str()))
+            {
+                return Err(FlagError::Refused {
+                    reason: format!("{:?} is not among {values:?}", items.join(",")),
+                    name,
+                });
+            }
+            match support.unwrap_or(NOTHING_SAID) {
+                Support::Absent(Instead::Refused(reason)) if asks => {
                     return Err(FlagError::Refused {
                         name,
-                        reason: (*reason).to_owned(),
+                        reason: reason.to_owned(),
                     });
                 }
-                Status::Ignored if !values.contains_key(&name) && items != flag.default_items() => {
-                    warnings.push(format!(
-                        "Flag --{name} is accepted and ignored: it is not implemented"
-                    ));
+                Support::Absent(Instead::Warned(why)) if asks && !values.contains_key(&name) => {
+                    warnings.push(format!("Flag --{name} has no effect: {why}"));
+                }
+                Support::Partial(missing) if asks && !values.contains_key(&name) => {
+                    warnings.push(format!("Flag --{name} works only in part: {missing}"));
                 }
                 _ => {}
             }
-            if flag.deprecated && *status == Status::Honoured && !values.contains_key(&name) {
+            if flag.deprecated && is_there(*support) && !values.contains_key(&name) {
                 warnings.push(format!("Flag --{name} has been deprecated"));
             }
             // The first use replaces the default; further uses of a list or map add to it.
@@ -279,12 +349,13 @@ impl CommandLine {
                 *slot = items;
             }
         }
+        warnings.extend(gates.warnings());
         let mut out = Flags {
             daemon: self.daemon,
             warnings,
             values: BTreeMap::new(),
         };
-        for (name, (flag, status)) in &self.flags {
+        for (name, (flag, support)) in &self.flags {
             let set = values.remove(name);
             let is_set = set.is_some();
             let items = set.unwrap_or_else(|| flag.default_items());
@@ -293,18 +364,18 @@ impl CommandLine {
                 Entry {
                     items,
                     is_set,
-                    honoured: *status == Status::Honoured,
+                    honoured: is_there(*support),
                 },
             );
         }
         Ok(out)
     }
 
-    /// The text of `--help`: the honoured flags by section, in upstream's layout; then the names of ignored flags.
+    /// The text of `--help`: the flags that work, by section, in upstream's layout; then the names of those without effect.
     pub fn help(&self) -> String {
         let mut sections: BTreeMap<&str, Vec<&Flag>> = BTreeMap::new();
-        for (flag, status) in self.flags.values() {
-            if *status == Status::Honoured {
+        for (flag, support) in self.flags.values() {
+            if is_there(*support) {
                 sections
                     .entry(flag.section.as_str())
                     .or_default()
@@ -341,12 +412,12 @@ impl CommandLine {
         let ignored: Vec<String> = self
             .flags
             .iter()
-            .filter(|(_, (_, s))| *s == Status::Ignored)
+            .filter(|(_, (_, s))| matches!(s, Some(Support::Absent(Instead::Warned(_)))))
             .map(|(n, _)| format!("--{n}"))
             .collect();
         if !ignored.is_empty() {
             out.push_str(&format!(
-                "\nAccepted and ignored:\n\n  {}\n",
+                "\nAccepted, without effect:\n\n  {}\n",
                 ignored.join(" ")
             ));
         }
@@ -368,6 +439,13 @@ impl CommandLine {
             }
         }
     }
+}
+
+/// What becomes of a flag of which the daemon says nothing.
+const NOTHING_SAID: Support = support::refused("it is not implemented");
+
+fn is_there(support: Option<Support>) -> bool {
+    support.is_some_and(Support::is_there)
 }
 
 #[derive(Clone, Debug)]
@@ -470,19 +548,28 @@ impl Flags {
     /// The feature gates as `--feature-gates` sets them.
     ///
     /// # Errors
-    /// An unknown or locked gate, or a bad value.
+    /// See [`Flags::set_features`].
     pub fn features(&self) -> Result<crate::features::Features, String> {
         let mut f = crate::features::Features::default();
-        for item in self
+        self.set_features(&mut f)?;
+        Ok(f)
+    }
+
+    /// Sets what `--feature-gates` says above what a configuration file said.
+    ///
+    /// # Errors
+    /// An unknown or locked gate, one that cannot be had, or a bad value.
+    pub fn set_features(&self, features: &mut crate::features::Features) -> Result<(), String> {
+        let items = self
             .values
             .get("feature-gates")
-            .map_or(&[][..], |e| e.items.as_slice())
-        {
-            f.apply(item).map_err(|why| {
+            .map_or(&[][..], |e| e.items.as_slice());
+        for item in items {
+            features.apply(item).map_err(|why| {
                 format!("invalid argument {item:?} for \"--feature-gates\" flag: {why}")
             })?;
         }
-        Ok(f)
+        features.check()
     }
 
     /// What [`crate::logging::init`] needs.
@@ -511,11 +598,8 @@ mod tests {
                 "bind-address",
                 "service-account-key-file",
             ])
-            .ignore(&["goaway-chance"])
-            .refuse(
-                "egress-selector-config-file",
-                "konnectivity is not implemented",
-            )
+            .ignore("connections stay", &["goaway-chance"])
+            .refuse("there is no konnectivity", &["egress-selector-config-file"])
     }
 
     fn run(args: &[&str]) -> Result<Flags, FlagError> {
@@ -596,7 +680,7 @@ mod tests {
         );
         assert_eq!(
             e(&["--egress-selector-config-file=f"]),
-            "flag --egress-selector-config-file is not supported: konnectivity is not implemented"
+            "flag --egress-selector-config-file is not supported: there is no konnectivity"
         );
         assert_eq!(e(&["word"]), "unknown command \"word\"");
     }
@@ -606,9 +690,51 @@ mod tests {
         let f = run(&["--goaway-chance=0.1", "--goaway-chance=0.2"]).unwrap();
         assert_eq!(
             f.warnings,
-            ["Flag --goaway-chance is accepted and ignored: it is not implemented"]
+            ["Flag --goaway-chance has no effect: connections stay"]
         );
         assert!(run(&["--egress-selector-config-file="]).is_ok());
+    }
+
+    #[test]
+    fn gates_are_checked_by_every_daemon() {
+        let e = |gates: &str| {
+            run(&[&format!("--feature-gates={gates}")])
+                .unwrap_err()
+                .to_string()
+        };
+        assert_eq!(
+            e("Nope=true"),
+            "invalid argument \"Nope=true\" for \"--feature-gates\" flag: unrecognized feature gate: Nope"
+        );
+        assert!(e("MemoryQoS=true").ends_with(
+            "cannot set feature gate MemoryQoS to true: what it would turn on is not there"
+        ));
+        let f = run(&["--feature-gates=WatchList=false,EventedPLEG=true"]).unwrap();
+        assert!(!f.features().unwrap().enabled("WatchList"));
+        assert_eq!(f.warnings.len(), 1, "{:?}", f.warnings);
+    }
+
+    #[test]
+    fn a_flag_of_which_nothing_is_said_is_refused() {
+        let line = CommandLine::new("kube-apiserver", "");
+        let e = line.parse(["--audit-policy-file=f"]).unwrap_err();
+        assert_eq!(
+            e.to_string(),
+            "flag --audit-policy-file is not supported: it is not implemented"
+        );
+        assert!(line.parse(["--audit-policy-file="]).is_ok());
+    }
+
+    #[test]
+    fn a_flag_with_few_values_refuses_the_others() {
+        let line = CommandLine::new("kube-apiserver", "").only("storage-backend", &["etcd3"]);
+        assert!(line.parse(["--storage-backend=etcd3"]).is_ok());
+        assert_eq!(
+            line.parse(["--storage-backend=etcd2"])
+                .unwrap_err()
+                .to_string(),
+            "flag --storage-backend is not supported: \"etcd2\" is not among [\"etcd3\"]"
+        );
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! The command line of the kubelet and how it overrides the configuration file.
 
-use component::{CommandLine, Flags};
+use component::{CommandLine, Flags, Support};
 use serde_json::{Map, Value, json};
 
-use super::{ACCEPTED, FlagValues, KubeletConfiguration, Settings, SettingsError};
+use super::{FlagValues, KubeletConfiguration, Settings, SettingsError, fields};
 
-/// Flags that set a field of the configuration: flag, path in the file, and how the value is read.
+/// Flags that set a field of the configuration: flag, path in the file, and how the value is read. A flag is there as far as
+/// its field is.
 const OVERRIDES: &[(&str, &str, Kind)] = &[
     ("address", "address", Kind::Text),
     ("allowed-unsafe-sysctls", "allowedUnsafeSysctls", Kind::List),
@@ -52,8 +53,29 @@ const OVERRIDES: &[(&str, &str, Kind)] = &[
         "containerRuntimeEndpoint",
         Kind::Text,
     ),
+    (
+        "contention-profiling",
+        "enableContentionProfiling",
+        Kind::Bool,
+    ),
     ("cpu-cfs-quota", "cpuCFSQuota", Kind::Bool),
     ("cpu-cfs-quota-period", "cpuCFSQuotaPeriod", Kind::Text),
+    ("cpu-manager-policy", "cpuManagerPolicy", Kind::Text),
+    (
+        "cpu-manager-policy-options",
+        "cpuManagerPolicyOptions",
+        Kind::Pairs,
+    ),
+    (
+        "cpu-manager-reconcile-period",
+        "cpuManagerReconcilePeriod",
+        Kind::Text,
+    ),
+    (
+        "enable-controller-attach-detach",
+        "enableControllerAttachDetach",
+        Kind::Bool,
+    ),
     (
         "enable-debugging-handlers",
         "enableDebuggingHandlers",
@@ -65,16 +87,37 @@ const OVERRIDES: &[(&str, &str, Kind)] = &[
         "enforceNodeAllocatable",
         Kind::List,
     ),
+    ("event-burst", "eventBurst", Kind::Int),
+    ("event-qps", "eventRecordQPS", Kind::Int),
     ("eviction-hard", "evictionHard", Kind::Thresholds),
+    (
+        "eviction-max-pod-grace-period",
+        "evictionMaxPodGracePeriod",
+        Kind::Int,
+    ),
+    (
+        "eviction-minimum-reclaim",
+        "evictionMinimumReclaim",
+        Kind::Pairs,
+    ),
     (
         "eviction-pressure-transition-period",
         "evictionPressureTransitionPeriod",
         Kind::Text,
     ),
+    ("eviction-soft", "evictionSoft", Kind::Thresholds),
+    (
+        "eviction-soft-grace-period",
+        "evictionSoftGracePeriod",
+        Kind::Pairs,
+    ),
     ("fail-cgroupv1", "failCgroupV1", Kind::Bool),
+    ("fail-swap-on", "failSwapOn", Kind::Bool),
     ("file-check-frequency", "fileCheckFrequency", Kind::Text),
+    ("hairpin-mode", "hairpinMode", Kind::Text),
     ("healthz-bind-address", "healthzBindAddress", Kind::Text),
     ("healthz-port", "healthzPort", Kind::Int),
+    ("http-check-frequency", "httpCheckFrequency", Kind::Text),
     (
         "image-gc-high-threshold",
         "imageGCHighThresholdPercent",
@@ -86,8 +129,32 @@ const OVERRIDES: &[(&str, &str, Kind)] = &[
         Kind::Int,
     ),
     ("image-service-endpoint", "imageServiceEndpoint", Kind::Text),
+    (
+        "kernel-memcg-notification",
+        "kernelMemcgNotification",
+        Kind::Bool,
+    ),
+    ("kube-api-burst", "kubeAPIBurst", Kind::Int),
+    ("kube-api-content-type", "contentType", Kind::Text),
+    ("kube-api-qps", "kubeAPIQPS", Kind::Int),
     ("kube-reserved", "kubeReserved", Kind::Pairs),
+    ("kube-reserved-cgroup", "kubeReservedCgroup", Kind::Text),
+    ("kubelet-cgroups", "kubeletCgroups", Kind::Text),
+    (
+        "local-storage-capacity-isolation",
+        "localStorageCapacityIsolation",
+        Kind::Bool,
+    ),
+    (
+        "make-iptables-util-chains",
+        "makeIPTablesUtilChains",
+        Kind::Bool,
+    ),
+    ("manifest-url", "staticPodURL", Kind::Text),
+    ("manifest-url-header", "staticPodURLHeader", Kind::Pairs),
+    ("max-open-files", "maxOpenFiles", Kind::Int),
     ("max-pods", "maxPods", Kind::Int),
+    ("memory-manager-policy", "memoryManagerPolicy", Kind::Text),
     (
         "minimum-image-ttl-duration",
         "imageMinimumGCAge",
@@ -99,17 +166,34 @@ const OVERRIDES: &[(&str, &str, Kind)] = &[
         "nodeStatusUpdateFrequency",
         Kind::Text,
     ),
+    ("oom-score-adj", "oomScoreAdj", Kind::Int),
     ("pod-cidr", "podCIDR", Kind::Text),
     ("pod-manifest-path", "staticPodPath", Kind::Text),
     ("pod-max-pids", "podPidsLimit", Kind::Int),
     ("pods-per-core", "podsPerCore", Kind::Int),
     ("port", "port", Kind::Int),
+    (
+        "protect-kernel-defaults",
+        "protectKernelDefaults",
+        Kind::Bool,
+    ),
     ("provider-id", "providerID", Kind::Text),
+    ("qos-reserved", "qosReserved", Kind::Pairs),
     ("read-only-port", "readOnlyPort", Kind::Int),
     ("register-node", "registerNode", Kind::Bool),
     ("register-with-taints", "registerWithTaints", Kind::Taints),
+    ("registry-burst", "registryBurst", Kind::Int),
+    ("registry-qps", "registryPullQPS", Kind::Int),
+    ("reserved-cpus", "reservedSystemCPUs", Kind::Text),
+    ("reserved-memory", "reservedMemory", Kind::List),
     ("resolv-conf", "resolvConf", Kind::Text),
     ("rotate-certificates", "rotateCertificates", Kind::Bool),
+    (
+        "rotate-server-certificates",
+        "serverTLSBootstrap",
+        Kind::Bool,
+    ),
+    ("runonce", "runOnce", Kind::Bool),
     (
         "runtime-request-timeout",
         "runtimeRequestTimeout",
@@ -122,11 +206,31 @@ const OVERRIDES: &[(&str, &str, Kind)] = &[
         "streamingConnectionIdleTimeout",
         Kind::Text,
     ),
+    ("sync-frequency", "syncFrequency", Kind::Text),
+    ("system-cgroups", "systemCgroups", Kind::Text),
     ("system-reserved", "systemReserved", Kind::Pairs),
+    ("system-reserved-cgroup", "systemReservedCgroup", Kind::Text),
     ("tls-cert-file", "tlsCertFile", Kind::Text),
     ("tls-cipher-suites", "tlsCipherSuites", Kind::List),
     ("tls-min-version", "tlsMinVersion", Kind::Text),
     ("tls-private-key-file", "tlsPrivateKeyFile", Kind::Text),
+    (
+        "topology-manager-policy",
+        "topologyManagerPolicy",
+        Kind::Text,
+    ),
+    (
+        "topology-manager-policy-options",
+        "topologyManagerPolicyOptions",
+        Kind::Pairs,
+    ),
+    ("topology-manager-scope", "topologyManagerScope", Kind::Text),
+    ("volume-plugin-dir", "volumePluginDir", Kind::Text),
+    (
+        "volume-stats-agg-period",
+        "volumeStatsAggPeriod",
+        Kind::Text,
+    ),
 ];
 
 #[derive(Clone, Copy)]
@@ -152,107 +256,92 @@ const OWN: &[&str] = &[
     "root-dir",
 ];
 
-/// Flags that tune what has no counterpart here.
-const IGNORED: &[&str] = &[
-    "application-metrics-count-limit",
-    "boot-id-file",
-    "container-hints",
-    "containerd",
-    "containerd-namespace",
-    "cpu-manager-policy",
-    "cpu-manager-policy-options",
-    "cpu-manager-reconcile-period",
-    "enable-controller-attach-detach",
-    "enable-load-reader",
-    "event-burst",
-    "event-qps",
-    "event-storage-age-limit",
-    "event-storage-event-limit",
-    "eviction-max-pod-grace-period",
-    "eviction-minimum-reclaim",
-    "eviction-soft",
-    "eviction-soft-grace-period",
-    "experimental-allocatable-ignore-eviction",
-    "fail-swap-on",
-    "global-housekeeping-interval",
-    "hairpin-mode",
-    "housekeeping-interval",
-    "http-check-frequency",
-    "kernel-memcg-notification",
-    "kube-api-burst",
-    "kube-api-content-type",
-    "kube-api-qps",
-    "kubelet-cgroups",
-    "local-storage-capacity-isolation",
-    "log-cadvisor-usage",
-    "machine-id-file",
-    "make-iptables-util-chains",
-    "max-housekeeping-interval",
-    "max-open-files",
-    "maximum-dead-containers",
-    "maximum-dead-containers-per-container",
-    "memory-manager-policy",
-    "minimum-container-ttl-duration",
-    "oom-score-adj",
-    "protect-kernel-defaults",
-    "qos-reserved",
-    "registry-burst",
-    "registry-qps",
-    "runtime-cgroups",
-    "storage-driver-buffer-duration",
-    "storage-driver-db",
-    "storage-driver-host",
-    "storage-driver-password",
-    "storage-driver-secure",
-    "storage-driver-table",
-    "storage-driver-user",
-    "sync-frequency",
-    "system-cgroups",
-    "topology-manager-policy",
-    "topology-manager-policy-options",
-    "topology-manager-scope",
-    "volume-plugin-dir",
-    "volume-stats-agg-period",
-];
-
 /// The kubelet's command line.
 pub fn command_line() -> CommandLine {
-    let honoured: Vec<&str> = OVERRIDES
-        .iter()
-        .map(|o| o.0)
-        .chain(OWN.iter().copied())
-        .collect();
-    CommandLine::new(
+    let line = CommandLine::new(
         "kubelet",
         "The kubelet runs the pods of one node in its container runtime and reports on both.",
     )
-    .honour(&honoured)
-    .ignore(IGNORED)
+    .honour(OWN)
+    .ignore(
+        "the kubelet counts containers itself; there is no cAdvisor",
+        &[
+            "application-metrics-count-limit",
+            "boot-id-file",
+            "container-hints",
+            "containerd",
+            "containerd-namespace",
+            "enable-load-reader",
+            "event-storage-age-limit",
+            "event-storage-event-limit",
+            "global-housekeeping-interval",
+            "housekeeping-interval",
+            "log-cadvisor-usage",
+            "machine-id-file",
+            "max-housekeeping-interval",
+            "storage-driver-buffer-duration",
+            "storage-driver-db",
+            "storage-driver-host",
+            "storage-driver-password",
+            "storage-driver-secure",
+            "storage-driver-table",
+            "storage-driver-user",
+        ],
+    )
+    .ignore(
+        "what is allocatable is always less what hard eviction keeps",
+        &["experimental-allocatable-ignore-eviction"],
+    )
+    .ignore(
+        "ended containers are removed once a newer one of their place has ended too",
+        &[
+            "maximum-dead-containers",
+            "maximum-dead-containers-per-container",
+            "minimum-container-ttl-duration",
+        ],
+    )
+    .ignore(
+        "no summary tells what the runtime itself takes",
+        &["runtime-cgroups"],
+    )
     .refuse(
-        "config-dir",
         "drop-in configuration directories are not supported; use --config",
+        &["config-dir"],
     )
     .refuse(
-        "manifest-url",
-        "pods from a URL are not supported; use --pod-manifest-path",
+        "addresses of nodes come from --node-ip; a cloud's are not waited for",
+        &["cloud-provider"],
     )
     .refuse(
-        "rotate-server-certificates",
-        "serving certificates from the cluster are not supported; use --tls-cert-file",
-    )
-    .refuse(
-        "image-credential-provider-config",
         "credential provider plugins are not supported; use imagePullSecrets",
+        &[
+            "image-credential-provider-bin-dir",
+            "image-credential-provider-config",
+        ],
     )
+    .refuse(
+        "no file is locked",
+        &["exit-on-lock-contention", "lock-file"],
+    )
+    .refuse(
+        "mounts are made by the kubelet itself",
+        &["experimental-mounter-path"],
+    );
+    OVERRIDES.iter().fold(line, |line, (flag, path, _)| {
+        line.support(fields::support(path).unwrap_or(Support::Full), &[flag])
+    })
 }
 
 /// Reads the file that `--config` names and applies the flags.
 pub fn settings(flags: &Flags) -> Result<Settings, SettingsError> {
+    let mut warnings = Vec::new();
     let mut doc = match flags.path("config") {
         Some(path) => {
             // Decoded strictly first, so that mistakes in the file are told as the file's.
-            let _: KubeletConfiguration = component::config::load(&path, &ACCEPTED)?;
-            component::config::load::<Value>(&path, &ACCEPTED)?
+            let _ = fields::KIND.load::<KubeletConfiguration>(&path)?;
+            let file = fields::KIND.load::<Value>(&path)?;
+            warnings = file.warnings;
+            file.value
         }
         None => {
             // Without a file the insecure defaults of the flags apply, as upstream's do.
@@ -260,7 +349,7 @@ pub fn settings(flags: &Flags) -> Result<Settings, SettingsError> {
         }
     };
     for (flag, path, kind) in OVERRIDES {
-        if !flags.is_set(flag) {
+        if !flags.is_set(flag) || !fields::support(path).is_some_and(Support::is_there) {
             continue;
         }
         let value = match kind {
@@ -300,7 +389,12 @@ pub fn settings(flags: &Flags) -> Result<Settings, SettingsError> {
         kubeconfig: flags.path("kubeconfig"),
         bootstrap_kubeconfig: flags.path("bootstrap-kubeconfig"),
     };
-    Settings::new(config, values)
+    let mut settings = Settings::new(config, values)?;
+    settings.warnings = warnings;
+    flags
+        .set_features(&mut settings.features)
+        .map_err(|e| super::bad("--feature-gates", e))?;
+    Ok(settings)
 }
 
 fn taint(text: &str) -> Option<Value> {
@@ -336,6 +430,32 @@ mod tests {
             Outcome::Run(f) => settings(&f).unwrap(),
             Outcome::Print(t) => panic!("{t}"),
         }
+    }
+
+    #[test]
+    fn every_flag_of_a_field_has_one() {
+        for (flag, path, _) in OVERRIDES {
+            assert!(fields::support(path).is_some(), "--{flag}: no field {path}");
+        }
+    }
+
+    #[test]
+    fn flags_and_fields_are_refused_alike() {
+        for flag in [
+            "--cpu-manager-policy=static",
+            "--topology-manager-policy=single-numa-node",
+            "--protect-kernel-defaults",
+            "--qos-reserved=memory=50%",
+            "--reserved-cpus=0",
+            "--system-reserved-cgroup=/s",
+            "--rotate-server-certificates",
+            "--config-dir=/d",
+            "--cloud-provider=external",
+        ] {
+            let e = command_line().parse([flag]).unwrap_err().to_string();
+            assert!(e.contains("is not supported: "), "{flag}: {e}");
+        }
+        assert!(!of(&["--fail-swap-on=false", "--hostname-override=x"]).fail_swap_on);
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! The kubelet's configuration: `KubeletConfiguration` (kubelet.config.k8s.io/v1beta1) and the flags above it.
 //!
-//! Every field of the kind is known, so that a file made for upstream decodes; those without a counterpart here are
-//! opaque and ignored. Flags set on the command line override the file, as upstream's do.
+//! Every field of the kind is in the list of [`fields`], so that a file made for upstream is understood: those without a
+//! counterpart here are warned of or refused when they ask for something, the others are what [`KubeletConfiguration`]
+//! holds. Flags set on the command line override the file, as upstream's do.
 
+pub mod fields;
 pub mod flags;
 
 use std::collections::BTreeMap;
@@ -10,10 +12,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_json::Value;
-
-/// API version and kind of the file.
-pub const ACCEPTED: [(&str, &str); 1] = [("kubelet.config.k8s.io/v1beta1", "KubeletConfiguration")];
 
 mod duration {
     //! Zero, null and absent all mean the default, as in the Go type.
@@ -29,105 +27,94 @@ mod duration {
     }
 }
 
-macro_rules! configuration {
-    ($($(#[$m:meta])* $f:ident : $t:ty,)* ; $($opaque:ident,)*) => {
-        /// `KubeletConfiguration`; unset fields are `None` or empty and get their defaults in [`Settings`].
-        #[derive(Clone, Debug, Default, Deserialize)]
-        #[serde(rename_all = "camelCase", default)]
-        #[expect(missing_docs, reason = "the fields are those of upstream's kind")]
-        pub struct KubeletConfiguration {
-            $($(#[$m])* pub $f: $t,)*
-            $(pub $opaque: Option<Value>,)*
-        }
-    };
-}
-
-configuration! {
-    enable_server: Option<bool>,
-    static_pod_path: String,
-    pod_logs_dir: String,
-    #[serde(deserialize_with = "duration::deserialize")] file_check_frequency: Option<Duration>,
-    address: String,
-    port: i32,
-    read_only_port: i32,
-    tls_cert_file: String,
-    tls_private_key_file: String,
-    tls_cipher_suites: Vec<String>,
-    tls_min_version: String,
-    rotate_certificates: bool,
-    #[serde(rename = "serverTLSBootstrap")] server_tls_bootstrap: bool,
-    authentication: Authentication,
-    authorization: Authorization,
-    healthz_port: Option<i32>,
-    healthz_bind_address: String,
-    cluster_domain: String,
-    #[serde(rename = "clusterDNS")] cluster_dns: Vec<String>,
-    #[serde(deserialize_with = "duration::deserialize")] streaming_connection_idle_timeout: Option<Duration>,
-    #[serde(deserialize_with = "duration::deserialize")] node_status_update_frequency: Option<Duration>,
-    #[serde(deserialize_with = "duration::deserialize")] node_status_report_frequency: Option<Duration>,
-    node_lease_duration_seconds: i32,
-    #[serde(rename = "imageMinimumGCAge", deserialize_with = "duration::deserialize")] image_minimum_gc_age: Option<Duration>,
-    #[serde(rename = "imageGCHighThresholdPercent")] image_gc_high_threshold_percent: Option<i32>,
-    #[serde(rename = "imageGCLowThresholdPercent")] image_gc_low_threshold_percent: Option<i32>,
-    cgroup_root: String,
-    #[serde(rename = "cgroupsPerQOS")] cgroups_per_qos: Option<bool>,
-    cgroup_driver: String,
-    #[serde(deserialize_with = "duration::deserialize")] runtime_request_timeout: Option<Duration>,
-    max_pods: i32,
-    #[serde(rename = "podCIDR")] pod_cidr: String,
-    pod_pids_limit: Option<i64>,
-    resolv_conf: Option<String>,
-    #[serde(rename = "cpuCFSQuota")] cpu_cfs_quota: Option<bool>,
-    #[serde(rename = "cpuCFSQuotaPeriod", deserialize_with = "duration::deserialize")] cpu_cfs_quota_period: Option<Duration>,
-    node_status_max_images: Option<i32>,
-    serialize_image_pulls: Option<bool>,
-    max_parallel_image_pulls: Option<i32>,
-    eviction_hard: BTreeMap<String, String>,
-    #[serde(deserialize_with = "duration::deserialize")] eviction_pressure_transition_period: Option<Duration>,
-    pods_per_core: i32,
-    feature_gates: BTreeMap<String, bool>,
-    container_log_max_size: String,
-    container_log_max_files: Option<i32>,
-    system_reserved: BTreeMap<String, String>,
-    kube_reserved: BTreeMap<String, String>,
-    enforce_node_allocatable: Option<Vec<String>>,
-    allowed_unsafe_sysctls: Vec<String>,
-    #[serde(rename = "providerID")] provider_id: String,
-    crash_loop_back_off: CrashLoopBackOff,
-    seccomp_default: Option<bool>,
-    enable_debugging_handlers: Option<bool>,
-    register_with_taints: Vec<Taint>,
-    register_node: Option<bool>,
-    container_runtime_endpoint: String,
-    image_service_endpoint: String,
-    #[serde(rename = "failCgroupV1")] fail_cgroup_v1: Option<bool>,
-    make_ip_tables: Option<Value>,
-    #[serde(rename = "staticPodURL")] static_pod_url: String,
-    #[serde(rename = "staticPodURLHeader")] static_pod_url_header: Option<Value>,
-    #[serde(rename = "registryPullQPS")] registry_pull_qps: Option<Value>,
-    #[serde(rename = "eventRecordQPS")] event_record_qps: Option<Value>,
-    #[serde(rename = "imageMaximumGCAge")] image_maximum_gc_age: Option<Value>,
-    #[serde(rename = "singleProcessOOMKill")] single_process_oom_kill: Option<Value>,
-    #[serde(rename = "qosReserved")] qos_reserved: Option<Value>,
-    #[serde(rename = "kubeAPIQPS")] kube_api_qps: Option<Value>,
-    #[serde(rename = "kubeAPIBurst")] kube_api_burst: Option<Value>,
-    #[serde(rename = "makeIPTablesUtilChains")] make_iptables_util_chains: Option<Value>,
-    #[serde(rename = "reservedSystemCPUs")] reserved_system_cpus: Option<Value>,
-    #[serde(rename = "cpuManagerPolicy")] cpu_manager_policy: Option<Value>,
-    ;
-    sync_frequency, http_check_frequency, tls_curve_preferences, registry_burst, image_pull_credentials_verification_policy,
-    preloaded_images_verification_allowlist, event_burst, enable_contention_profiling,
-    oom_score_adj, volume_stats_agg_period, kubelet_cgroups, system_cgroups, cpu_manager_policy_options,
-    cpu_manager_reconcile_period, memory_manager_policy, topology_manager_policy, topology_manager_scope,
-    topology_manager_policy_options, hairpin_mode, run_once, max_open_files, content_type, eviction_soft,
-    eviction_soft_grace_period, eviction_max_pod_grace_period, eviction_minimum_reclaim, merge_default_eviction_settings,
-    enable_controller_attach_detach, protect_kernel_defaults, iptables_masquerade_bit, iptables_drop_bit, fail_swap_on,
-    memory_swap, container_log_max_workers, container_log_monitor_interval, config_map_and_secret_change_detection_strategy,
-    show_hidden_metrics_for_version, system_reserved_cgroup, kube_reserved_cgroup, volume_plugin_dir,
-    kernel_memcg_notification, logging, enable_system_log_handler, enable_system_log_query, shutdown_grace_period,
-    shutdown_grace_period_critical_pods, shutdown_grace_period_by_pod_priority, reserved_memory, enable_profiling_handler,
-    enable_debug_flags_handler, memory_throttling_factor, memory_reservation_policy, tracing, local_storage_capacity_isolation,
-    user_namespaces,
+/// `KubeletConfiguration` as far as it is read; unset fields are `None` or empty and get their defaults in [`Settings`].
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(missing_docs, reason = "the fields are those of upstream's kind")]
+pub struct KubeletConfiguration {
+    pub enable_server: Option<bool>,
+    pub static_pod_path: String,
+    pub pod_logs_dir: String,
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub file_check_frequency: Option<Duration>,
+    pub address: String,
+    pub port: i32,
+    pub read_only_port: i32,
+    pub tls_cert_file: String,
+    pub tls_private_key_file: String,
+    pub tls_cipher_suites: Vec<String>,
+    pub tls_min_version: String,
+    pub authentication: Authentication,
+    pub authorization: Authorization,
+    pub healthz_port: Option<i32>,
+    pub healthz_bind_address: String,
+    pub cluster_domain: String,
+    #[serde(rename = "clusterDNS")]
+    pub cluster_dns: Vec<String>,
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub streaming_connection_idle_timeout: Option<Duration>,
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub node_status_update_frequency: Option<Duration>,
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub node_status_report_frequency: Option<Duration>,
+    pub node_lease_duration_seconds: i32,
+    #[serde(
+        rename = "imageMinimumGCAge",
+        deserialize_with = "duration::deserialize"
+    )]
+    pub image_minimum_gc_age: Option<Duration>,
+    #[serde(rename = "imageGCHighThresholdPercent")]
+    pub image_gc_high_threshold_percent: Option<i32>,
+    #[serde(rename = "imageGCLowThresholdPercent")]
+    pub image_gc_low_threshold_percent: Option<i32>,
+    pub cgroup_root: String,
+    #[serde(rename = "cgroupsPerQOS")]
+    pub cgroups_per_qos: Option<bool>,
+    pub cgroup_driver: String,
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub runtime_request_timeout: Option<Duration>,
+    pub max_pods: i32,
+    #[serde(rename = "podCIDR")]
+    pub pod_cidr: String,
+    pub pod_pids_limit: Option<i64>,
+    pub resolv_conf: Option<String>,
+    #[serde(rename = "cpuCFSQuota")]
+    pub cpu_cfs_quota: Option<bool>,
+    #[serde(
+        rename = "cpuCFSQuotaPeriod",
+        deserialize_with = "duration::deserialize"
+    )]
+    pub cpu_cfs_quota_period: Option<Duration>,
+    pub node_status_max_images: Option<i32>,
+    pub serialize_image_pulls: Option<bool>,
+    pub max_parallel_image_pulls: Option<i32>,
+    pub eviction_hard: BTreeMap<String, String>,
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub eviction_pressure_transition_period: Option<Duration>,
+    pub pods_per_core: i32,
+    pub feature_gates: BTreeMap<String, bool>,
+    pub container_log_max_size: String,
+    pub container_log_max_files: Option<i32>,
+    pub system_reserved: BTreeMap<String, String>,
+    pub kube_reserved: BTreeMap<String, String>,
+    pub enforce_node_allocatable: Option<Vec<String>>,
+    pub allowed_unsafe_sysctls: Vec<String>,
+    #[serde(rename = "providerID")]
+    pub provider_id: String,
+    pub crash_loop_back_off: CrashLoopBackOff,
+    pub seccomp_default: Option<bool>,
+    pub register_with_taints: Vec<Taint>,
+    pub register_node: Option<bool>,
+    pub container_runtime_endpoint: String,
+    pub image_service_endpoint: String,
+    #[serde(rename = "failCgroupV1")]
+    pub fail_cgroup_v1: Option<bool>,
+    #[serde(rename = "kubeAPIQPS")]
+    pub kube_api_qps: Option<f32>,
+    #[serde(rename = "kubeAPIBurst")]
+    pub kube_api_burst: Option<u32>,
+    pub fail_swap_on: Option<bool>,
+    pub enable_debugging_handlers: Option<bool>,
 }
 
 /// Who may ask the kubelet.
@@ -280,7 +267,6 @@ pub struct Settings {
     pub healthz_address: std::net::IpAddr,
     pub healthz_port: u16,
     pub tls: component::tls::Options,
-    pub rotate_certificates: bool,
     pub client_ca_file: Option<PathBuf>,
     pub webhook_authentication: bool,
     pub anonymous: bool,
@@ -321,6 +307,10 @@ pub struct Settings {
     pub crash_backoff_max: Duration,
     pub seccomp_default: bool,
     pub debugging_handlers: bool,
+    pub fail_swap_on: bool,
+    pub api_qps: f32,
+    pub api_burst: u32,
+    pub features: component::features::Features,
     /// What the configuration asks for and does not get; logged once.
     pub warnings: Vec<String>,
 }
@@ -367,52 +357,6 @@ fn set_or(text: &str, default: &str) -> String {
     } else {
         text.to_string()
     }
-}
-
-/// Settings that change what pods get are refused; others are told of and ignored.
-fn unsupported(c: &KubeletConfiguration) -> Result<Vec<String>, SettingsError> {
-    let set = |v: &Option<Value>, none: &str| {
-        v.as_ref()
-            .and_then(Value::as_str)
-            .is_some_and(|v| !v.is_empty() && !v.eq_ignore_ascii_case(none))
-    };
-    for (field, value, none) in [
-        ("cpuManagerPolicy", &c.cpu_manager_policy, "none"),
-        ("memoryManagerPolicy", &c.memory_manager_policy, "none"),
-        ("topologyManagerPolicy", &c.topology_manager_policy, "none"),
-    ] {
-        if set(value, none) {
-            return Err(bad(field, "only \"none\" is supported"));
-        }
-    }
-    let mut warnings = Vec::new();
-    let given = |v: &Option<Value>| match v {
-        Some(Value::Object(o)) => !o.is_empty(),
-        Some(Value::Array(a)) => !a.is_empty(),
-        Some(Value::String(s)) => !matches!(s.as_str(), "" | "0" | "0s"),
-        _ => false,
-    };
-    for (field, value) in [
-        ("evictionSoft", &c.eviction_soft),
-        ("shutdownGracePeriod", &c.shutdown_grace_period),
-        (
-            "shutdownGracePeriodByPodPriority",
-            &c.shutdown_grace_period_by_pod_priority,
-        ),
-        ("memorySwap", &c.memory_swap),
-        ("reservedMemory", &c.reserved_memory),
-        ("tracing", &c.tracing),
-        ("qosReserved", &c.qos_reserved),
-        ("reservedSystemCPUs", &c.reserved_system_cpus),
-    ] {
-        if given(value) {
-            warnings.push(format!("{field} is not supported and has no effect"));
-        }
-    }
-    if c.rotate_certificates {
-        warnings.push("rotateCertificates has no effect: the client certificate is read again when its file changes".into());
-    }
-    Ok(warnings)
 }
 
 impl Settings {
@@ -471,17 +415,19 @@ impl Settings {
                 "this node uses cgroup v1 and failCgroupV1 is set",
             ));
         }
-        if !c.static_pod_url.is_empty() {
-            return Err(bad(
-                "staticPodURL",
-                "pods from a URL are not supported; use staticPodPath",
-            ));
+        for what in c.enforce_node_allocatable.iter().flatten() {
+            if !matches!(what.as_str(), "" | "none" | "pods") {
+                return Err(bad(
+                    "enforceNodeAllocatable",
+                    format!("{what:?} is not supported; only \"pods\" and \"none\" are"),
+                ));
+            }
         }
-        if c.server_tls_bootstrap {
-            return Err(bad(
-                "serverTLSBootstrap",
-                "serving certificates from the cluster are not supported; use tlsCertFile",
-            ));
+        let mut features = component::features::Features::default();
+        for (name, on) in &c.feature_gates {
+            features
+                .set(name, *on)
+                .map_err(|e| bad("featureGates", e))?;
         }
         let mut hard: BTreeMap<String, String> = BTreeMap::from(
             [
@@ -512,7 +458,6 @@ impl Settings {
             (false, Some(n)) if n > 0 => usize::try_from(n).unwrap_or(1),
             (false, _) => 64,
         };
-        let warnings = unsupported(&c)?;
         let opt = |s: &str| (!s.is_empty()).then(|| PathBuf::from(s));
         let cert_dir = f.cert_dir;
         let mut sans = vec![node_name.clone()];
@@ -558,7 +503,6 @@ impl Settings {
                 ..Default::default()
             },
             cert_dir,
-            rotate_certificates: c.rotate_certificates,
             client_ca_file: opt(&c.authentication.x509.client_ca_file),
             webhook_authentication: c.authentication.webhook.enabled.unwrap_or(true),
             anonymous,
@@ -648,8 +592,27 @@ impl Settings {
                 .unwrap_or(Duration::from_secs(300)),
             seccomp_default: c.seccomp_default.unwrap_or(false),
             debugging_handlers: c.enable_debugging_handlers.unwrap_or(true),
-            warnings,
+            fail_swap_on: c.fail_swap_on.unwrap_or(true),
+            api_qps: c.kube_api_qps.unwrap_or(50.0),
+            api_burst: c.kube_api_burst.unwrap_or(100),
+            features,
+            warnings: Vec::new(),
         })
+    }
+
+    /// Refuses a machine that the settings do not want.
+    ///
+    /// # Errors
+    /// Swap is on though `failSwapOn` is.
+    pub fn check_machine(&self, swaps: &str) -> Result<(), SettingsError> {
+        // The first line is a heading.
+        if self.fail_swap_on && swaps.lines().skip(1).any(|l| !l.trim().is_empty()) {
+            return Err(bad(
+                "failSwapOn",
+                "running with swap on is not supported, please disable swap or set --fail-swap-on flag to false",
+            ));
+        }
+        Ok(())
     }
 
     /// The directory of a pod's data.
@@ -666,15 +629,87 @@ mod tests {
         let text = format!(
             "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n{yaml}"
         );
-        let c = component::config::parse::<KubeletConfiguration>("x", &text, &ACCEPTED)?;
-        Settings::new(
-            c,
+        let c = fields::KIND.parse::<KubeletConfiguration>("x", &text)?;
+        let mut s = Settings::new(
+            c.value,
             FlagValues {
                 hostname_override: "N1".into(),
                 node_ip: "10.0.0.1".into(),
                 ..Default::default()
             },
+        )?;
+        s.warnings = c.warnings;
+        Ok(s)
+    }
+
+    #[test]
+    fn every_field_that_is_there_is_read() {
+        assert_eq!(
+            component::config::not_decoded::<KubeletConfiguration>(fields::FIELDS),
+            [] as [&str; 0]
+        );
+    }
+
+    #[test]
+    fn what_is_absent_is_refused_or_told_once() {
+        for (yaml, part) in [
+            (
+                "cpuManagerPolicy: static\n",
+                "cpuManagerPolicy: \"static\" is not supported",
+            ),
+            ("memoryManagerPolicy: Static\n", "NUMA"),
+            ("topologyManagerPolicy: restricted\n", "NUMA"),
+            ("protectKernelDefaults: true\n", "protectKernelDefaults"),
+            ("memorySwap: {swapBehavior: LimitedSwap}\n", "swap"),
+            ("qosReserved: {memory: 50%}\n", "qosReserved"),
+            ("reservedSystemCPUs: 0-1\n", "reservedSystemCPUs"),
+            ("systemReservedCgroup: /s\n", "systemReservedCgroup"),
+            (
+                "enforceNodeAllocatable: [pods, system-reserved]\n",
+                "system-reserved",
+            ),
+            ("staticPodURL: http://x\n", "staticPodURL"),
+            ("serverTLSBootstrap: true\n", "tlsCertFile"),
+            (
+                "imagePullCredentialsVerificationPolicy: AlwaysVerify\n",
+                "imagePullPolicy",
+            ),
+            (
+                "featureGates: {Nope: true}\n",
+                "unrecognized feature gate: Nope",
+            ),
+        ] {
+            let e = settings(yaml).unwrap_err().to_string();
+            assert!(e.contains(part), "{yaml}: {e}");
+        }
+        for yaml in [
+            "cpuManagerPolicy: none\n",
+            "memorySwap: {swapBehavior: NoSwap}\n",
+            "tracing: null\n",
+            "maxPods: null\nevictionHard: null\n",
+            "imagePullCredentialsVerificationPolicy: NeverVerifyPreloadedImages\n",
+        ] {
+            assert!(settings(yaml).unwrap().warnings.is_empty(), "{yaml}");
+        }
+        let s = settings(
+            "evictionSoft: {memory.available: 1Gi}\nshutdownGracePeriod: 30s\noomScoreAdj: -5\n",
         )
+        .unwrap();
+        assert_eq!(s.warnings.len(), 3, "{:?}", s.warnings);
+    }
+
+    #[test]
+    fn swap_is_refused_unless_it_is_wanted() {
+        let on = "Filename Type Size Used Priority\n/swap file 1024 0 -2\n";
+        let none = "Filename Type Size Used Priority\n";
+        let strict = settings("").unwrap();
+        assert!(strict.check_machine(on).is_err() && strict.check_machine(none).is_ok());
+        assert!(
+            settings("failSwapOn: false\n")
+                .unwrap()
+                .check_machine(on)
+                .is_ok()
+        );
     }
 
     #[test]

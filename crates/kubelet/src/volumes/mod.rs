@@ -6,6 +6,7 @@
 //! Absent on purpose: gitRepo (CVE-2024-10220, CVE-2025-1767), and everything that needs a plugin, which is refused with
 //! a message that names it.
 
+pub mod kinds;
 pub mod objects;
 pub mod subpath;
 pub mod tokens;

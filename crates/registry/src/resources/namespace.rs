@@ -3,6 +3,7 @@
 use api::Status;
 use apiserver::resource::{Context, Strategy};
 use async_trait::async_trait;
+use component::Support;
 use serde_json::{Value, json};
 
 use crate::builtin::{Config, Parts};
@@ -29,6 +30,30 @@ fn validate(e: &mut Errors, o: &Value) {
     for f in o.texts("spec.finalizers") {
         finalizer(e, &Path::new("spec").child("finalizers"), f);
     }
+}
+
+/// Labels that ask for pod security, which is not there. They are stored, since tools label namespaces without need of it.
+fn unguarded(o: &Value, old: Option<&Value>) -> Vec<String> {
+    if admission::plugins::support("PodSecurity").is_some_and(Support::is_there) {
+        return vec![];
+    }
+    let mut out = vec![];
+    for mode in ["enforce", "audit", "warn"] {
+        let key = format!("pod-security.kubernetes.io/{mode}");
+        let level = |o: &Value| {
+            let level = o.at("metadata.labels").get(&key).and_then(Value::as_str);
+            level.unwrap_or_default().to_owned()
+        };
+        let asked = level(o);
+        if !matches!(asked.as_str(), "" | "privileged") && old.map(level).as_ref() != Some(&asked) {
+            let name = o.name();
+            tracing::warn!(namespace = name, label = %key, value = %asked, "The label is stored and not enforced: there is no pod security admission");
+            out.push(format!(
+                "metadata.labels[{key}]: {asked:?} is stored, but no pod security admission of this release enforces it"
+            ));
+        }
+    }
+    out
 }
 
 #[async_trait]
@@ -117,6 +142,10 @@ impl Strategy for Namespace {
         e
     }
 
+    fn warnings(&self, _: &Context<'_>, o: &Value, old: Option<&Value>) -> Vec<String> {
+        unguarded(o, old)
+    }
+
     fn field_values(&self, o: &Value) -> Vec<(&'static str, String)> {
         vec![("status.phase", o.text("status.phase").to_owned())]
     }
@@ -146,4 +175,24 @@ pub fn masked(name: &str, prefix: bool) -> String {
 /// Namespaces.
 pub fn parts(_: &Config) -> Parts {
     Parts::new(Namespace).fields(&["status.phase"])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_of_pod_security_are_warned_of_once() {
+        let of = |level: &str| json!({"metadata": {"name": "n", "labels": {"pod-security.kubernetes.io/enforce": level}}});
+        assert_eq!(
+            unguarded(&of("restricted"), None),
+            [
+                "metadata.labels[pod-security.kubernetes.io/enforce]: \"restricted\" is stored, but no pod security admission of this release enforces it"
+            ]
+        );
+        assert!(unguarded(&of("restricted"), Some(&of("restricted"))).is_empty());
+        assert_eq!(unguarded(&of("restricted"), Some(&of("baseline"))).len(), 1);
+        assert!(unguarded(&of("privileged"), None).is_empty());
+        assert!(unguarded(&json!({"metadata": {"name": "n"}}), None).is_empty());
+    }
 }

@@ -1,10 +1,11 @@
 //! Admission webhooks and policies.
 
+use component::Support;
 use serde_json::{Value, json};
 
 use super::plain::Simple;
 use crate::builtin::{Config, Parts};
-use crate::validate::hooks;
+use crate::validate::{Errors, Path, hooks};
 use crate::value::Tree;
 
 fn rule_scopes(rules: &mut [Value]) {
@@ -88,11 +89,46 @@ pub fn policy_binding(_: &Config) -> Parts {
     })
 }
 
+/// A webhook without which a write shall fail cannot be had: no webhook is called, and storing it would look as if it
+/// guarded something. Those whose failure is ignored are stored, with a warning. Configurations that were in the store
+/// before can still be changed.
+fn guards(e: &mut Errors, o: &Value, old: Option<&Value>) {
+    let plugin = match o.text("kind") {
+        "MutatingWebhookConfiguration" => "MutatingAdmissionWebhook",
+        _ => "ValidatingAdmissionWebhook",
+    };
+    if admission::plugins::support(plugin).is_some_and(Support::is_there) {
+        return;
+    }
+    let fails = |w: &Value| w.text("failurePolicy") == "Fail";
+    let before: Vec<&str> = old
+        .map(|o| o.list("webhooks"))
+        .unwrap_or_default()
+        .iter()
+        .filter(|w| fails(w))
+        .map(|w| w.text("name"))
+        .collect();
+    for (i, w) in o.list("webhooks").iter().enumerate() {
+        if fails(w) && !before.contains(&w.text("name")) {
+            e.forbidden(
+                &Path::new("webhooks").index(i).child("failurePolicy"),
+                "no webhook is called by this release, so none can guard; only Ignore is accepted",
+            );
+        }
+    }
+}
+
 /// Admission webhooks.
 pub fn webhooks(_: &Config) -> Parts {
     Parts::new(Simple {
-        validate: hooks::webhooks,
-        update: Some(hooks::webhooks_update),
+        validate: |e, o| {
+            hooks::webhooks(e, o);
+            guards(e, o, None);
+        },
+        update: Some(|e, o, old| {
+            hooks::webhooks_update(e, o, old);
+            guards(e, o, Some(old));
+        }),
         generation: true,
         unconditional: false,
         content: |o| o.at("webhooks"),
@@ -103,6 +139,8 @@ pub fn webhooks(_: &Config) -> Parts {
 
 #[cfg(test)]
 mod tests {
+    use api::Status;
+
     use super::*;
 
     #[test]
@@ -116,5 +154,33 @@ mod tests {
                 "rules": [{"scope": "*"}], "failurePolicy": "Fail", "matchPolicy": "Equivalent",
                 "namespaceSelector": {}, "objectSelector": {}, "timeoutSeconds": 10, "reinvocationPolicy": "Never"})
         );
+    }
+
+    #[test]
+    fn a_webhook_that_would_guard_is_refused() {
+        let of = |policies: &[(&str, &str)]| {
+            let webhooks: Vec<Value> = policies
+                .iter()
+                .map(|(name, p)| json!({"name": name, "failurePolicy": p}))
+                .collect();
+            json!({"kind": "ValidatingWebhookConfiguration", "webhooks": webhooks})
+        };
+        let errors = |o: &Value, old: Option<&Value>| {
+            let mut e = Errors::new();
+            guards(&mut e, o, old);
+            e
+        };
+        let (mixed, ignore) = (
+            of(&[("a", "Ignore"), ("b", "Fail")]),
+            of(&[("a", "Ignore")]),
+        );
+        assert_eq!(
+            Status::invalid("", "X", "x", &errors(&mixed, None)).message,
+            "X \"x\" is invalid: webhooks[1].failurePolicy: Forbidden: no webhook is called by this release, so none can guard; only Ignore is accepted"
+        );
+        assert!(errors(&ignore, None).is_empty());
+        // Stored by another server.
+        assert!(errors(&mixed, Some(&mixed)).is_empty());
+        assert!(!errors(&mixed, Some(&ignore)).is_empty());
     }
 }
