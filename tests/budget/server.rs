@@ -100,9 +100,7 @@ impl Server {
             authenticator: None,
             audiences: vec![],
         }));
-        let deps = admission::chain::Deps {
-            authorizer: Arc::new(Tester),
-        };
+        let deps = admission::chain::Deps::new(Arc::new(Tester));
         let plugins = admission::chain::Chain::new(&[], &[], &deps).unwrap();
         let dependencies = Dependencies {
             core: core.clone(),
