@@ -158,7 +158,6 @@ fn file(flags: &Flags) -> Result<File, Error> {
             String::new()
         },
         sync_period: component::duration::format(flags.duration("iptables-sync-period")),
-        ..Default::default()
     };
     Ok(File {
         client_connection: crate::config::ClientConnection {
