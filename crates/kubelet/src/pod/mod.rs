@@ -931,12 +931,14 @@ impl Pod {
     }
 
     /// Grace of a termination in seconds: the deletion's, else the spec's; see [`grace`].
+    ///
+    /// The apiserver cuts a deletion's grace to what fits 32 bits; where it cut the spec's, the spec's is meant.
     pub fn grace_seconds(&self) -> i64 {
-        grace(
-            self.metadata
-                .deletion_grace_period_seconds
-                .unwrap_or(self.spec.termination_grace_period_seconds),
-        )
+        let own = self.spec.termination_grace_period_seconds;
+        match self.metadata.deletion_grace_period_seconds {
+            Some(d) if d < i64::from(i32::MAX) || own <= d => grace(d),
+            _ => grace(own),
+        }
     }
 
     /// The pod's quality of service class.
@@ -972,6 +974,30 @@ mod tests {
             probe.http_get.as_ref().unwrap().port,
             Port::Name("web".into())
         );
+    }
+
+    #[test]
+    fn a_grace_that_no_duration_holds_is_none() {
+        let cut = i64::from(i32::MAX);
+        for (own, deletion, want) in [
+            (30, None, 30),
+            (30, Some(0), 0),
+            (30, Some(600), 600),
+            (30, Some(cut), cut),
+            (cut, Some(cut), cut),
+            (9_000_000_000, Some(cut), 9_000_000_000),
+            (i64::MAX, None, 0),
+            (i64::MAX, Some(i64::MAX), 0),
+            (i64::MAX, Some(cut), 0),
+            (i64::MAX, Some(5), 5),
+            (i64::MIN, None, 0),
+            (30, Some(-1), 0),
+        ] {
+            let mut p = Pod::default();
+            p.spec.termination_grace_period_seconds = own;
+            p.metadata.deletion_grace_period_seconds = deletion;
+            assert_eq!(p.grace_seconds(), want, "{own} {deletion:?}");
+        }
     }
 
     #[test]
