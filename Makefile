@@ -4,8 +4,10 @@ CARGO ?= cargo
 NODES ?= 3
 STORE ?= embedded
 UP ?=
+SEED ?= 1
+COUNT ?= 300
 
-.PHONY: help setup build up down check docs test e2e bench fuzz clean
+.PHONY: help setup build up down check docs test e2e bench fuzz mutants clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +46,9 @@ bench: build ## measurements, as one table with their conditions
 
 fuzz: ## fuzz what reads bytes from outside, one minute each (SECONDS_EACH=1800 for longer)
 	hack/fuzz.sh
+
+mutants: ## change places at random and see which tests notice; SEED=1 COUNT=300 (needs cargo-mutants; takes hours)
+	hack/mutants.py --seed $(SEED) --count $(COUNT)
 
 clean: ## remove what was built
 	$(CARGO) clean

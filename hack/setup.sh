@@ -6,7 +6,7 @@ set -euo pipefail
 
 packages=(
   busybox-static conntrack containerd containernetworking-plugins curl etcd-client etcd-server
-  iproute2 iptables libc-bin libprotobuf-dev make mold nftables procps protobuf-compiler runc util-linux
+  iproute2 iptables libc-bin libprotobuf-dev make mold nftables openssl procps protobuf-compiler runc util-linux
 )
 
 missing=()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use http::Method;
 use http_body_util::BodyExt;
@@ -13,7 +13,8 @@ use serde_json::json;
 use testkit::Certificates;
 
 use crate::Row;
-use crate::load::Target;
+use crate::load::{Connection, Target};
+use crate::pods::{Owner, Pods};
 use crate::process::Daemon;
 
 const JSON: &str = "application/json";
@@ -89,40 +90,6 @@ pub async fn namespace(target: &Target, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Stands for the name in [`pod`].
-const NAME: &str = "@name@";
-
-/// A pod as a ReplicaSet makes it, about 2.3 KB once stored. Made once and given names later, so that the load costs little
-/// beside what is measured.
-pub fn pod(scheduler: &str) -> String {
-    let env: Vec<_> = (0..10)
-        .map(|i| json!({"name": format!("SETTING_{i}"), "value": format!("value-{i}")}))
-        .collect();
-    json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": NAME,
-            "labels": {"app": "web", "tier": "frontend", "pod-template-hash": "5d4f8c7b9"},
-            "annotations": {"example.com/checksum": "3f786850e387550fdab836ed7e6dc881de23001b"},
-        },
-        "spec": {
-            "schedulerName": scheduler,
-            "containers": [{
-                "name": "web",
-                "image": "example.com/web:1.2.3",
-                "args": ["--listen=:8080", "--log-level=info"],
-                "env": env,
-                "ports": [{"name": "http", "containerPort": 8080}],
-                "resources": {"requests": {"cpu": "1m", "memory": "1Mi"}, "limits": {"memory": "256Mi"}},
-                "readinessProbe": {"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 5},
-                "livenessProbe": {"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 10},
-            }],
-        },
-    })
-    .to_string()
-}
-
 /// Creates `count` pods over some connections; returns pods per second and server CPU per pod.
 pub async fn create(
     server: &Server,
@@ -138,7 +105,7 @@ pub async fn create(
         from,
         count,
         connections,
-        &pod("default-scheduler"),
+        &Pods::new("default-scheduler", Owner::ReplicaSet, &[]),
     )
     .await?;
     let used = server.daemon.cpu()?.saturating_sub(cpu);
@@ -148,14 +115,14 @@ pub async fn create(
     ))
 }
 
-/// Creates `count` pods of a template over some connections; returns how long it took.
+/// Creates `count` pods over some connections; returns how long it took.
 pub async fn create_at(
     target: &Target,
     ns: &str,
     from: usize,
     count: usize,
     connections: usize,
-    template: &str,
+    pods: &Pods,
 ) -> Result<Duration> {
     let next = Arc::new(AtomicU64::new(0));
     let path = format!("/api/v1/namespaces/{ns}/pods");
@@ -167,15 +134,15 @@ pub async fn create_at(
     let tasks: Vec<_> = open
         .into_iter()
         .map(|mut c| {
-            let (next, path, template) = (next.clone(), path.clone(), template.to_owned());
+            let (next, path, pods) = (next.clone(), path.clone(), pods.clone());
             tokio::spawn(async move {
                 loop {
                     let i = next.fetch_add(1, Ordering::Relaxed) as usize;
                     if i >= count {
                         return Ok(());
                     }
-                    let body = template.replace(NAME, &format!("pod-{}", from + i));
-                    let (code, body) = c.call(Method::POST, &path, JSON, body.into()).await?;
+                    let body = pods.body(from + i).into();
+                    let (code, body) = c.call(Method::POST, &path, JSON, body).await?;
                     ensure!(
                         code == 201,
                         "pod: {code} {}",
@@ -242,6 +209,11 @@ pub async fn run() -> Result<Vec<Row>> {
     );
 
     let list = "/api/v1/namespaces/bench/pods";
+    let first = server.target.connect().await?;
+    ensure!(
+        count(first, list).await? == PODS,
+        "the list holds another number of pods"
+    );
     for (name, accept) in [("JSON", JSON), ("protobuf", PROTOBUF)] {
         for time in ["first", "again"] {
             let mut c = server.target.connect().await?;
@@ -271,6 +243,20 @@ pub async fn run() -> Result<Vec<Row>> {
     Ok(rows)
 }
 
+/// How many objects a list holds, as its first page tells.
+async fn count(mut c: Connection, list: &str) -> Result<usize> {
+    let (code, body) = c
+        .call(Method::GET, &format!("{list}?limit=1"), JSON, Bytes::new())
+        .await?;
+    ensure!(code == 200, "list: {code}");
+    let page: serde_json::Value = serde_json::from_slice(&body)?;
+    let rest = page
+        .pointer("/metadata/remainingItemCount")
+        .and_then(serde_json::Value::as_u64)
+        .context("a page without remainingItemCount")?;
+    Ok(usize::try_from(rest)? + 1)
+}
+
 /// Every watcher sees every update of one object.
 async fn fan_out(server: &Server) -> Result<Row> {
     let maps = "/api/v1/namespaces/bench/configmaps";
@@ -292,6 +278,7 @@ async fn fan_out(server: &Server) -> Result<Row> {
                 Bytes::new(),
             )
             .await?;
+        ensure!(answer.status() == 200, "watch: {}", answer.status());
         let seen = seen.clone();
         watchers.push(tokio::spawn(async move {
             let mut body = answer.into_body();

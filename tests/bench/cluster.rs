@@ -1,14 +1,18 @@
 //! A whole cluster of one node from `keelson up`: how long it takes, and what its daemons hold when nothing happens.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use http::Method;
+use serde_json::json;
 
 use crate::Row;
-use crate::apiserver::{create_at, pod};
+use crate::apiserver::create_at;
 use crate::load::Target;
+use crate::pods::{Owner, Pods};
 use crate::process::resident;
 
 const PODS: usize = 10_000;
@@ -93,21 +97,31 @@ pub async fn run() -> Result<Vec<Row>> {
     tokio::time::sleep(Duration::from_secs(30)).await;
     let idle = memory(&cluster)?;
     let target = Target::new(&cluster.dir.join("admin.conf"))?;
-    // Nobody schedules these, so that they fill the caches of the control plane alone.
-    create_at(&target, "default", 0, PODS, 16, &pod("none")).await?;
+    // Nobody schedules these, so that they fill the caches of the control plane alone. Their owners exist, or the garbage
+    // collector would take them.
+    let mut uids = Vec::new();
+    for name in Pods::owners() {
+        uids.push(owner(&target, &name).await?);
+    }
+    let pods = Pods::new("none", Owner::ConfigMap, &uids);
+    create_at(&target, "default", 0, PODS, 16, &pods).await?;
     tokio::time::sleep(Duration::from_secs(10)).await;
     let full = memory(&cluster)?;
-    for ((daemon, idle), (_, full)) in idle.iter().zip(&full) {
+    for (daemon, idle) in &idle {
+        let full = full
+            .get(daemon)
+            .with_context(|| format!("{daemon} has ended"))?;
         rows.push(Row::new(
             format!("cluster: RSS of {daemon}, idle / with {PODS} pods"),
             format!("{idle:.1} / {full:.1} MB"),
         ));
     }
-    let sum: f64 = idle
-        .iter()
-        .filter(|(daemon, _)| DAEMONS.contains(&daemon.as_str()))
-        .map(|(_, rss)| rss)
-        .sum();
+    let mut sum = 0.0;
+    for daemon in DAEMONS {
+        sum += idle
+            .get(daemon)
+            .with_context(|| format!("no reading of {daemon}"))?;
+    }
     rows.push(
         Row::new(
             "cluster: RSS of the five daemons together, idle",
@@ -118,11 +132,25 @@ pub async fn run() -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Every daemon with its resident memory in MB, in the order of `keelson status`.
-fn memory(cluster: &Cluster) -> Result<Vec<(String, f64)>> {
-    cluster
-        .daemons()?
-        .into_iter()
-        .map(|(daemon, pid)| Ok((daemon, resident(pid)?)))
-        .collect()
+/// A ConfigMap that pods may belong to; returns its uid.
+async fn owner(target: &Target, name: &str) -> Result<String> {
+    let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
+    let path = "/api/v1/namespaces/default/configmaps";
+    let (code, body) = target
+        .once(Method::POST, path, body.to_string().into())
+        .await?;
+    ensure!(code == 201, "config map: {code}");
+    let made: serde_json::Value = serde_json::from_slice(&body)?;
+    let uid = made.pointer("/metadata/uid").and_then(|u| u.as_str());
+    Ok(uid.context("an object without uid")?.to_owned())
+}
+
+/// Every daemon of the one node with its resident memory in MB.
+fn memory(cluster: &Cluster) -> Result<BTreeMap<String, f64>> {
+    let mut all = BTreeMap::new();
+    for (daemon, pid) in cluster.daemons()? {
+        let before = all.insert(daemon.clone(), resident(pid)?);
+        ensure!(before.is_none(), "{daemon} runs twice");
+    }
+    Ok(all)
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
@@ -157,7 +157,7 @@ impl Connection {
             .await?;
         let code = answer.status();
         let body = answer.into_body().collect().await?.to_bytes();
-        anyhow::ensure!(
+        ensure!(
             code.is_success(),
             "patch: {code} {}",
             String::from_utf8_lossy(&body)
@@ -165,12 +165,21 @@ impl Connection {
         Ok(())
     }
 
-    /// A request whose answer is only counted.
+    /// A GET whose answer is only counted; one that is not 200 and of the type asked for is an error.
     pub async fn drain(&mut self, path: &str, accept: &str) -> Result<usize> {
-        let mut body = self
+        let (head, mut body) = self
             .open(Method::GET, path, accept, Bytes::new())
             .await?
-            .into_body();
+            .into_parts();
+        ensure!(head.status == 200, "{path}: {}", head.status);
+        let kind = head
+            .headers
+            .get("content-type")
+            .and_then(|v| v.to_str().ok());
+        ensure!(
+            kind.is_some_and(|k| k.starts_with(accept)),
+            "{path}: {kind:?} in place of {accept}"
+        );
         let mut size = 0;
         while let Some(frame) = body.frame().await {
             size += frame?.data_ref().map_or(0, Bytes::len);

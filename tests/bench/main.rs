@@ -2,14 +2,18 @@
 //!
 //! Everything runs on this machine, over loopback and TLS, load and server on the same cores; figures are comparable
 //! within one run only. Objects and requests are what clients send; the store is the embedded one on the disk of the
-//! temporary directory.
+//! temporary directory, whose file system is printed. What cannot be read, and an answer that is not the one asked for,
+//! ends the run: no figure stands for it.
 
 mod apiserver;
 mod cluster;
 mod load;
+mod pods;
 mod process;
 mod scheduler;
 mod store;
+
+use std::path::Path;
 
 use anyhow::Result;
 
@@ -60,7 +64,7 @@ fn conditions() -> String {
         })
         .unwrap_or(0);
     format!(
-        "{cores} cores ({model}), {} GB, Linux {}, {} build",
+        "{cores} cores ({model}), {} GB, Linux {}, {} build, data on {}",
         memory / 1_000_000,
         read("/proc/sys/kernel/osrelease").trim(),
         if cfg!(debug_assertions) {
@@ -68,7 +72,27 @@ fn conditions() -> String {
         } else {
             "release"
         },
+        file_system(&std::env::temp_dir())
     )
+}
+
+/// The kind and device of the file system that holds a directory.
+fn file_system(dir: &Path) -> String {
+    let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let found = mounts
+        .lines()
+        .filter_map(|line| {
+            let (left, right) = line.split_once(" - ")?;
+            let place = left.split(' ').nth(4)?.replace("\\040", " ");
+            let mut right = right.split(' ');
+            let (kind, device) = (right.next()?, right.next()?);
+            dir.starts_with(&place)
+                .then(|| (place.len(), format!("{kind} ({device}), {}", dir.display())))
+        })
+        // Of two on one place, the later hides the earlier.
+        .max_by_key(|(length, _)| *length);
+    found.map_or_else(|| "an unknown file system".into(), |(_, text)| text)
 }
 
 #[tokio::main]

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 /// A process's resident memory in MB (10^6 bytes).
 pub fn resident(pid: u32) -> Result<f64> {
@@ -14,6 +14,8 @@ pub fn resident(pid: u32) -> Result<f64> {
         .find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"))
         .context("no VmRSS in status")?
         .parse()?;
+    // A zombie has none, and no daemon gets by with so little: a reading of nothing must not meet an aim.
+    ensure!(kilobytes > 100.0, "process {pid} holds {kilobytes} kB");
     Ok(kilobytes * 1024.0 / 1e6)
 }
 

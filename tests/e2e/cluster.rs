@@ -2,6 +2,7 @@
 
 use crate::leftovers;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -164,14 +165,36 @@ impl Cluster {
         self.dir.join(path)
     }
 
-    /// The process of a daemon and how often it has been restarted.
-    pub fn daemon(&self, node: &str, daemon: &str) -> Option<(i32, u64)> {
+    /// A daemon's process as the supervisor has written it down.
+    pub fn daemon(&self, node: &str, daemon: &str) -> Option<Daemon> {
         let bytes = std::fs::read(self.file(&format!("run/{node}.{daemon}.json"))).ok()?;
         let running: Value = serde_json::from_slice(&bytes).ok()?;
-        Some((
-            running["pid"].as_i64()? as i32,
-            running["restarts"].as_u64()?,
-        ))
+        Some(Daemon {
+            pid: running["pid"].as_i64()? as i32,
+            started: running["started"].as_u64()?,
+            restarts: running["restarts"].as_u64()?,
+        })
+    }
+
+    /// Every daemon of every node that the supervisor looks after, by `NODE.DAEMON`. Each must run.
+    pub fn daemons(&self) -> BTreeMap<String, Daemon> {
+        let mut all = BTreeMap::new();
+        for entry in std::fs::read_dir(self.file("units")).unwrap().flatten() {
+            let file = entry.file_name().into_string().unwrap();
+            let unit = file.strip_suffix(".json").unwrap();
+            let (node, daemon) = unit.split_once('.').unwrap();
+            let running = self
+                .daemon(node, daemon)
+                .unwrap_or_else(|| panic!("{unit} is not running"));
+            assert!(running.is_alive(), "{unit} has ended: {running:?}");
+            all.insert(unit.to_string(), running);
+        }
+        all
+    }
+
+    /// The supervisor's own process and its start time.
+    pub fn supervisor(&self) -> Value {
+        serde_json::from_slice(&std::fs::read(self.file("supervisor.json")).unwrap()).unwrap()
     }
 
     /// A namespace of its own for a test, deleted when it ends.
@@ -243,6 +266,32 @@ impl Drop for Cluster {
 fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// A running daemon. The start time tells it from a later process with its pid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Daemon {
+    pub pid: i32,
+    /// Clock ticks after boot, field 22 of /proc/PID/stat.
+    pub started: u64,
+    pub restarts: u64,
+}
+
+impl Daemon {
+    pub fn is_alive(&self) -> bool {
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)) else {
+            return false;
+        };
+        // The name in parentheses may hold spaces; the state is field 3.
+        let fields: Vec<&str> = stat
+            .rsplit(')')
+            .next()
+            .unwrap()
+            .split_whitespace()
+            .collect();
+        fields.first().is_some_and(|s| !matches!(*s, "Z" | "X"))
+            && fields.get(19).and_then(|f| f.parse().ok()) == Some(self.started)
+    }
 }
 
 pub struct Namespace<'a> {

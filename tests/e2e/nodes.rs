@@ -1,6 +1,7 @@
 //! Nodes: ready, left alone by a second `up`, added, stopped, started and removed.
 
-use crate::cluster::{Cluster, condition, is_ready, name, seconds, wait_for};
+use crate::cluster::{Cluster, condition, containers, is_ready, name, seconds, wait_for};
+use std::collections::{BTreeMap, BTreeSet};
 
 pub fn ready(cluster: &Cluster) {
     let list = cluster.json(&["get", "nodes"]);
@@ -24,19 +25,49 @@ pub fn ready(cluster: &Cluster) {
     ] {
         assert!(wide.contains(word), "{word} is not in\n{wide}");
     }
-    let daemons = [
-        "kube-apiserver",
-        "kube-controller-manager",
-        "kube-scheduler",
-        "kubelet",
-        "kube-proxy",
-        "containerd",
-    ];
-    let pids = || daemons.map(|d| cluster.daemon("node-1", d).unwrap().0);
-    let before = pids();
+    let mut expected = BTreeSet::from([
+        "node-1.kube-apiserver".to_string(),
+        "node-1.kube-controller-manager".into(),
+        "node-1.kube-scheduler".into(),
+    ]);
+    if cluster.options.store == "etcd" {
+        expected.insert("node-1.etcd".into());
+    }
+    for node in ["node-1", "node-2", "node-3"] {
+        for daemon in ["kubelet", "kube-proxy", "containerd"] {
+            expected.insert(format!("{node}.{daemon}"));
+        }
+    }
+    let (daemons, supervisor) = (cluster.daemons(), cluster.supervisor());
+    assert_eq!(daemons.keys().cloned().collect::<BTreeSet<_>>(), expected);
+    for (unit, daemon) in &daemons {
+        assert_eq!(daemon.restarts, 0, "{unit} did not start at once");
+    }
+    let containers = || -> BTreeMap<String, Vec<(String, i64)>> {
+        let list = cluster.json(&["get", "pods", "-A"]);
+        let pods = list["items"].as_array().unwrap();
+        pods.iter()
+            .map(|p| (name(p).to_string(), containers(p)))
+            .collect()
+    };
+    let pods = containers();
     cluster.keelson(&["up"]);
-    assert_eq!(before, pids(), "a second up restarted a daemon");
-    cluster.keelson(&["status"]);
+    assert_eq!(daemons, cluster.daemons(), "a second up restarted a daemon");
+    assert_eq!(
+        supervisor,
+        cluster.supervisor(),
+        "a second up restarted the supervisor"
+    );
+    assert_eq!(pods, containers(), "a second up restarted a container");
+    let status = cluster.keelson(&["status"]);
+    for (unit, daemon) in &daemons {
+        let (node, name) = unit.split_once('.').unwrap();
+        let shown = status.lines().any(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            words.starts_with(&[node, name, "running", &daemon.pid.to_string()])
+        });
+        assert!(shown, "{unit} is not shown as running:\n{status}");
+    }
 }
 
 pub fn life(cluster: &Cluster) {

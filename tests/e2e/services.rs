@@ -43,6 +43,31 @@ pub fn by_iptables(cluster: &Cluster) {
     cluster.keelson(&["up", "--proxy-mode=nftables"]);
 }
 
+/// How often TCP had to send the first packet of a connection again, from a node's own addresses.
+fn lost_connects(cluster: &Cluster, node: &str) -> u64 {
+    syn_retransmissions(&cluster.exec(node, &["cat", "/proc/net/netstat"]))
+}
+
+fn syn_retransmissions(netstat: &str) -> u64 {
+    let mut lines = netstat.lines().filter(|l| l.starts_with("TcpExt: "));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let at = names.split(' ').position(|n| n == "TCPSynRetrans").unwrap();
+    values.split(' ').nth(at).unwrap().parse().unwrap()
+}
+
+/// The first answer may take until the rules are written; from then on every one of 30 requests is answered, and no
+/// packet of theirs is sent twice.
+pub fn answers_always(cluster: &Cluster, node: &str, address: &str) {
+    let url = format!("http://{address}/");
+    let ask = || cluster.try_exec(node, &["curl", "-sf", "--max-time", "5", &url]);
+    wait_for("the service answers", seconds(15), ask);
+    let before = lost_connects(cluster, node);
+    for i in 0..30 {
+        ask().unwrap_or_else(|e| panic!("request {i}: {e}"));
+    }
+    assert_eq!(lost_connects(cluster, node), before, "packets were lost");
+}
+
 /// Sees to it that each of four replicas answers, through the Service's address, which it returns.
 fn reach_all(cluster: &Cluster, space: &Namespace) -> String {
     let address = space.hello(4);
@@ -54,27 +79,37 @@ fn reach_all(cluster: &Cluster, space: &Namespace) -> String {
         .collect();
     assert!(nodes.len() >= 2, "4 replicas on {nodes:?}");
     let url = format!("http://{address}/");
-    let answers = |ask: &dyn Fn() -> Result<String, String>| {
+    type Ask<'a> = &'a dyn Fn() -> Result<String, String>;
+    let answers = |ask: Ask<'_>, netstat: Ask<'_>| {
+        // Until the rules are written. From then on nothing is tried twice, not by TCP either.
+        wait_for("an answer through the service", seconds(15), ask);
+        let lost = || syn_retransmissions(&netstat().unwrap_or_else(|e| panic!("{e}")));
+        let before = lost();
         let mut seen = BTreeSet::new();
         // 4 replicas chosen at random: 100 requests miss one with a probability of 1 in 10^12.
-        for _ in 0..100 {
-            let answer = wait_for("an answer through the service", seconds(15), ask);
+        for i in 0..100 {
+            let answer = ask().unwrap_or_else(|e| panic!("request {i} through the service: {e}"));
             let pod = answer.trim().rsplit(' ').next().unwrap_or("").to_string();
             assert!(all.contains(&pod), "an unknown pod answered: {answer}");
             seen.insert(pod);
-            if seen.len() == all.len() {
-                return;
+            // All were seen and a good number more answered.
+            if seen.len() == all.len() && i >= 30 {
+                break;
             }
         }
-        panic!("only {seen:?} of {all:?} answered");
+        assert_eq!(seen, all, "these answered of those");
+        assert_eq!(lost(), before, "packets were lost");
     };
-    answers(&|| cluster.try_exec("node-2", &["curl", "-sf", "--max-time", "2", &url]));
+    answers(
+        &|| cluster.try_exec("node-2", &["curl", "-sf", "--max-time", "5", &url]),
+        &|| cluster.try_exec("node-2", &["cat", "/proc/net/netstat"]),
+    );
     let inside = name(&pods[0]);
-    answers(&|| {
-        space.try_kubectl(&[
-            "exec", inside, "--", "timeout", "3", "wget", "-q", "-O", "-", &url,
-        ])
-    });
+    let run = |command: &[&str]| space.try_kubectl(&[&["exec", inside, "--"], command].concat());
+    answers(
+        &|| run(&["timeout", "5", "wget", "-q", "-O", "-", &url]),
+        &|| run(&["cat", "/proc/net/netstat"]),
+    );
     address
 }
 

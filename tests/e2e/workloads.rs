@@ -253,9 +253,14 @@ pub fn namespace(cluster: &Cluster) {
         "name",
     ]);
     assert_eq!(left, "");
-    // A new one of that name keeps what is put into it.
+    // A new one of that name keeps what is put into it: the controller has dealt with a namespace that was deleted later.
     cluster.kubectl(&["create", "namespace", "doomed"]);
     space.kubectl(&["create", "configmap", "kept", "--from-literal=a=b"]);
-    std::thread::sleep(seconds(2));
-    space.kubectl(&["get", "configmap", "kept"]);
+    cluster.kubectl(&["create", "namespace", "doomed-later"]);
+    cluster.kubectl(&["delete", "namespace", "doomed-later", "--timeout=60s"]);
+    assert_eq!(space.json(&["get", "configmap", "kept"])["data"]["a"], "b");
+    assert_eq!(
+        cluster.json(&["get", "namespace", "doomed"])["status"]["phase"],
+        "Active"
+    );
 }

@@ -1,5 +1,5 @@
-//! The repository's own rules: which crate may know which (doors), what the lists say (`docs/status.md`), what the
-//! documents name, and what must not be written anywhere.
+//! The repository's own rules: which crate may know which (doors), what is deployed, what the lists say (`docs/status.md`),
+//! what the documents name, and what must not be written anywhere.
 
 #![expect(
     clippy::unwrap_used,
@@ -7,6 +7,7 @@
     reason = "a failure of these tests is a panic"
 )]
 
+mod deploy;
 mod documents;
 mod doors;
 mod lists;

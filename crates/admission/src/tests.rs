@@ -516,10 +516,15 @@ async fn a_node_reports_and_deletes_only_its_own_pods() {
             .await
             .is_ok()
     );
-    assert!(
-        run(&c, status(), Some(mine.clone()), Some(&other))
-            .await
-            .is_err()
+    let e = run(&c, status(), Some(mine.clone()), Some(&other))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (e.code, e.message.as_str()),
+        (
+            403,
+            "pods \"p\" is forbidden: node \"n1\" can only update pod status for pods with spec.nodeName set to itself"
+        )
     );
     let delete = || Ask {
         user: node_user(),
@@ -595,7 +600,11 @@ fn flags() {
         e(&["Nope"]),
         "enable-admission-plugins plugin \"Nope\" is unknown"
     );
-    assert!(Chain::new(&s(&["Priority"]), &s(&["Priority"]), &deps).is_err());
+    let both = Chain::new(&s(&["Priority"]), &s(&["Priority"]), &deps);
+    assert_eq!(
+        both.err().unwrap().to_string(),
+        "Priority in enable-admission-plugins and disable-admission-plugins overlapped"
+    );
     for d in plugins::ALL {
         let error = e(&[d.name]);
         match d.make {

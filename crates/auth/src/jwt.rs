@@ -415,10 +415,9 @@ mod tests {
             .args(["genrsa", "-traditional", "-out"])
             .arg(&f)
             .arg("2048")
-            .output();
-        if made.is_err() {
-            return;
-        }
+            .output()
+            .expect("openssl must be installed for this test (Debian: openssl)");
+        assert!(made.status.success(), "{made:?}");
         let pem = std::fs::read_to_string(&f).unwrap();
         assert!(pem.contains("RSA PRIVATE KEY"));
         let token = Signer::from_pem(&pem)
@@ -428,5 +427,17 @@ mod tests {
         let keys = KeySet::new(public_keys(&pem).unwrap());
         assert_eq!(keys.verify(&token).unwrap()["sub"], "x");
         assert_eq!(keys.jwks()["keys"][0]["e"], "AQAB");
+        assert_eq!(keys.algorithms(), ["RS256"]);
+        // Other claims under this signature.
+        let other = Signer::from_pem(&pem)
+            .unwrap()
+            .sign(&json!({"sub": "y"}))
+            .unwrap();
+        let (signed, _) = other.rsplit_once('.').unwrap();
+        let (_, signature) = token.rsplit_once('.').unwrap();
+        assert_eq!(
+            keys.verify(&format!("{signed}.{signature}")).unwrap_err(),
+            "invalid signature, no keys found"
+        );
     }
 }

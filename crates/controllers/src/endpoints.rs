@@ -354,6 +354,13 @@ mod tests {
             (1, 1, 1, false)
         );
         assert_eq!(
+            (
+                s[0].addresses[0].ip.as_str(),
+                s[0].not_ready_addresses[0].ip.as_str()
+            ),
+            ("10.1.0.1", "10.1.0.2")
+        );
+        assert_eq!(
             s[0].ports,
             [Port {
                 port: 80,

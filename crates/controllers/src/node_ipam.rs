@@ -591,6 +591,7 @@ mod tests {
         #[test]
         fn no_range_is_given_twice(ops in proptest::collection::vec((0u8..3, 0usize..40), 0..400)) {
             let mut a = allocator(&["10.244.0.0/19"], &["10.244.4.0/23"], 24, 64).unwrap();
+            let (range, services) = (Cidr::parse("10.244.0.0/19").unwrap(), Cidr::parse("10.244.4.0/23").unwrap());
             let mut held: HashMap<String, Cidr> = HashMap::new();
             for (op, n) in ops {
                 let uid = n.to_string();
@@ -600,7 +601,12 @@ mod tests {
                 } else if let Some(c) = a.assign(&uid).and_then(|c| c.first().copied()) {
                     let mut others = held.iter().filter(|(u, _)| **u != uid);
                     prop_assert!(others.all(|(_, h)| !h.overlaps(&c)));
+                    prop_assert!(!c.overlaps(&services) && range.overlaps(&c), "{c}");
                     prop_assert!(held.insert(uid, c).is_none_or(|h| h == c));
+                } else {
+                    // Of 32 ranges, services have two.
+                    prop_assert_eq!(held.len(), 30, "{} gets none", uid);
+                    prop_assert!(!held.contains_key(&uid));
                 }
             }
         }

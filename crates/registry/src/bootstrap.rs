@@ -673,7 +673,10 @@ mod tests {
         ] {
             assert!(names("clusterroles").iter().any(|n| n == role), "{role}");
         }
-        assert_eq!(names("priorityclasses").len(), 2);
+        assert_eq!(
+            names("priorityclasses"),
+            ["system-cluster-critical", "system-node-critical"]
+        );
         assert!(names("apiservices").iter().any(|n| n == "v1.apps"));
         assert!(!DATA.contains("openshift"));
     }
@@ -686,7 +689,14 @@ mod tests {
         ], "metadata": {"labels": {"a": "b"}}});
         let mut o = json!({"rules": [{"apiGroups": ["*"], "resources": ["pods"], "verbs": ["*"]}]});
         reconcile_role(&mut o, &expected);
-        assert_eq!(o.list("rules").len(), 2);
+        // What the first rule covers is not said again.
+        assert_eq!(
+            o.at("rules"),
+            &json!([
+                {"apiGroups": ["*"], "resources": ["pods"], "verbs": ["*"]},
+                {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]},
+            ])
+        );
         assert_eq!(o.label("a"), Some("b"));
         let again = o.clone();
         reconcile_role(&mut o, &expected);
@@ -700,9 +710,15 @@ mod tests {
             &mut o,
             &json!({"subjects": [{"kind": "Group", "name": "g"}]}),
         );
-        assert_eq!(o.list("subjects").len(), 2);
-        assert!(kept_by_hand(
-            &json!({"metadata": {"annotations": {AUTOUPDATE: "false"}}})
-        ));
+        let both = json!([{"kind": "User", "name": "x"}, {"kind": "Group", "name": "g"}]);
+        assert_eq!(o.at("subjects"), &both);
+        reconcile_binding(
+            &mut o,
+            &json!({"subjects": [{"kind": "Group", "name": "g"}]}),
+        );
+        assert_eq!(o.at("subjects"), &both);
+        let annotated = |value: &str| json!({"metadata": {"annotations": {AUTOUPDATE: value}}});
+        assert!(kept_by_hand(&annotated("false")));
+        assert!(!kept_by_hand(&annotated("true")) && !kept_by_hand(&json!({})));
     }
 }

@@ -644,22 +644,70 @@ mod tests {
     fn names() {
         assert!(dns1123_label("a-b").is_empty());
         assert_eq!(dns1123_label("a.b"), ["must not contain dots"]);
-        assert_eq!(dns1123_label("A").len(), 1);
+        assert_eq!(
+            dns1123_label("A"),
+            [
+                "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
+            ]
+        );
         assert_eq!(
             dns1123_label(&"a".repeat(64)),
             ["must be no more than 63 characters"]
         );
         assert!(dns1123_subdomain("a.b-c.1").is_empty());
-        assert_eq!(dns1123_subdomain("a..b").len(), 1);
-        assert_eq!(qualified_name("/").len(), 3);
-        assert_eq!(qualified_name("a b").len(), 1);
-        assert_eq!(qualified_name("a/b/c").len(), 1);
+        assert_eq!(
+            dns1123_subdomain("a..b"),
+            [
+                "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
+            ]
+        );
+        assert_eq!(
+            qualified_name("/"),
+            [
+                "prefix part must be non-empty",
+                "name part must be non-empty",
+                "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
+            ]
+        );
+        assert_eq!(
+            qualified_name("a b"),
+            [
+                "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
+            ]
+        );
+        assert_eq!(
+            qualified_name("a/b/c"),
+            [
+                "a valid label key must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
+            ]
+        );
         assert!(qualified_name("example.com/My_Name.1").is_empty());
         assert!(label_value("").is_empty());
-        assert_eq!(label_value("-a").len(), 1);
-        assert_eq!(dns1035_label("1a").len(), 1);
-        assert_eq!(port_name("NOT VALID").len(), 2);
-        assert_eq!(env_name("A=B").len(), 1);
+        assert_eq!(
+            label_value("-a"),
+            [
+                "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
+            ]
+        );
+        assert_eq!(
+            dns1035_label("1a"),
+            [
+                "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')"
+            ]
+        );
+        assert_eq!(
+            port_name("NOT VALID"),
+            [
+                "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)",
+                "must contain at least one letter (a-z)"
+            ]
+        );
+        assert_eq!(
+            env_name("A=B"),
+            [
+                "a valid environment variable name must consist only of printable ASCII characters other than '='"
+            ]
+        );
         assert_eq!(config_key("..a"), ["must not start with '..'"]);
         assert_eq!(path_segment("a/b"), ["may not contain '/'"]);
     }
@@ -672,15 +720,30 @@ mod tests {
             f(&mut e, &p, v);
             e.aggregate()
         };
-        assert!(run(strict_ip, "010.0.0.1").contains("leading 0s"));
-        assert!(run(strict_ip, "::ffff:1.2.3.4").contains("IPv4-mapped"));
-        assert!(run(strict_ip, "2001:DB8::1").contains("canonical form (\"2001:db8::1\")"));
-        assert!(run(strict_cidr, "10.0.0.1/8").contains("bits set beyond"));
+        assert_eq!(
+            run(strict_ip, "010.0.0.1"),
+            "x: Invalid value: \"010.0.0.1\": must not have leading 0s"
+        );
+        assert_eq!(
+            run(strict_ip, "::ffff:1.2.3.4"),
+            "x: Invalid value: \"::ffff:1.2.3.4\": must not be an IPv4-mapped IPv6 address"
+        );
+        assert_eq!(
+            run(strict_ip, "2001:DB8::1"),
+            "x: Invalid value: \"2001:DB8::1\": must be in canonical form (\"2001:db8::1\")"
+        );
+        assert_eq!(
+            run(strict_cidr, "10.0.0.1/8"),
+            "x: Invalid value: \"10.0.0.1/8\": must not have bits set beyond the prefix length"
+        );
         assert_eq!(run(strict_cidr, "10.0.0.0/8"), "[]");
         let mut e = ErrorList::new();
         endpoint_ip(&mut e, &p, "169.254.1.1");
         endpoint_ip(&mut e, &p, "127.0.0.1");
         endpoint_ip(&mut e, &p, "10.0.0.1");
-        assert_eq!(e.len(), 2);
+        assert_eq!(
+            e.aggregate(),
+            "[x: Invalid value: \"169.254.1.1\": may not be in the link-local range (169.254.0.0/16, fe80::/10), x: Invalid value: \"127.0.0.1\": may not be in the loopback range (127.0.0.0/8, ::1/128)]"
+        );
     }
 }

@@ -157,7 +157,15 @@ async fn a_watch_list_ends_its_beginning_with_a_bookmark() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_ends_when_its_time_is_over() {
     let server = Server::start().await;
-    let _ = server.with_namespace("w").await;
-    let mut w = Events::open(&server, &format!("{MAPS}?watch=1&timeoutSeconds=1")).await;
-    assert!(w.next().await.is_none());
+    let mut c = server.with_namespace("w").await;
+    let mut short = Events::open(&server, &format!("{MAPS}?watch=1&timeoutSeconds=2")).await;
+    let mut long = Events::open(&server, &format!("{MAPS}?watch=1&timeoutSeconds=600")).await;
+    // Until then both tell what happens; afterwards the other still does.
+    c.post(MAPS, &map("a", "x")).await.expect(201);
+    for w in [&mut short, &mut long] {
+        assert_eq!(w.brief().await, ("ADDED".into(), "a".into()));
+    }
+    assert_eq!(short.next().await, None);
+    c.post(MAPS, &map("b", "x")).await.expect(201);
+    assert_eq!(long.brief().await, ("ADDED".into(), "b".into()));
 }

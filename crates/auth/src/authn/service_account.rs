@@ -512,7 +512,15 @@ mod tests {
             "ns",
             json!({"metadata": {"name": "p", "uid": "u9"}}),
         );
-        assert!(w.tokens().authenticate_token(&token, &[]).await.is_err());
+        let e = w
+            .tokens()
+            .authenticate_token(&token, &[])
+            .await
+            .unwrap_err();
+        assert_eq!(
+            e.0,
+            "pod UID does not match service account pod ref claim (u2)"
+        );
     }
 
     #[tokio::test]

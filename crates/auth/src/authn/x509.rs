@@ -260,31 +260,32 @@ mod tests {
                     .starts_with("X509SHA256=")
             );
         }
-        assert!(
-            x.authenticate(&peer(&other, "jane", Use::Client, LEAF_VALIDITY), &h)
-                .await
-                .is_err()
+        let stranger = peer(&other, "jane", Use::Client, LEAF_VALIDITY);
+        assert_eq!(
+            x.authenticate(&stranger, &h).await.unwrap_err().0,
+            "verifying certificate: InvalidSignatureForPublicKey"
         );
-        assert!(
-            x.authenticate(&peer(&ca, "jane", Use::Server, LEAF_VALIDITY), &h)
-                .await
-                .is_err()
+        let server = peer(&ca, "jane", Use::Server, LEAF_VALIDITY);
+        assert_eq!(
+            x.authenticate(&server, &h).await.unwrap_err().0,
+            "verifying certificate: RequiredEkuNotFoundContext(RequiredEkuNotFoundContext { required: KeyPurposeId(1.3.6.1.5.5.7.3.2), present: [KeyPurposeId(1.3.6.1.5.5.7.3.1)] })"
         );
         let later = UnixTime::since_unix_epoch(
             Duration::from_secs(UnixTime::now().as_secs()) + LEAF_VALIDITY * 2,
         );
         let p = peer(&ca, "jane", Use::Client, LEAF_VALIDITY);
-        assert!(cas.verify(&p.certificates, &cas.0.get(), later).is_err());
-        assert!(
-            x.authenticate(
-                &Peer {
-                    address: None,
-                    certificates: vec![vec![1, 2, 3]]
-                },
-                &h
-            )
-            .await
-            .is_err()
+        let e = cas
+            .verify(&p.certificates, &cas.0.get(), later)
+            .unwrap_err();
+        // It goes on with when.
+        assert!(e.starts_with("verifying certificate: CertExpired {"), "{e}");
+        let garbage = Peer {
+            address: None,
+            certificates: vec![vec![1, 2, 3]],
+        };
+        assert_eq!(
+            x.authenticate(&garbage, &h).await.unwrap_err().0,
+            "TrailingData(SignedData)"
         );
         assert_eq!(x.authenticate(&Peer::default(), &h).await.unwrap(), None);
         let v = Verified::new(cas, vec!["front".into()]);
@@ -292,9 +293,11 @@ mod tests {
             v.check(&peer(&ca, "front", Use::Client, LEAF_VALIDITY))
                 .unwrap()
         );
-        assert!(
+        assert_eq!(
             v.check(&peer(&ca, "back", Use::Client, LEAF_VALIDITY))
-                .is_err()
+                .unwrap_err()
+                .0,
+            "x509: subject with cn=back is not in the allowed list"
         );
     }
 

@@ -4,7 +4,7 @@ use client::Time;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::decide::{Action, Plan, World, decide, fenceposts, template_hash};
+use super::decide::{Action, Plan, World, decide, template_hash};
 use crate::views::{Deployment, ReplicaSet};
 
 fn template(image: &str) -> Value {
@@ -110,7 +110,16 @@ proptest! {
     ) {
         let value = |n: i32| if percent { json!(format!("{}%", n * 10)) } else { json!(n) };
         let d = deployment(replicas, value(surge), value(unavailable));
-        let (surge, unavailable) = fenceposts(&d);
+        // A percentage is rounded up for what may be too many and down for what may be missing; one of them is not zero.
+        let part = |n: i32, up: bool| match (percent, up) {
+            (false, _) => n,
+            (true, true) => (replicas * n + 9) / 10,
+            (true, false) => replicas * n / 10,
+        };
+        let (surge, unavailable) = match (part(surge, true), part(unavailable, false)) {
+            (0, 0) => (0, 1),
+            both => both,
+        };
         let mut sim = Sim { d, sets: Vec::new(), made: 0 };
         sim.d.spec.template = template("one");
         for _ in 0..4 {

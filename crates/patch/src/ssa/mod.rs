@@ -806,6 +806,112 @@ mod tests {
     }
 
     #[test]
+    fn what_was_there_before_the_first_apply_is_owned_through_the_same_door() {
+        let mut live = map(json!({"a": "1"}));
+        live["metadata"]["uid"] = json!("u");
+        live["metadata"]["labels"] = json!({"x": "y"});
+        live["metadata"]["managedFields"] = json!([]);
+        let who = Actor {
+            subresource: "status",
+            ..actor("m1")
+        };
+        let new = apply(Some(&live), &map(json!({"b": "2"})), msg(), &who, false).unwrap();
+        let all: Vec<Value> = new["metadata"]["managedFields"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|e| {
+                json!([
+                    e["manager"],
+                    e["operation"],
+                    e["subresource"],
+                    e["fieldsV1"]
+                ])
+            })
+            .collect();
+        assert_eq!(
+            all,
+            [
+                json!(["m1", "Apply", "status", {"f:data": {"f:b": {}}}]),
+                json!(["before-first-apply", "Update", "status",
+                    {"f:data": {".": {}, "f:a": {}}, "f:metadata": {"f:labels": {".": {}, "f:x": {}}}}]),
+            ]
+        );
+    }
+
+    /// What scale shows of a Deployment's owners, and gives back.
+    #[test]
+    fn a_window_shows_the_owners_of_its_field_and_gives_them_back() {
+        let window = Window {
+            path: &["spec", "replicas"],
+            api_version: "apps/v1",
+            shown: "autoscaling/v1",
+        };
+        let entry = |manager: &str,
+                     operation: &str,
+                     version: &str,
+                     time: Option<&str>,
+                     fields: Value| {
+            let mut e = json!({"manager": manager, "operation": operation, "apiVersion": version,
+                "fieldsType": "FieldsV1", "fieldsV1": fields});
+            if let Some(t) = time {
+                e["time"] = json!(t);
+            }
+            e
+        };
+        let (t, replicas) = (
+            "2026-01-01T00:00:00Z",
+            json!({"f:spec": {"f:replicas": {}}}),
+        );
+        let object = json!({"metadata": {"managedFields": [
+            entry("a", "Apply", "apps/v1", Some(t), json!({"f:spec": {"f:paused": {}, "f:replicas": {}}})),
+            entry("b", "Update", "apps/v1", Some(t), json!({"f:spec": {"f:paused": {}}})),
+            entry("c", "Update", "apps/v1", Some(t), replicas.clone()),
+            entry("d", "Update", "apps/v1beta1", Some(t), replicas.clone()),
+        ]}});
+        let mut view = json!({"metadata": {}});
+        window.show(&object, &mut view);
+        assert_eq!(
+            view["metadata"]["managedFields"],
+            json!([
+                entry("a", "Apply", "autoscaling/v1", Some(t), replicas.clone()),
+                entry("c", "Update", "autoscaling/v1", Some(t), replicas.clone()),
+            ])
+        );
+        // Another takes the field; who had nothing else is gone, who had more keeps that.
+        view["metadata"]["managedFields"] = json!([entry(
+            "new",
+            "Update",
+            "autoscaling/v1",
+            Some(t),
+            replicas.clone()
+        )]);
+        let mut written = object.clone();
+        window.write(&view, &mut written);
+        assert_eq!(
+            written["metadata"]["managedFields"],
+            json!([
+                entry(
+                    "a",
+                    "Apply",
+                    "apps/v1",
+                    Some(t),
+                    json!({"f:spec": {"f:paused": {}}})
+                ),
+                entry("new", "Update", "apps/v1", None, replicas.clone()),
+                entry(
+                    "b",
+                    "Update",
+                    "apps/v1",
+                    Some(t),
+                    json!({"f:spec": {"f:paused": {}}})
+                ),
+                entry("d", "Update", "apps/v1beta1", Some(t), replicas),
+            ])
+        );
+    }
+
+    #[test]
     fn apply_conflict_and_force() {
         let first = apply(
             None,

@@ -695,3 +695,67 @@ fn validate_at(node: Node, value: &Value, path: &mut Vec<Element>, out: &mut Vec
         Node::Atomic | Node::Deduced => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::set::show;
+    use super::*;
+    use serde_json::json;
+
+    fn paths(set: &Set) -> Vec<String> {
+        set.paths().iter().map(|p| show(p)).collect()
+    }
+
+    /// A pod's volumes, where lists are keyed by name and yet one may stand twice.
+    fn compare_volumes(old: &Value, new: &Value) -> [Vec<String>; 3] {
+        let pod = |volumes: &Value| json!({"spec": {"volumes": volumes}});
+        let msg = api::schema::message("v1", "Pod").unwrap();
+        let c = compare(msg, &pod(old), &pod(new));
+        [paths(&c.added), paths(&c.removed), paths(&c.modified)]
+    }
+
+    #[test]
+    fn elements_that_stand_twice_are_compared_as_one() {
+        let v = |path: &str| json!({"name": "v", "hostPath": {"path": path}});
+        let all = ".spec.volumes[name=\"v\"]".to_owned();
+        let none: Vec<String> = Vec::new();
+        let twice = json!([v("a"), v("b")]);
+        assert_eq!(
+            compare_volumes(&twice, &twice),
+            [none.clone(), none.clone(), none.clone()]
+        );
+        for changed in [json!([v("a"), v("c")]), json!([v("a"), v("b"), v("b")])] {
+            assert_eq!(
+                compare_volumes(&twice, &changed),
+                [none.clone(), none.clone(), vec![all.clone()]],
+                "{changed}"
+            );
+        }
+        // From two to one and back: what was there goes, and what is there comes.
+        let one = json!([v("a")]);
+        for (old, new) in [(&twice, &one), (&one, &twice)] {
+            let [added, removed, modified] = compare_volumes(old, new);
+            assert!(added.contains(&all), "{old} to {new}: {added:?}");
+            assert!(removed.contains(&all), "{old} to {new}: {removed:?}");
+            assert_eq!(modified, none);
+        }
+    }
+
+    #[test]
+    fn one_element_is_compared_field_by_field() {
+        let v = |path: &str| json!([{"name": "v", "hostPath": {"path": path}}]);
+        let [added, removed, modified] = compare_volumes(&v("a"), &v("b"));
+        assert_eq!(modified, [".spec.volumes[name=\"v\"].hostPath.path"]);
+        assert_eq!((added.len(), removed.len()), (0, 0));
+        let [added, removed, modified] = compare_volumes(&v("a"), &json!([]));
+        assert!(
+            removed.contains(&".spec.volumes[name=\"v\"]".to_owned()),
+            "{removed:?}"
+        );
+        assert_eq!(
+            (added.len(), modified.len()),
+            (0, 0),
+            "{added:?} {modified:?}"
+        );
+    }
+}

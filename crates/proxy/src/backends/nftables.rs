@@ -751,17 +751,15 @@ mod tests {
     }
 
     #[test]
-    fn full_is_stable() {
+    fn without_endpoints_it_rejects() {
         let mut m = Model::new("n1", Family::V4);
         m.service(Arc::new(service("a", "10.0.0.1")));
         m.take_changes();
-        let mut b = backend();
-        let first = b.full(m.entries());
-        assert_eq!(first, b.full(m.entries()));
+        let text = &backend().full(m.entries())[0].text;
         assert!(
-            first[0]
-                .text
-                .contains("no-endpoint-services { 10.0.0.1 . tcp . 80 : goto reject-chain }")
+            text.contains("no-endpoint-services { 10.0.0.1 . tcp . 80 : goto reject-chain }"),
+            "{text}"
         );
+        assert!(!text.contains(" service-ips { 10.0.0.1 "), "{text}");
     }
 }

@@ -691,13 +691,19 @@ mod tests {
         let mut o = json!({"apiVersion": "autoscaling/v2", "spec": {"behavior": {"scaleDown": {"selectPolicy": "Min"}}}});
         default(&mut o);
         assert_eq!(o.text("spec.behavior.scaleDown.selectPolicy"), "Min");
-        assert_eq!(o.list("spec.behavior.scaleUp.policies").len(), 2);
+        assert_eq!(
+            o.at("spec.behavior.scaleUp.policies").to_string(),
+            "[{\"periodSeconds\":15,\"type\":\"Pods\",\"value\":4},{\"periodSeconds\":15,\"type\":\"Percent\",\"value\":100}]"
+        );
         assert_eq!(o.list("spec.metrics"), [cpu(80)]);
         let mut e = Errors::new();
         validate(
             &mut e,
             &json!({"spec": {"minReplicas": 2, "maxReplicas": 1, "scaleTargetRef": {"kind": "a"}}}),
         );
-        assert_eq!(e.len(), 3);
+        assert_eq!(
+            e.aggregate(),
+            "[spec.maxReplicas: Invalid value: 1: must be greater than or equal to `minReplicas`, spec.scaleTargetRef.name: Required value, spec.scaleTargetRef.apiVersion: Invalid value: \"\": apiVersion must specify API group]"
+        );
     }
 }

@@ -116,15 +116,28 @@ mod tests {
 
     #[test]
     fn budgets() {
-        for (spec, errors) in [
-            (json!({"minAvailable": 1}), 0),
-            (json!({"minAvailable": "101%"}), 1),
-            (json!({"maxUnavailable": -1}), 1),
-            (json!({"maxUnavailable": "x"}), 1),
-            (json!({"maxUnavailable": 1, "minAvailable": 1}), 1),
-            (json!({"unhealthyPodEvictionPolicy": "x"}), 1),
-        ] {
-            assert_eq!(validate(&json!({"spec": spec})).len(), errors, "{spec}");
-        }
+        let errors = |spec: Value| validate(&json!({"spec": spec})).aggregate();
+        assert_eq!(errors(json!({"minAvailable": 1})), "[]");
+        assert_eq!(errors(json!({"minAvailable": "100%"})), "[]");
+        assert_eq!(
+            errors(json!({"minAvailable": "101%"})),
+            "spec.minAvailable: Invalid value: \"101%\": must not be greater than 100%"
+        );
+        assert_eq!(
+            errors(json!({"maxUnavailable": -1})),
+            "spec.maxUnavailable: Invalid value: -1: must be greater than or equal to 0"
+        );
+        assert_eq!(
+            errors(json!({"maxUnavailable": "x"})),
+            "spec.maxUnavailable: Invalid value: \"x\": a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')"
+        );
+        assert_eq!(
+            errors(json!({"maxUnavailable": 1, "minAvailable": 1})),
+            "spec: Invalid value: {\"MinAvailable\":1,\"Selector\":null,\"MaxUnavailable\":1,\"UnhealthyPodEvictionPolicy\":null}: minAvailable and maxUnavailable cannot be both set"
+        );
+        assert_eq!(
+            errors(json!({"unhealthyPodEvictionPolicy": "x"})),
+            "spec.unhealthyPodEvictionPolicy: Unsupported value: \"x\": supported values: \"AlwaysAllow\", \"IfHealthyBudget\""
+        );
     }
 }

@@ -136,11 +136,19 @@ mod tests {
     fn special_addresses_are_refused() {
         for ip in ["127.0.0.1", "169.254.169.254", "::1", "fe80::1"] {
             let o = json!({"subsets": [{"addresses": [{"ip": ip}], "ports": [{"port": 80, "protocol": "TCP"}]}]});
-            assert_eq!(validate(&o, None).len(), 1, "{ip}");
+            let range = match ip {
+                "127.0.0.1" | "::1" => "may not be in the loopback range (127.0.0.0/8, ::1/128)",
+                _ => "may not be in the link-local range (169.254.0.0/16, fe80::/10)",
+            };
+            let want = format!("subsets[0].addresses[0].ip: Invalid value: \"{ip}\": {range}");
+            assert_eq!(validate(&o, None).aggregate(), want);
         }
         let two = json!({"subsets": [{"addresses": [{"ip": "10.0.0.1"}],
             "ports": [{"port": 80, "protocol": "TCP"}, {"port": 0, "protocol": "X", "name": "a"}]}]});
-        assert_eq!(validate(&two, None).len(), 3);
+        assert_eq!(
+            validate(&two, None).aggregate(),
+            "[subsets[0].ports[0].name: Required value, subsets[0].ports[1].port: Invalid value: 0: must be between 1 and 65535, inclusive, subsets[0].ports[1].protocol: Unsupported value: \"X\": supported values: \"SCTP\", \"TCP\", \"UDP\"]"
+        );
         assert!(validate(&two, Some(&two)).is_empty());
     }
 }

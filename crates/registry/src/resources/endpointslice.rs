@@ -220,12 +220,28 @@ mod tests {
         let slice =
             |kind: &str, a: &str| json!({"addressType": kind, "endpoints": [{"addresses": [a]}]});
         assert!(validate(&slice("IPv4", "10.0.0.1"), None).is_empty());
-        assert_eq!(validate(&slice("IPv4", "2001:db8::1"), None).len(), 1);
-        assert_eq!(validate(&slice("IPv4", "127.0.0.1"), None).len(), 1);
+        let errors = |kind, a| validate(&slice(kind, a), None).aggregate();
+        assert_eq!(
+            errors("IPv4", "2001:db8::1"),
+            "endpoints[0].addresses: Invalid value: \"2001:db8::1\": must be an IPv4 address"
+        );
+        assert_eq!(
+            errors("IPv4", "127.0.0.1"),
+            "endpoints[0].addresses[0]: Invalid value: \"127.0.0.1\": may not be in the loopback range (127.0.0.0/8, ::1/128)"
+        );
         assert!(validate(&slice("FQDN", "a.example"), None).is_empty());
-        assert_eq!(validate(&slice("FQDN", "a"), None).len(), 1);
-        assert_eq!(validate(&slice("X", "a"), None).len(), 1);
-        assert_eq!(validate(&slice("IPv6", "2001:DB8::1"), None).len(), 1);
+        assert_eq!(
+            errors("FQDN", "a"),
+            "endpoints[0].addresses[0]: Invalid value: \"a\": should be a domain with at least two segments separated by dots"
+        );
+        assert_eq!(
+            errors("X", "a"),
+            "addressType: Unsupported value: \"X\": supported values: \"FQDN\", \"IPv4\", \"IPv6\""
+        );
+        assert_eq!(
+            errors("IPv6", "2001:DB8::1"),
+            "endpoints[0].addresses[0]: Invalid value: \"2001:DB8::1\": must be in canonical form (\"2001:db8::1\")"
+        );
     }
 
     #[test]

@@ -279,7 +279,10 @@ mod tests {
         bad.put("type", "Odd");
         bad.put("deprecatedCount", 3);
         bad.remove_at("action");
-        assert_eq!(create(&bad).len(), 3);
+        assert_eq!(
+            create(&bad).aggregate(),
+            "[action: Required value, type: Invalid value: \"\": has invalid value: Odd, count: Invalid value: \"\": needs to be unset]"
+        );
         let mut changed = good.clone();
         changed.put("note", "other");
         assert_eq!(

@@ -321,7 +321,7 @@ mod tests {
             "observedGeneration": 1, "disruptionsAllowed": 1, "currentHealthy": 3, "desiredHealthy": 2}});
         decrement(&mut b, "p", "now", false).unwrap();
         assert_eq!(b.int("status.disruptionsAllowed"), 0);
-        assert_eq!(b.map("status.disruptedPods").len(), 1);
+        assert_eq!(b.at("status.disruptedPods"), &json!({"p": "now"}));
         b.put("status.currentHealthy", 2);
         let s = decrement(&mut b, "p2", "now", false).unwrap_err();
         assert_eq!((s.code, s.message.as_str()), (429, VIOLATES));

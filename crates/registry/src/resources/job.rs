@@ -1086,18 +1086,28 @@ mod tests {
         let check = |new: &Value, old: &Value| {
             let mut e = Errors::new();
             change(&mut e, new, old);
-            e.len()
+            e.aggregate()
         };
-        assert_eq!(check(&new, &old), 0);
+        assert_eq!(check(&new, &old), "[]");
         let mut running = old.clone();
         running.put("spec.suspend", false);
-        assert_eq!(check(&new, &running), 1);
+        let error = check(&new, &running);
+        let (at, said) = ("spec.template: Invalid value: {", "}: field is immutable");
+        assert!(error.starts_with(at) && error.ends_with(said), "{error}");
     }
 
     #[test]
     fn index_lists() {
         assert_eq!(indexes("1,3-5", 6), Ok(vec![(1, 1), (3, 5)]));
-        assert!(indexes("3,1", 6).is_err() && indexes("6", 6).is_err() && indexes("x", 6).is_err());
+        assert_eq!(
+            indexes("3,1", 6).unwrap_err(),
+            "non-increasing order, previous: 3, current: 1"
+        );
+        assert_eq!(indexes("6", 6).unwrap_err(), "too large index: \"6\"");
+        assert_eq!(
+            indexes("x", 6).unwrap_err(),
+            "cannot convert string to integer for index: \"x\""
+        );
     }
 
     #[test]

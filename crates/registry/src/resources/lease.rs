@@ -79,7 +79,10 @@ mod tests {
         let bad = validate(
             &json!({"spec": {"leaseDurationSeconds": 0, "leaseTransitions": -1, "preferredHolder": "x"}}),
         );
-        assert_eq!(bad.len(), 3);
+        assert_eq!(
+            bad.aggregate(),
+            "[spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0, spec.leaseTransitions: Invalid value: -1: must be greater than or equal to 0, spec.preferredHolder: Forbidden: may only be specified if `strategy` is defined]"
+        );
         assert!(
             validate(&json!({"spec": {"leaseDurationSeconds": 40, "holderIdentity": "n"}}))
                 .is_empty()

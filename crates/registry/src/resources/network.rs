@@ -572,10 +572,10 @@ pub fn service_cidr(_: &Config) -> Parts {
 mod tests {
     use super::*;
 
-    fn errors(check: fn(&mut Errors, &Value), o: &Value) -> usize {
+    fn errors(check: fn(&mut Errors, &Value), o: &Value) -> String {
         let mut e = Errors::new();
         check(&mut e, o);
-        e.len()
+        e.aggregate()
     }
 
     #[test]
@@ -583,30 +583,48 @@ mod tests {
         let mut o = json!({"spec": {"podSelector": {}, "egress": [{"ports": [{"port": 1}]}]}});
         policy_defaults(&mut o);
         assert_eq!(o.texts("spec.policyTypes"), ["Ingress", "Egress"]);
-        assert_eq!(errors(|e, o| policy_spec(e, o, &HashSet::new()), &o), 0);
+        assert_eq!(errors(|e, o| policy_spec(e, o, &HashSet::new()), &o), "[]");
         let bad = json!({"spec": {"ingress": [{"from": [{}], "ports": [{"protocol": "x"}]}], "policyTypes": ["x"]}});
-        assert_eq!(errors(|e, o| policy_spec(e, o, &HashSet::new()), &bad), 3);
+        assert_eq!(
+            errors(|e, o| policy_spec(e, o, &HashSet::new()), &bad),
+            "[spec.ingress[0].ports[0].protocol: Unsupported value: \"x\": supported values: \"TCP\", \"UDP\", \"SCTP\", spec.ingress[0].from[0]: Required value: must specify a peer, spec.policyTypes[0]: Unsupported value: \"x\": supported values: \"Ingress\", \"Egress\"]"
+        );
     }
 
     #[test]
     fn cidrs() {
         let o = |c: &[&str]| json!({"spec": {"cidrs": c}});
-        assert_eq!(errors(validate_cidrs, &o(&["10.0.0.0/24", "fd00::/64"])), 0);
+        assert_eq!(
+            errors(validate_cidrs, &o(&["10.0.0.0/24", "fd00::/64"])),
+            "[]"
+        );
         assert_eq!(
             errors(validate_cidrs, &o(&["10.0.0.0/24", "10.1.0.0/24"])),
-            1
+            "spec.cidrs: Invalid value: [\"10.0.0.0/24\",\"10.1.0.0/24\"]: may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64"
         );
-        assert_eq!(errors(validate_cidrs, &o(&[])), 1);
+        assert_eq!(
+            errors(validate_cidrs, &o(&[])),
+            "spec.cidrs: Required value: at least one CIDR required"
+        );
         let mut e = Errors::new();
         change_cidrs(&mut e, &o(&["10.0.1.0/24"]), &o(&["10.0.0.0/24"]));
-        assert_eq!(e.len(), 1);
+        assert_eq!(
+            e.aggregate(),
+            "spec.cidrs[0]: Invalid value: \"10.0.1.0/24\": field is immutable"
+        );
     }
 
     #[test]
     fn ingresses() {
-        assert_eq!(errors(validate_ingress, &json!({"spec": {}})), 1);
+        assert_eq!(
+            errors(validate_ingress, &json!({"spec": {}})),
+            "spec: Invalid value: null: either `defaultBackend` or `rules` must be specified"
+        );
         let o = json!({"spec": {"rules": [{"http": {"paths": [{"path": "x", "pathType": "Exact",
             "backend": {"service": {"name": "s", "port": {"number": 1}}}}]}}]}});
-        assert_eq!(errors(validate_ingress, &o), 1);
+        assert_eq!(
+            errors(validate_ingress, &o),
+            "spec.rules[0].http.paths[0].path: Invalid value: \"x\": must be an absolute path"
+        );
     }
 }

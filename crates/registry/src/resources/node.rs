@@ -269,6 +269,9 @@ mod tests {
             &json!({"spec": {"podCIDRs": ["10.0.1.0/24"]}}),
             &json!({"spec": {"podCIDRs": ["10.0.0.0/24"], "providerID": "x"}}),
         );
-        assert_eq!(e.len(), 2);
+        assert_eq!(
+            e.aggregate(),
+            "[spec.podCIDRs: Forbidden: node updates may not change podCIDR except from \"\" to valid, spec.providerID: Forbidden: node updates may not change providerID except from \"\" to valid]"
+        );
     }
 }

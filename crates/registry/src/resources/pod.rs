@@ -483,7 +483,10 @@ mod tests {
         assert_eq!(pod.text("spec.nodeName"), "n1");
         assert_eq!(pod.annotation("k"), Some("v"));
         assert!(!pod.has("status.nominatedNodeName"));
-        assert_eq!(pod.list("status.conditions").len(), 1);
+        assert_eq!(
+            pod.at("status.conditions").to_string(),
+            "[{\"lastProbeTime\":null,\"lastTransitionTime\":\"2026-01-01T00:00:00Z\",\"status\":\"True\",\"type\":\"PodScheduled\"}]"
+        );
     }
 
     #[test]

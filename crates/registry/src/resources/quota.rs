@@ -432,6 +432,9 @@ mod tests {
         assert!(e.is_empty());
         let bad = json!({"spec": {"limits": [{"type": "Pod", "max": {"cpu": "1"}, "min": {"cpu": "2"}}, {"type": "Pod"}]}});
         validate_range(&mut e, &bad);
-        assert_eq!(e.len(), 2, "{}", e.aggregate());
+        assert_eq!(
+            e.aggregate(),
+            "[spec.limits[0].min[cpu]: Invalid value: \"2\": min value 2 is greater than max value 1, spec.limits[1].type: Duplicate value: \"Pod\"]"
+        );
     }
 }

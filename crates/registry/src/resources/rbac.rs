@@ -536,38 +536,46 @@ mod tests {
             {"verbs": ["get"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a"]},
             {"verbs": ["get"], "nonResourceURLs": ["/healthz/*"]},
         ]));
-        let lacks = |v: Value| missing(&own, &rules(v)).len();
+        let lacks = |v: Value| {
+            missing(&own, &rules(v))
+                .iter()
+                .map(compact)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(
             lacks(json!([{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}])),
-            0
+            [""; 0]
         );
         assert_eq!(
             lacks(json!([{"verbs": ["get", "delete"], "apiGroups": [""], "resources": ["pods"]}])),
-            1
+            ["{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"delete\"]}"]
         );
         assert_eq!(
             lacks(json!([{"verbs": ["*"], "apiGroups": [""], "resources": ["pods"]}])),
-            1
+            ["{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"*\"]}"]
         );
         assert_eq!(
             lacks(
                 json!([{"verbs": ["get"], "apiGroups": [""], "resources": ["deployments/scale"]}])
             ),
-            0
+            [""; 0]
         );
         assert_eq!(
             lacks(json!([{"verbs": ["get"], "apiGroups": [""], "resources": ["secrets"]}])),
-            1
+            ["{APIGroups:[\"\"], Resources:[\"secrets\"], Verbs:[\"get\"]}"]
         );
         let named = json!([{"verbs": ["get"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a", "b"]}]);
-        assert_eq!(lacks(named), 1);
+        assert_eq!(
+            lacks(named),
+            ["{APIGroups:[\"\"], Resources:[\"secrets\"], ResourceNames:[\"b\"], Verbs:[\"get\"]}"]
+        );
         assert_eq!(
             lacks(json!([{"verbs": ["get"], "nonResourceURLs": ["/healthz/x"]}])),
-            0
+            [""; 0]
         );
         assert_eq!(
             lacks(json!([{"verbs": ["get"], "nonResourceURLs": ["/metrics"]}])),
-            1
+            ["{NonResourceURLs:[\"/metrics\"], Verbs:[\"get\"]}"]
         );
     }
 

@@ -538,14 +538,17 @@ mod tests {
         );
         assert_eq!(
             any.validate(&json!({"spec": {"resourceAttributes": {}}}))
-                .len(),
-            1
+                .aggregate(),
+            "spec.user: Invalid value: \"\": at least one of user or group must be specified"
         );
         let local = Access {
             scope: Scope::Local,
         };
         let body = json!({"metadata": {"namespace": "a"}, "spec": {"user": "j", "resourceAttributes": {"namespace": "b"}}});
-        assert_eq!(local.validate(&body).len(), 1);
+        assert_eq!(
+            local.validate(&body).aggregate(),
+            "spec.resourceAttributes.namespace: Invalid value: \"b\": must match metadata.namespace"
+        );
     }
 
     /// KEP-4601: a review's selectors are read as a request's are; what cannot be read is left out and told.

@@ -86,6 +86,9 @@ mod tests {
         );
         s.apply(&mut o, &json!({"spec": {}}));
         assert_eq!(o.int_opt("spec.replicas"), Some(0));
-        assert_eq!(s.validate(&json!({"spec": {"replicas": -3}})).len(), 1);
+        assert_eq!(
+            s.validate(&json!({"spec": {"replicas": -3}})).aggregate(),
+            "spec.replicas: Invalid value: -3: must be greater than or equal to 0"
+        );
     }
 }

@@ -1001,7 +1001,12 @@ mod tests {
         init_families(&mut o, None, &families(false)).unwrap();
         assert_eq!(o.texts("spec.ipFamilies"), ["IPv4"]);
         let mut o = json!({"spec": {"type": "ClusterIP", "ipFamilyPolicy": "RequireDualStack"}});
-        assert!(init_families(&mut o, None, &families(false)).is_err());
+        assert_eq!(
+            init_families(&mut o, None, &families(false))
+                .unwrap_err()
+                .message,
+            "Service \"\" is invalid: spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": this cluster is not configured for dual-stack services"
+        );
         let mut o =
             json!({"spec": {"type": "ClusterIP", "clusterIP": "None", "clusterIPs": ["None"]}});
         init_families(&mut o, None, &families(false)).unwrap();

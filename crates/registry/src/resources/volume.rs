@@ -737,7 +737,7 @@ mod tests {
         let check = |spec: Value| {
             let mut e = Errors::new();
             validate_volume(&mut e, &json!({"spec": spec}));
-            e.len()
+            e.aggregate()
         };
         let base = json!({"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}});
         let with = |more: Value| {
@@ -747,16 +747,24 @@ mod tests {
             }
             v
         };
-        assert_eq!(check(base.clone()), 1);
-        assert_eq!(check(with(json!({"hostPath": {"path": "/a"}}))), 0);
-        assert_eq!(check(with(json!({"local": {"path": "/a"}}))), 1);
         assert_eq!(
-            check(with(
-                json!({"hostPath": {"path": "/a"}, "nfs": {"server": "s", "path": "/"}})
-            )),
-            1
+            check(base.clone()),
+            "spec: Required value: must specify a volume type"
         );
-        assert_eq!(check(json!({})), 4);
+        assert_eq!(check(with(json!({"hostPath": {"path": "/a"}}))), "[]");
+        assert_eq!(
+            check(with(json!({"local": {"path": "/a"}}))),
+            "spec.nodeAffinity: Required value: Local volume requires node affinity"
+        );
+        let two = json!({"hostPath": {"path": "/a"}, "nfs": {"server": "s", "path": "/"}});
+        assert_eq!(
+            check(with(two)),
+            "spec.nfs: Forbidden: may not specify more than 1 volume type"
+        );
+        assert_eq!(
+            check(json!({})),
+            "[spec.accessModes: Required value, spec.capacity: Required value, spec.capacity: Unsupported value: null: supported values: \"storage\", spec: Required value: must specify a volume type]"
+        );
     }
 
     #[test]
@@ -769,6 +777,9 @@ mod tests {
         assert!(e.is_empty());
         new.put("spec.accessModes", json!(["ReadOnlyMany"]));
         change_claim(&mut e, &new, &old);
-        assert_eq!(e.len(), 1);
+        assert_eq!(
+            e.aggregate(),
+            "spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n@@ -1,6 +1,6 @@\n {\n  \"AccessModes\": [\n-  \"ReadWriteOnce\"\n+  \"ReadOnlyMany\"\n  ],\n  \"Selector\": null,\n  \"Resources\": {\n"
+        );
     }
 }

@@ -1090,7 +1090,10 @@ mod tests {
         let mut e = Errors::new();
         let o = json!({"status": {"replicas": 1, "readyReplicas": 2, "collisionCount": 1}});
         deployment_status(&mut e, &o, &json!({"status": {"collisionCount": 2}}));
-        assert_eq!(e.len(), 2);
+        assert_eq!(
+            e.aggregate(),
+            "[status.readyReplicas: Invalid value: 2: cannot be greater than status.replicas, status.collisionCount: Invalid value: 1: cannot be decremented]"
+        );
     }
 
     #[test]
@@ -1108,6 +1111,9 @@ mod tests {
             &json!({"spec": {"serviceName": "b", "replicas": 1}}),
             &old,
         );
-        assert_eq!(e.len(), 1);
+        assert_eq!(
+            e.aggregate(),
+            "spec: Forbidden: updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden"
+        );
     }
 }

@@ -777,7 +777,13 @@ mod tests {
         let mut o = config();
         o.list_mut("webhooks")[0].put("sideEffects", "Some");
         o.list_mut("webhooks")[0].put("admissionReviewVersions", json!(["v9"]));
-        assert_eq!(messages(|e| webhooks(e, &o)).len(), 2);
+        assert_eq!(
+            messages(|e| webhooks(e, &o)),
+            [
+                "webhooks[0].sideEffects: Unsupported value: \"Some\": supported values: \"None\", \"NoneOnDryRun\"",
+                "webhooks[0].admissionReviewVersions: Invalid value: [\"v9\"]: must include at least one of v1, v1beta1"
+            ]
+        );
         assert!(messages(|e| webhooks_update(e, &o, &o)).is_empty());
     }
 

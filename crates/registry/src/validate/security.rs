@@ -572,8 +572,17 @@ mod tests {
     #[test]
     fn windows_users() {
         assert!(windows_user("DOMAIN\\user").is_empty());
-        assert_eq!(windows_user("a\\b\\c").len(), 1);
-        assert_eq!(windows_user("..").len(), 1);
-        assert_eq!(windows_user("a:b").len(), 1);
+        assert_eq!(
+            windows_user("a\\b\\c"),
+            ["runAsUserName cannot contain more than one backslash"]
+        );
+        assert_eq!(
+            windows_user(".."),
+            ["runAsUserName's User cannot contain only periods or spaces"]
+        );
+        assert_eq!(
+            windows_user("a:b"),
+            ["runAsUserName's User cannot contain the following characters: \"/\\:;|=,+*?<>@[]"]
+        );
     }
 }
