@@ -694,5 +694,26 @@ mod tests {
         let sc = c.linux.unwrap().security_context.unwrap();
         assert_eq!(sc.run_as_user.unwrap().value, 5);
         assert!(sc.no_new_privs);
+        // The first start and every later one run as the image's user, and refuse one that is root.
+        let p = pod(
+            r#"{"containers":[{"name":"c","image":"i:1","securityContext":{"runAsNonRoot":true}}]}"#,
+        );
+        for restart_count in [0, 1, 7] {
+            let start = |uid: i64| {
+                let inputs = Inputs {
+                    restart_count,
+                    image_user: ImageUser {
+                        uid: Some(uid),
+                        name: String::new(),
+                    },
+                    ..Default::default()
+                };
+                self::container(&p, &p.spec.containers[0], &inputs, &host())
+            };
+            let c = start(1000).unwrap();
+            let sc = c.linux.unwrap().security_context.unwrap();
+            assert_eq!(sc.run_as_user.unwrap().value, 1000, "start {restart_count}");
+            assert!(start(0).is_err(), "start {restart_count}");
+        }
     }
 }
