@@ -49,7 +49,12 @@ fn main() -> std::process::ExitCode {
         .build()
         .unwrap();
     // Cases are made and dropped on a thread with that stack, too.
-    let failed = runtime.block_on(async { tokio::spawn(run(wanted)).await.unwrap() });
+    let failed = std::thread::Builder::new()
+        .stack_size(STACK)
+        .spawn(move || runtime.block_on(run(wanted)))
+        .unwrap()
+        .join()
+        .unwrap();
     if failed == 0 {
         std::process::ExitCode::SUCCESS
     } else {
