@@ -328,9 +328,9 @@ pub fn not_decoded<T: DeserializeOwned>(fields: &[Field]) -> Vec<&'static str> {
             doc = Value::Object([(key.to_owned(), inner)].into_iter().collect());
         }
         let mut ignored = false;
-        // What fails to decode is known, at least.
-        let _ = serde_ignored::deserialize::<_, _, T>(doc, |_| ignored = true);
-        ignored
+        let decoded = serde_ignored::deserialize::<_, _, T>(doc, |_| ignored = true);
+        // What fails to decode for another reason is known, at least.
+        ignored || decoded.is_err_and(|e| e.to_string().starts_with("unknown field"))
     };
     fields
         .iter()
@@ -356,6 +356,13 @@ mod tests {
     struct Inner {
         c: String,
         half: u32,
+    }
+
+    #[derive(serde::Deserialize, Default)]
+    #[serde(default, deny_unknown_fields)]
+    #[expect(dead_code, reason = "decoded only")]
+    struct Strict {
+        a: u32,
     }
 
     const KIND: Kind = Kind {
@@ -444,6 +451,10 @@ mod tests {
         assert_eq!(
             not_decoded::<Inner>(KIND.fields),
             ["a", "b.c", "b.half", "items[].c"]
+        );
+        assert_eq!(
+            not_decoded::<Strict>(KIND.fields),
+            ["b.c", "b.half", "items[].c"]
         );
     }
 }
