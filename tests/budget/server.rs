@@ -162,6 +162,7 @@ impl Server {
             .await?;
         let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
             .max_buf_size(4 << 20)
+            .max_headers(1000)
             .handshake(TokioIo::new(tls))
             .await?;
         tokio::spawn(connection);

@@ -154,7 +154,7 @@ async fn warnings_are_cut() {
             .len(),
         10_000
     );
-    let members: Vec<String> = (0..150_000).map(|i| format!("\"x{i}\":1")).collect();
+    let members: Vec<String> = (0..5_000).map(|i| format!("\"x{i:0300}\":1")).collect();
     let patch = format!("{{{}}}", members.join(","));
     let kind = [("content-type", "application/merge-patch+json")];
     let a = c
