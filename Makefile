@@ -7,7 +7,7 @@ UP ?=
 SEED ?= 1
 COUNT ?= 300
 
-.PHONY: help setup build up down check docs test e2e bench fuzz mutants clean
+.PHONY: help setup build up down check docs test e2e bench budget fuzz mutants clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ e2e: ## the end-to-end tests alone; E2E=NAME picks some
 
 bench: build ## measurements, as one table with their conditions
 	$(CARGO) run --release --locked -p keelson-tests --bin bench
+
+budget: ## what one request may cost, counted; CASE=NAME picks some
+	$(CARGO) test --locked -p keelson-tests --test budget -- $(CASE)
 
 fuzz: ## fuzz what reads bytes from outside, one minute each (SECONDS_EACH=1800 for longer)
 	hack/fuzz.sh
