@@ -210,6 +210,13 @@ impl Comparison {
                 .collect()
         };
         let (mut want, mut got) = (events(want), events(got));
+        // Entries are in the order of their times, in whole seconds, which differ from run to run.
+        for event in want.iter_mut().chain(&mut got) {
+            let managed = event.pointer_mut("/object/metadata/managedFields");
+            if let Some(all) = managed.and_then(Value::as_array_mut) {
+                all.sort_by_key(|m| m["manager"].to_string());
+            }
+        }
         let mut last = 0;
         for event in &mut want {
             event["object"]["metadata"]["resourceVersion"] = "…".into();
