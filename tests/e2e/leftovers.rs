@@ -63,8 +63,9 @@ pub fn picture() -> Picture {
         ("packet filter", "nft -s list ruleset"),
     ] {
         for line in output(command).lines() {
-            // How long an address is still good for counts down.
+            // How long an address or a route is still good for counts down.
             let line = line.split(" valid_lft ").next().unwrap_or(line);
+            let line = line.split(" expires ").next().unwrap_or(line);
             add(format!("{what} {}", line.trim_end()));
         }
     }
