@@ -76,7 +76,7 @@ pub static FIELDS: &[Field] = &[
     full("enableServer"),
     none("enableSystemLogHandler", "true", "no logs of the system are served"),
     never("enableSystemLogQuery", "", "no logs of the system are served"),
-    partial("enforceNodeAllocatable", "only pods and none can be enforced"),
+    partial("enforceNodeAllocatable", "only pods and none can be enforced").default("[\"pods\"]"),
     none("eventBurst", "100", NO_EVENT_LIMIT),
     none("eventRecordQPS", "50", NO_EVENT_LIMIT),
     partial("evictionHard", "sets what is allocatable and the node's conditions; no pod is evicted"),
