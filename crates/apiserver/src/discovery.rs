@@ -21,7 +21,10 @@ use crate::query::Query;
 
 /// Documents that do not depend on requests.
 #[derive(Default)]
-pub struct Documents;
+pub struct Documents {
+    /// Those of `/openapi/v3`.
+    pub openapi: crate::openapi::Cache,
+}
 
 impl Documents {
     /// `/version`

@@ -1,4 +1,6 @@
-//! `/openapi/v3`: the index, and one document per group and version, made from the schema tables when asked for.
+//! `/openapi/v3`: the index, and one document per group and version, made from the schema tables when first asked for, and
+//! again when the resources it is about have changed. What is kept is compressed: all documents together take some 700 KiB.
+//! One is made at a time, whoever asks.
 //!
 //! Descriptions come from a compressed table that the build script writes; it is inflated for the one document that is
 //! made. `/openapi/v2` is a document without definitions: kubectl asks it only for kinds that no v3 document has. Absent on
@@ -6,11 +8,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Read as _;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
 use http::header::{
-    CACHE_CONTROL, CONTENT_TYPE, ETAG, EXPIRES, HeaderMap, HeaderValue, IF_NONE_MATCH, LOCATION,
-    VARY,
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, EXPIRES, HeaderMap, HeaderValue,
+    IF_NONE_MATCH, LOCATION, VARY,
 };
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
@@ -25,8 +31,65 @@ use crate::negotiate;
 use crate::query::Query;
 use crate::resource::{Subresource, SubresourceKind};
 
+/// The documents that were asked for.
+#[derive(Default)]
+pub struct Cache {
+    /// Also the turn of who makes one.
+    kept: tokio::sync::Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    /// The resources that the index is of, and it.
+    index: Option<(Weak<Table>, Bytes)>,
+    /// By name: the hash of what the document is made of, and its bytes, compressed.
+    documents: HashMap<String, (String, Bytes)>,
+    /// Documents made so far.
+    made: u64,
+}
+
+impl Cache {
+    async fn index(&self, table: &Arc<Table>) -> Option<Bytes> {
+        let of = Arc::downgrade(table);
+        let mut kept = self.kept.lock().await;
+        if let Some((table, bytes)) = &kept.index
+            && table.ptr_eq(&of)
+        {
+            return Some(bytes.clone());
+        }
+        // Names come and go with resources.
+        let Kept { documents, .. } = &mut *kept;
+        documents.retain(|name, _| Part::find(table, name).is_some());
+        let bytes = Bytes::from(serde_json::to_vec(&index(table)).ok()?);
+        kept.index = Some((of, bytes.clone()));
+        Some(bytes)
+    }
+
+    /// The document of a name that exists, compressed.
+    async fn document(&self, table: &Arc<Table>, name: &str, tag: &str) -> Option<Bytes> {
+        let mut kept = self.kept.lock().await;
+        if let Some((of, bytes)) = kept.documents.get(name)
+            && of == tag
+        {
+            return Some(bytes.clone());
+        }
+        let (table, wanted) = (Arc::clone(table), name.to_owned());
+        let make = move || {
+            let document = Part::find(&table, &wanted)?.document(&table);
+            let mut out = GzEncoder::new(Vec::new(), Compression::default());
+            serde_json::to_writer(&mut out, &document).ok()?;
+            out.finish().ok().map(Bytes::from)
+        };
+        let bytes = tokio::task::spawn_blocking(make).await.ok()??;
+        kept.made += 1;
+        let entry = (tag.to_owned(), bytes.clone());
+        kept.documents.insert(name.to_owned(), entry);
+        Some(bytes)
+    }
+}
+
 /// Answers a path under `/openapi`; `None` for those that do not exist.
-pub fn serve(
+pub async fn serve(
     server: &Arc<Server>,
     path: &str,
     headers: &HeaderMap,
@@ -39,7 +102,8 @@ pub fn serve(
     let rest = path.strip_prefix("/openapi/v3")?;
     if rest.is_empty() {
         // Upstream's aggregator leaves the type of the index to be guessed.
-        let mut r = Response::new(Body::from(serde_json::to_vec(&index(&table)).ok()?));
+        let bytes = server.documents.openapi.index(&table).await?;
+        let mut r = Response::new(Body::from(bytes));
         r.headers_mut().insert(
             CONTENT_TYPE,
             HeaderValue::from_static("text/plain; charset=utf-8"),
@@ -75,14 +139,29 @@ pub fn serve(
     let mut r = if known(headers, &tag) {
         not_modified(&tag)
     } else {
-        send(
-            serde_json::to_vec(&part.document(&table)).ok()?,
-            &tag,
-            headers,
-        )
+        let bytes = server
+            .documents
+            .openapi
+            .document(&table, name, &tag)
+            .await?;
+        if crate::compress::accepted(headers) {
+            let mut r = send(bytes, &tag, headers);
+            let gzip = HeaderValue::from_static("gzip");
+            r.headers_mut().insert(CONTENT_ENCODING, gzip);
+            r
+        } else {
+            let mut plain = Vec::new();
+            GzDecoder::new(&*bytes).read_to_end(&mut plain).ok()?;
+            send(plain.into(), &tag, headers)
+        }
     };
     let h = r.headers_mut();
-    h.insert(VARY, HeaderValue::from_static("Accept"));
+    let vary = if h.contains_key(CONTENT_ENCODING) {
+        "Accept, Accept-Encoding"
+    } else {
+        "Accept"
+    };
+    h.insert(VARY, HeaderValue::from_static(vary));
     if !asked.is_empty() {
         // The URL names the content, so it never changes.
         h.insert(CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
@@ -118,7 +197,7 @@ fn second(headers: &HeaderMap) -> Response {
         document.to_string().into_bytes()
     };
     let tag = hex(ring::digest::digest(&ring::digest::SHA512, &bytes).as_ref());
-    let mut r = send(bytes, &tag, headers);
+    let mut r = send(bytes.into(), &tag, headers);
     let h = r.headers_mut();
     h.insert(VARY, HeaderValue::from_static("Accept"));
     if protobuf {
@@ -142,7 +221,7 @@ fn not_modified(tag: &str) -> Response {
     r
 }
 
-fn send(bytes: Vec<u8>, tag: &str, headers: &HeaderMap) -> Response {
+fn send(bytes: Bytes, tag: &str, headers: &HeaderMap) -> Response {
     if known(headers, tag) {
         return not_modified(tag);
     }
@@ -1216,6 +1295,34 @@ mod tests {
             at("/io.k8s.api.core.v1.PodSpec/properties/volumes/x-kubernetes-patch-strategy"),
             json!("merge,retainKeys")
         );
+    }
+
+    #[tokio::test]
+    async fn a_document_is_made_once_for_all_who_ask() {
+        let (cache, table) = (Arc::new(Cache::default()), Arc::new(Table::default()));
+        let asking = (0..50).map(|_| {
+            let (cache, table) = (cache.clone(), table.clone());
+            tokio::spawn(async move { cache.document(&table, "version", "one").await })
+        });
+        let mut all = Vec::new();
+        for a in asking.collect::<Vec<_>>() {
+            all.push(a.await.expect("no panic").expect("a document"));
+        }
+        assert!(all.windows(2).all(|w| w[0].as_ptr() == w[1].as_ptr()));
+        let mut text = String::new();
+        let mut plain = GzDecoder::new(&*all[0]);
+        plain.read_to_string(&mut text).expect("gzip");
+        let document: Value = serde_json::from_str(&text).expect("JSON");
+        assert!(document["paths"]["/version/"].is_object());
+        // Other resources, another document.
+        cache
+            .document(&table, "version", "two")
+            .await
+            .expect("a document");
+        let first = cache.index(&table).await.expect("an index");
+        let same = cache.index(&table).await.expect("an index");
+        assert_eq!(first.as_ptr(), same.as_ptr());
+        assert_eq!(cache.kept.lock().await.made, 2);
     }
 
     #[test]
