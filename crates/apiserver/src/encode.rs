@@ -91,53 +91,75 @@ pub fn tree(media: Media, pretty: bool, kind: Kind<'_>, value: &Value) -> Result
 /// Re-indents compact JSON by two spaces, as Go's `json.Indent`.
 pub fn indent(compact: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(compact.len() * 2);
-    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
-    let newline = |out: &mut Vec<u8>, depth: usize| {
+    Indent::default().push(compact, &mut out);
+    out
+}
+
+/// [`indent`] piece by piece, wherever the pieces are cut.
+#[derive(Default)]
+struct Indent {
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+    /// An object or array was opened and nothing of it was seen yet.
+    opened: bool,
+}
+
+impl Indent {
+    fn newline(&self, out: &mut Vec<u8>) {
         out.push(b'\n');
-        out.resize(out.len() + depth * 2, b' ');
-    };
-    let mut bytes = compact.iter().copied().peekable();
-    while let Some(b) = bytes.next() {
-        if in_string {
-            out.push(b);
+        out.resize(out.len() + self.depth * 2, b' ');
+    }
+
+    fn push(&mut self, mut compact: &[u8], out: &mut Vec<u8>) {
+        while let Some((b, rest)) = compact.split_first() {
+            if self.in_string {
+                if self.escaped {
+                    self.escaped = false;
+                    out.push(*b);
+                    compact = rest;
+                    continue;
+                }
+                // Most of a text is copied as it is.
+                let special = |b: &u8| matches!(*b, b'"' | b'\\');
+                let plain = compact.iter().position(special).unwrap_or(compact.len());
+                let (text, rest) = compact.split_at(plain);
+                out.extend_from_slice(text);
+                compact = rest;
+                if let Some((b, rest)) = rest.split_first() {
+                    out.push(*b);
+                    self.in_string = *b != b'"';
+                    self.escaped = *b == b'\\';
+                    compact = rest;
+                }
+                continue;
+            }
+            compact = rest;
+            let empty = std::mem::take(&mut self.opened);
+            if matches!(b, b'}' | b']') {
+                self.depth = self.depth.saturating_sub(1);
+                if !empty {
+                    self.newline(out);
+                }
+                out.push(*b);
+                continue;
+            }
+            if empty {
+                self.newline(out);
+            }
+            out.push(*b);
             match b {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => in_string = false,
+                b'{' | b'[' => {
+                    self.depth += 1;
+                    self.opened = true;
+                }
+                b',' => self.newline(out),
+                b':' => out.push(b' '),
+                b'"' => self.in_string = true,
                 _ => {}
             }
-            continue;
-        }
-        match b {
-            b'"' => {
-                in_string = true;
-                out.push(b);
-            }
-            b'{' | b'[' => {
-                out.push(b);
-                if bytes.peek().is_some_and(|n| matches!(n, b'}' | b']')) {
-                    if let Some(n) = bytes.next() {
-                        out.push(n);
-                    }
-                } else {
-                    depth += 1;
-                    newline(&mut out, depth);
-                }
-            }
-            b'}' | b']' => {
-                depth = depth.saturating_sub(1);
-                newline(&mut out, depth);
-                out.push(b);
-            }
-            b',' => {
-                out.push(b);
-                newline(&mut out, depth);
-            }
-            b':' => out.extend_from_slice(b": "),
-            b => out.push(b),
         }
     }
-    out
 }
 
 #[derive(serde::Deserialize)]
@@ -607,7 +629,7 @@ impl Lister {
             }
         };
         match output.media {
-            Media::Json if !output.pretty => {
+            Media::Json => {
                 let mut head = Vec::with_capacity(256);
                 head.extend_from_slice(b"{\"kind\":");
                 wire::json::encode_any(&Value::String(kind.into()), &mut head);
@@ -621,6 +643,7 @@ impl Lister {
                     form: output.form,
                     buffer: head,
                     items: items.into_iter(),
+                    pretty: output.pretty.then(Indent::default),
                     first: true,
                     done: false,
                 };
@@ -798,6 +821,8 @@ const CHUNK: usize = 64 * 1024;
 struct JsonList {
     lister: Lister,
     form: Form,
+    /// For people.
+    pretty: Option<Indent>,
     buffer: Vec<u8>,
     items: std::vec::IntoIter<Arc<Entry>>,
     first: bool,
@@ -809,7 +834,11 @@ impl JsonList {
         let e = self.lister.encoder();
         while self.buffer.len() < CHUNK {
             let Some(item) = self.items.next() else {
-                self.buffer.extend_from_slice(b"]}\n");
+                self.buffer.extend_from_slice(b"]}");
+                // Go's encoder ends with a newline, its indented form does not.
+                if self.pretty.is_none() {
+                    self.buffer.push(b'\n');
+                }
                 self.done = true;
                 break;
             };
@@ -850,6 +879,14 @@ impl http_body::Body for JsonList {
             &mut this.buffer,
             Vec::with_capacity(if this.done { 0 } else { CHUNK + 4096 }),
         );
+        let piece = match &mut this.pretty {
+            None => piece,
+            Some(indent) => {
+                let mut out = Vec::with_capacity(piece.len() * 2);
+                indent.push(&piece, &mut out);
+                out
+            }
+        };
         Poll::Ready(Some(Ok(Frame::data(piece.into()))))
     }
 
@@ -1044,6 +1081,26 @@ mod tests {
         let v = br#"{"a":[],"b":{"c":"x:{\"y\"}","d":[1,2]}}"#;
         let want = "{\n  \"a\": [],\n  \"b\": {\n    \"c\": \"x:{\\\"y\\\"}\",\n    \"d\": [\n      1,\n      2\n    ]\n  }\n}";
         assert_eq!(String::from_utf8(indent(v)).expect("UTF-8"), want);
+    }
+
+    #[test]
+    fn indenting_does_not_depend_on_where_pieces_are_cut() {
+        let v = br#"{"a":[],"b":{"c":"x:{\"y\"}\\","d":[1,{},"[",[[]]]}}"#;
+        let whole = indent(v);
+        let again: Value = serde_json::from_slice(&whole).expect("JSON");
+        let before: Value = serde_json::from_slice(v).expect("JSON");
+        assert_eq!(again, before);
+        assert_eq!(
+            serde_json::to_string_pretty(&again)
+                .expect("JSON")
+                .into_bytes(),
+            whole
+        );
+        for size in 1..v.len() {
+            let (mut i, mut out) = (Indent::default(), Vec::new());
+            v.chunks(size).for_each(|piece| i.push(piece, &mut out));
+            assert_eq!(out, whole, "{size}");
+        }
     }
 
     #[test]
