@@ -290,9 +290,15 @@ impl Call {
         };
         if let Some(r) = exact {
             exists(cache, r).await?;
-            return self
+            return match self
                 .page_at(cache, &prefix, &prefix, r, o.limit, selection)
-                .await;
+                .await
+            {
+                Err(s) if s.code == 410 => Err(Status::expired(
+                    "The resourceVersion for the provided list is too old.",
+                )),
+                other => other,
+            };
         }
         match asked {
             None => cache.wait_current().await?,
