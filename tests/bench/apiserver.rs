@@ -42,11 +42,16 @@ fn flag(name: &str, value: &Path) -> String {
 
 /// Starts one.
 pub async fn start() -> Result<Server> {
+    start_with(&[]).await
+}
+
+/// As [`start`], with more flags.
+pub async fn start_with(more: &[String]) -> Result<Server> {
     let port = testkit::free_port();
     let certificates = Certificates::new(port, &[]);
     let data = tempfile::tempdir()?;
     let pki = |n: &str| certificates.pki(n);
-    let args = vec![
+    let mut args = vec![
         flag("data-dir", data.path()),
         format!("--secure-port={port}"),
         "--bind-address=127.0.0.1".into(),
@@ -60,6 +65,7 @@ pub async fn start() -> Result<Server> {
         flag("service-account-key-file", &pki("sa.pub")),
         flag("service-account-signing-key-file", &pki("sa.key")),
     ];
+    args.extend_from_slice(more);
     let target = Target::new(&certificates.kubeconfig("super-admin"))?;
     let begun = Instant::now();
     let daemon = Daemon::start("kube-apiserver", &args, &data.path().join("log"))?;

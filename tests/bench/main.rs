@@ -6,6 +6,7 @@
 //! ends the run: no figure stands for it.
 
 mod apiserver;
+mod churn;
 mod cluster;
 mod load;
 mod pods;
@@ -102,6 +103,9 @@ async fn main() -> Result<()> {
     let mut rows = Vec::new();
     if wanted("apiserver") {
         rows.extend(apiserver::run().await?);
+    }
+    if wanted("churn") {
+        rows.extend(churn::run().await?);
     }
     if wanted("scheduler") {
         rows.extend(scheduler::run().await?);

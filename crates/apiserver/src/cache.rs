@@ -35,10 +35,14 @@ const RING_MIN: usize = 100;
 const RING_MAX: usize = 20_000;
 /// How long changes are kept. Source: upstream's `eventFreshDuration`.
 const RING_AGE: Duration = Duration::from_secs(75);
+/// Bytes of the changes kept, with what was before them, at most.
+const RING_BYTES: usize = 32 * 1024 * 1024;
 /// Changes whose encoded frames are kept for watchers that have not sent them yet.
 const FRAMES_KEPT: usize = 64;
 /// Snapshots kept for continued lists.
 const SNAPSHOTS: usize = 16;
+/// How long they are kept. Source: upstream's `DefaultCompactInterval`, which ends its continue tokens.
+const SNAPSHOT_AGE: Duration = Duration::from_secs(300);
 /// Keys read at once from the store.
 const PAGE: usize = 2000;
 /// Decoded objects are kept for readers only in caches up to this size.
@@ -167,6 +171,12 @@ impl Change {
         Ok(made)
     }
 
+    /// The bytes it keeps from being given back, about.
+    fn bytes(&self) -> usize {
+        let of = |e: &Option<Arc<Entry>>| e.as_ref().map_or(0, |e| e.value.len());
+        of(&self.current) + of(&self.previous)
+    }
+
     fn forget_frames(&self) {
         *self.frames.lock().unwrap_or_else(PoisonError::into_inner) = Vec::new();
     }
@@ -222,7 +232,8 @@ struct State {
     revision: Revision,
     floor: Revision,
     ring: VecDeque<Arc<Change>>,
-    snapshots: VecDeque<(Revision, OrdMap<Bytes, Arc<Entry>>)>,
+    ring_bytes: usize,
+    snapshots: VecDeque<(Revision, Instant, OrdMap<Bytes, Arc<Entry>>)>,
     watchers: HashMap<Interest, Vec<Watcher>>,
     fields_watched: Vec<(usize, usize)>,
     ready: bool,
@@ -266,6 +277,8 @@ pub struct Cache {
     fresh: watch::Sender<Revision>,
     requested: AtomicI64,
     next_id: AtomicU64,
+    /// Something is kept for a while that was not before.
+    aging: tokio::sync::Notify,
     /// Watchers now.
     pub watching: AtomicI64,
     /// Watchers ended because they were slow.
@@ -345,6 +358,7 @@ impl State {
 
     fn push(&mut self, change: Arc<Change>) {
         let now = change.at;
+        self.ring_bytes += change.bytes();
         self.ring.push_back(change);
         if let Some(old) = self
             .ring
@@ -354,16 +368,43 @@ impl State {
         {
             old.forget_frames();
         }
-        while self.ring.len() > RING_MIN {
-            let Some(first) = self.ring.front() else {
-                break;
-            };
-            if self.ring.len() <= RING_MAX && now.duration_since(first.at) < RING_AGE {
+        self.forget_changes(now);
+    }
+
+    fn forget_changes(&mut self, now: Instant) {
+        while let Some(first) = self.ring.front() {
+            let len = self.ring.len();
+            let many =
+                len > RING_MIN && (len > RING_MAX || now.duration_since(first.at) >= RING_AGE);
+            if !many && self.ring_bytes <= RING_BYTES {
                 break;
             }
             self.floor = first.revision;
+            self.ring_bytes -= first.bytes();
             self.ring.pop_front();
         }
+    }
+
+    /// Forgets what is old, and tells when there will be more of it.
+    fn forget(&mut self, now: Instant) -> Option<Instant> {
+        self.forget_changes(now);
+        if let Some(last) = self.ring.back()
+            && now.duration_since(last.at) >= RING_AGE
+        {
+            for change in self.ring.iter().rev().take(FRAMES_KEPT) {
+                change.forget_frames();
+            }
+        }
+        self.snapshots
+            .retain(|(_, at, _)| now.duration_since(*at) < SNAPSHOT_AGE);
+        // Space that a burst needed is given back.
+        if self.ring.capacity() > 4 * self.ring.len().max(RING_MIN) {
+            self.ring.shrink_to(2 * self.ring.len().max(RING_MIN));
+        }
+        let change = self.ring.back().map(|c| c.at + RING_AGE);
+        let change = change.filter(|at| *at > now);
+        let snapshot = self.snapshots.iter().map(|(_, at, _)| *at + SNAPSHOT_AGE);
+        change.into_iter().chain(snapshot).min()
     }
 }
 
@@ -390,6 +431,7 @@ impl Cache {
                 revision: 0,
                 floor: 0,
                 ring: VecDeque::new(),
+                ring_bytes: 0,
                 snapshots: VecDeque::new(),
                 watchers: HashMap::new(),
                 fields_watched: Vec::new(),
@@ -398,6 +440,7 @@ impl Cache {
             fresh: watch::channel(0).0,
             requested: AtomicI64::new(0),
             next_id: AtomicU64::new(1),
+            aging: tokio::sync::Notify::new(),
             watching: AtomicI64::new(0),
             ended_slow: AtomicU64::new(0),
         })
@@ -502,7 +545,26 @@ impl Cache {
             }
             other => other?,
         };
-        while let Some(message) = stream.next().await {
+        // Nothing wakes this up while nothing grows old.
+        let mut old: Option<Instant> = None;
+        loop {
+            let message = tokio::select! {
+                message = stream.next() => message,
+                () = self.aging.notified() => {
+                    old = self.lock().forget(Instant::now());
+                    continue;
+                }
+                () = tokio::time::sleep_until(old.unwrap_or_else(Instant::now)), if old.is_some() => {
+                    old = self.lock().forget(Instant::now());
+                    continue;
+                }
+            };
+            let Some(message) = message else {
+                break;
+            };
+            if old.is_none() {
+                old = Some(Instant::now() + RING_AGE);
+            }
             match message {
                 Ok(WatchMessage::Events(events)) => self.take_in(events),
                 Ok(WatchMessage::Progress(revision)) => self.progress(revision),
@@ -548,6 +610,7 @@ impl Cache {
         state.revision = options.revision;
         state.floor = options.revision;
         state.ring.clear();
+        state.ring_bytes = 0;
         state.snapshots.clear();
         state.ready = true;
         drop(state);
@@ -688,7 +751,7 @@ impl Cache {
     /// The state at a revision, if it is the present one or was remembered.
     pub fn snapshot_at(&self, revision: Revision) -> Option<Snapshot> {
         let state = self.lock();
-        if let Some((_, items)) = state.snapshots.iter().find(|(r, _)| *r == revision) {
+        if let Some((_, _, items)) = state.snapshots.iter().find(|(r, ..)| *r == revision) {
             return Some(Snapshot {
                 items: items.clone(),
                 revision,
@@ -709,15 +772,20 @@ impl Cache {
     /// Keeps a snapshot for the pages that follow.
     pub fn remember(&self, snapshot: &Snapshot) {
         let mut state = self.lock();
-        if state.snapshots.iter().any(|(r, _)| *r == snapshot.revision) {
+        if state
+            .snapshots
+            .iter()
+            .any(|(r, ..)| *r == snapshot.revision)
+        {
             return;
         }
         if state.snapshots.len() >= SNAPSHOTS {
             state.snapshots.pop_front();
         }
-        state
-            .snapshots
-            .push_back((snapshot.revision, snapshot.items.clone()));
+        let kept = (snapshot.revision, Instant::now(), snapshot.items.clone());
+        state.snapshots.push_back(kept);
+        drop(state);
+        self.aging.notify_one();
     }
 
     /// One entry from the cache.
@@ -1079,6 +1147,31 @@ mod tests {
             e.message,
             format!("too old resource version: 100 ({})", 301 - kept)
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_kept_for_a_while_is_given_back_though_nothing_happens() {
+        let cache = cache();
+        cache.fill().await.expect("an empty list");
+        for r in 1..=3000 {
+            cache.take_in(vec![put("/registry/configmaps/a/x", r)]);
+        }
+        cache.remember(&cache.snapshot());
+        let held = |cache: &Cache| {
+            let state = cache.lock();
+            let bytes: usize = state.ring.iter().map(|c| c.bytes()).sum();
+            assert_eq!(bytes, state.ring_bytes);
+            (state.ring.len(), state.snapshots.len())
+        };
+        assert_eq!(held(&cache), (3000, 1));
+        tokio::time::advance(RING_AGE).await;
+        let next = cache.lock().forget(Instant::now());
+        assert_eq!(held(&cache), (RING_MIN, 1));
+        let next = next.expect("the snapshot is still kept");
+        assert_eq!(next - Instant::now(), SNAPSHOT_AGE - RING_AGE);
+        tokio::time::advance(SNAPSHOT_AGE).await;
+        assert_eq!(cache.lock().forget(Instant::now()), None);
+        assert_eq!(held(&cache), (RING_MIN, 0));
     }
 
     #[tokio::test]
