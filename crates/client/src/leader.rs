@@ -3,6 +3,7 @@
 //! Invariant: the work runs only while this process holds the lease; it is cancelled when the lease could not be renewed
 //! within the renew deadline, which ends before another candidate may take over.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -30,7 +31,55 @@ pub struct LeaderConfig {
     pub renew_deadline: Duration,
     /// Time between tries.
     pub retry_period: Duration,
+    /// Told how the election goes.
+    pub election: Election,
 }
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Standing {
+    /// The lease was not seen yet.
+    #[default]
+    Unknown,
+    /// Another holds it.
+    Waiting,
+    /// Held by this process, and last renewed then.
+    Leading(Instant),
+}
+
+/// How an election goes, for health checks. Clones are of the same election.
+#[derive(Clone, Debug, Default)]
+pub struct Election(Arc<Mutex<Standing>>);
+
+impl Election {
+    fn set(&self, standing: Standing) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = standing;
+    }
+
+    fn get(&self) -> Standing {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether another holds the lease and this process stands by.
+    pub fn is_waiting(&self) -> bool {
+        matches!(self.get(), Standing::Waiting)
+    }
+
+    /// Upstream's check `leaderElection`: fails while a leader goes on that could not renew `lease` in time.
+    ///
+    /// # Errors
+    /// Upstream's words.
+    pub fn check(&self, lease: &str, lease_duration: Duration) -> Result<(), String> {
+        match self.get() {
+            Standing::Leading(at) if at.elapsed() > lease_duration + TOLERATED => Err(format!(
+                "failed election to renew leadership on lease {lease}"
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// How long past its end a lease may be. Source: upstream's timeout of the leader health adaptor.
+const TOLERATED: Duration = Duration::from_secs(20);
 
 impl LeaderConfig {
     /// With upstream's periods: 15 s, 10 s and 2 s.
@@ -46,6 +95,7 @@ impl LeaderConfig {
             lease_duration: Duration::from_secs(15),
             renew_deadline: Duration::from_secs(10),
             retry_period: Duration::from_secs(2),
+            election: Election::default(),
         }
     }
 
@@ -213,7 +263,13 @@ impl Elector {
     /// Takes the lease or renews it. Whatever fails is tried again later.
     async fn try_hold(&mut self) -> bool {
         match self.hold().await {
-            Ok(held) => held,
+            Ok(held) => {
+                self.config.election.set(match held {
+                    true => Standing::Leading(Instant::now()),
+                    false => Standing::Waiting,
+                });
+                held
+            }
             Err(error) => {
                 tracing::info!(lock = %self.config.name, %error, "lease not acquired or renewed");
                 false
@@ -328,5 +384,31 @@ impl Elector {
             Ok(Err(error)) => tracing::warn!(%error, "Failed to release lease"),
             Err(_) => tracing::warn!("Failed to release lease: timed out"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_cannot_renew_is_not_healthy_and_who_stands_by_is() {
+        let election = Election::default();
+        let (lease, time) = ("kube-scheduler", Duration::from_secs(15));
+        assert!(!election.is_waiting(), "the lease was not seen yet");
+        assert_eq!(election.check(lease, time), Ok(()));
+        election.set(Standing::Waiting);
+        tokio::time::advance(10 * time).await;
+        assert!(election.is_waiting());
+        assert_eq!(election.check(lease, time), Ok(()));
+        election.set(Standing::Leading(Instant::now()));
+        tokio::time::advance(time + TOLERATED).await;
+        assert_eq!(election.check(lease, time), Ok(()));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(
+            election.check(lease, time),
+            Err("failed election to renew leadership on lease kube-scheduler".to_owned())
+        );
+        assert!(!election.is_waiting());
     }
 }

@@ -20,6 +20,8 @@ pub mod limiter;
 pub mod queue;
 pub mod resource;
 pub mod rest;
+pub mod reviews;
+pub mod secure_port;
 pub mod store;
 pub mod transport;
 pub mod view;

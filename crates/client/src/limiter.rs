@@ -14,6 +14,8 @@ pub struct TokenBucket {
     qps: f64,
     burst: f64,
     state: Mutex<(f64, Option<Instant>)>,
+    /// Held by the first of those who wait; the rest stand in line for it.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl TokenBucket {
@@ -24,6 +26,7 @@ impl TokenBucket {
             qps: f64::from(qps),
             burst,
             state: Mutex::new((burst, None)),
+            turn: tokio::sync::Mutex::default(),
         }
     }
 
@@ -33,23 +36,21 @@ impl TokenBucket {
             qps: self.qps,
             burst: self.burst,
             state: Mutex::new((self.burst, None)),
+            turn: tokio::sync::Mutex::default(),
         }
     }
 
-    /// Takes one token, going into debt when there is none, and returns how long the caller has to wait.
-    pub fn reserve(&self, now: Instant) -> Duration {
-        if self.qps <= 0.0 {
-            return Duration::ZERO;
-        }
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        self.refill(&mut state, now);
-        state.0 -= 1.0;
-        if state.0 >= 0.0 {
-            Duration::ZERO
-        } else {
-            // A rate near zero makes for a time that no duration holds.
-            Duration::from_secs_f64((-state.0 / self.qps).min(MAX_WAIT))
-        }
+    /// Tokens a second, and how many it holds.
+    pub fn size(&self) -> (f32, u32) {
+        #[expect(clippy::cast_possible_truncation, reason = "what it was made of")]
+        let qps = self.qps as f32;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "what it was made of"
+        )]
+        let burst = self.burst as u32;
+        (qps, burst)
     }
 
     /// Takes a token if there is one.
@@ -67,10 +68,38 @@ impl TokenBucket {
         }
     }
 
-    /// Waits for a token.
+    /// Takes one token, going into debt when there is none, and returns how long the caller has to wait.
+    pub fn reserve(&self, now: Instant) -> Duration {
+        if self.qps <= 0.0 {
+            return Duration::ZERO;
+        }
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.refill(&mut state, now);
+        state.0 -= 1.0;
+        // A rate near zero makes for a time that no duration holds.
+        Duration::from_secs_f64((-state.0 / self.qps).clamp(0.0, MAX_WAIT))
+    }
+
+    /// How long until there is a token.
+    fn missing(&self, now: Instant) -> Duration {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.refill(&mut state, now);
+        Duration::from_secs_f64(((1.0 - state.0) / self.qps).clamp(0.0, MAX_WAIT))
+    }
+
+    /// Waits for a token. A wait that is given up takes nothing.
     pub async fn take(&self) {
-        let wait = self.reserve(Instant::now());
-        if !wait.is_zero() {
+        if self.qps <= 0.0 {
+            return;
+        }
+        let _turn = self.turn.lock().await;
+        loop {
+            let now = Instant::now();
+            if self.try_take(now) {
+                return;
+            }
+            // Rounded up, so that the token is there.
+            let wait = self.missing(now) + Duration::from_micros(1);
             tokio::time::sleep(wait).await;
         }
     }
@@ -88,23 +117,46 @@ impl TokenBucket {
 mod tests {
     use super::*;
 
-    #[test]
-    fn burst_then_rate() {
+    #[tokio::test(start_paused = true)]
+    async fn burst_then_rate() {
         let b = TokenBucket::new(10.0, 2);
+        let start = Instant::now();
+        for want in [0, 0, 100, 200] {
+            b.take().await;
+            // The clock stands still but for the timer, which counts whole milliseconds.
+            let took = start.elapsed().as_millis();
+            assert!((want..want + 3).contains(&took), "{took}");
+        }
+        // A second later it is full again, not fuller.
+        tokio::time::advance(Duration::from_secs(1)).await;
         let t = Instant::now();
-        assert_eq!(b.reserve(t), Duration::ZERO);
-        assert_eq!(b.reserve(t), Duration::ZERO);
-        assert_eq!(b.reserve(t), Duration::from_millis(100));
-        assert_eq!(b.reserve(t), Duration::from_millis(200));
-        // 0.5 s later the debt of two is paid and the bucket is full again, not fuller.
-        let t = t + Duration::from_millis(500);
         assert!(b.try_take(t) && b.try_take(t) && !b.try_take(t));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_that_is_given_up_takes_nothing() {
+        let b = std::sync::Arc::new(TokenBucket::new(10.0, 1));
+        b.take().await;
+        let many: Vec<_> = (0..3000)
+            .map(|_| {
+                let b = b.clone();
+                tokio::spawn(async move { b.take().await })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        many.iter().for_each(tokio::task::JoinHandle::abort);
+        for task in many {
+            assert!(task.await.is_err());
+        }
+        let start = Instant::now();
+        b.take().await;
+        assert!(start.elapsed() <= Duration::from_millis(102));
     }
 
     #[test]
     fn no_limit_below_zero() {
         let b = TokenBucket::new(-1.0, 1);
         let t = Instant::now();
-        assert!((0..1000).all(|_| b.reserve(t).is_zero()));
+        assert!((0..1000).all(|_| b.try_take(t)));
     }
 }

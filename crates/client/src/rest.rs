@@ -207,6 +207,44 @@ impl Client {
         Client::over(self.0.transport.clone(), options)
     }
 
+    /// The same server and credentials over connections of its own, with its own rate limit: what others send does not hold
+    /// up what this client sends.
+    ///
+    /// # Errors
+    /// When the credentials cannot be read.
+    pub async fn apart(&self, options: Options) -> Result<Client> {
+        let mut client = Client::over(self.0.transport.apart().await?, options)?;
+        if let (Some(tokens), Some(inner)) = (&self.0.tokens, Arc::get_mut(&mut client.0)) {
+            inner.tokens = Some(tokens.clone());
+        }
+        Ok(client)
+    }
+
+    /// A client for what must never wait: leases. It has connections of its own, no rate limit, and gives a call up after
+    /// `deadline`.
+    ///
+    /// # Errors
+    /// When the credentials cannot be read.
+    pub async fn for_leases(&self, deadline: Duration) -> Result<Client> {
+        self.apart(Options {
+            qps: 0.0,
+            timeout: Some(deadline),
+            ..self.options()
+        })
+        .await
+    }
+
+    /// What this client was made with.
+    pub fn options(&self) -> Options {
+        let (qps, burst) = self.0.limiter.size();
+        Options {
+            user_agent: self.0.user_agent.to_str().unwrap_or_default().to_owned(),
+            qps,
+            burst,
+            timeout: self.0.timeout,
+        }
+    }
+
     /// The calls on a resource, over all namespaces.
     pub fn api<'a>(&'a self, resource: &'a Resource) -> Api<'a> {
         Api {
@@ -318,10 +356,19 @@ impl Client {
         }
     }
 
-    /// Sends a request and reads the whole answer.
+    /// Sends a request and reads the whole answer; the timeout is for both.
     pub async fn call(&self, request: Request<Bytes>) -> Result<Bytes> {
-        let response = self.send(request).await?;
-        response.into_body().collect(ANSWER_LIMIT).await
+        self.0.limiter.take().await;
+        let whole = async {
+            let response = self.attempt(request, Lane::Requests).await?;
+            response.into_body().collect(ANSWER_LIMIT).await
+        };
+        match self.0.timeout {
+            Some(t) => tokio::time::timeout(t, whole)
+                .await
+                .map_err(|_| Error::Timeout)?,
+            None => whole.await,
+        }
     }
 
     /// GETs a path as JSON, for discovery, `/version` and the like.

@@ -138,6 +138,13 @@ impl Transport {
             .map(Arc::new)
     }
 
+    /// Other connections to the same server, with the same credentials.
+    pub async fn apart(&self) -> Result<Arc<Transport>> {
+        Transport::make(self.source.clone(), self.stripped)
+            .await
+            .map(Arc::new)
+    }
+
     async fn make(source: Source, stripped: bool) -> Result<Transport> {
         let loaded = Arc::new(load(&source, stripped, 0).await?);
         Ok(Transport {

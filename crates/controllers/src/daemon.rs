@@ -1,17 +1,16 @@
 //! kube-controller-manager as a process: flags to configuration, secure port, leader election.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use client::leader::LeaderConfig;
-use client::{Client, Options};
+use client::leader::{Election, LeaderConfig};
+use client::{Client, Options, secure_port};
+use component::Shutdown;
 use component::flags::{CommandLine, Flags};
-use component::health::Checks;
+use component::health::{Checks, Latch};
 use component::metrics::Registry;
-use component::serve::{Body, Handler, Peer, Standard, serve, text};
-use component::{Shutdown, tls};
+use component::serve::{Body, Handler, Peer, Standard, text};
 use http::Request;
 use hyper::body::Incoming;
 
@@ -27,17 +26,9 @@ pub enum Error {
     /// The apiserver's address or credentials cannot be used.
     #[error(transparent)]
     Client(#[from] client::Error),
-    /// The secure port's certificate.
+    /// The secure port.
     #[error(transparent)]
-    Tls(#[from] tls::TlsError),
-    /// The secure port cannot be opened.
-    #[error("failed to listen on {address}: {source}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        source: std::io::Error,
-    },
+    Port(#[from] secure_port::Error),
     /// Another instance took over.
     #[error(transparent)]
     Lost(#[from] client::leader::Lost),
@@ -60,13 +51,9 @@ pub fn command_line() -> CommandLine {
         "The Kubernetes controller manager runs the control loops that bring the cluster from the state it is in to the state its objects ask for.",
     )
     .honour(&concurrency)
+    .honour(secure_port::FLAGS)
     .honour(&[
         "allocate-node-cidrs",
-        "authentication-kubeconfig",
-        "authorization-kubeconfig",
-        "bind-address",
-        "cert-dir",
-        "client-ca-file",
         "cluster-cidr",
         "controllers",
         "enable-garbage-collector",
@@ -91,13 +78,8 @@ pub fn command_line() -> CommandLine {
         "node-startup-grace-period",
         "root-ca-file",
         "secondary-node-eviction-rate",
-        "secure-port",
         "service-cluster-ip-range",
         "terminated-pod-gc-threshold",
-        "tls-cert-file",
-        "tls-cipher-suites",
-        "tls-min-version",
-        "tls-private-key-file",
         "unhealthy-zone-threshold",
         "use-service-account-credentials",
     ])
@@ -194,43 +176,13 @@ pub fn command_line() -> CommandLine {
         &["kube-api-content-type"],
     )
     .ignore(
-        "the secure port chooses its own times and counts, and answers nobody while it cannot ask the apiserver",
-        &[
-            "authentication-token-webhook-cache-ttl",
-            "authentication-tolerate-lookup-failure",
-            "authorization-webhook-cache-authorized-ttl",
-            "authorization-webhook-cache-unauthorized-ttl",
-            "http2-max-streams-per-connection",
-        ],
-    )
-    .ignore(
-        "identities in headers are not taken by the secure port",
-        &[
-            "requestheader-allowed-names",
-            "requestheader-client-ca-file",
-            "requestheader-extra-headers-prefix",
-            "requestheader-group-headers",
-            "requestheader-uid-headers",
-            "requestheader-username-headers",
-        ],
-    )
-    .ignore(
         "a port that is taken ends the process",
         &["permit-address-sharing", "permit-port-sharing"],
-    )
-    .refuse(
-        "the apiserver is always asked who calls",
-        &["authentication-skip-lookup"],
-    )
-    .refuse(
-        "health paths are open and all others are asked for",
-        &["authorization-always-allow-paths"],
     )
     .refuse(
         "cloud providers are programs of their own",
         &["cloud-config", "external-cloud-volume-plugin"],
     )
-    .refuse("HTTP/2 is always served", &["disable-http2-serving"])
     .refuse(
         "there is no such controller",
         &["enable-hostpath-provisioner"],
@@ -243,7 +195,13 @@ pub fn command_line() -> CommandLine {
         "the TLS library's own order is used",
         &["tls-curve-preferences"],
     )
-    .refuse("one certificate is served", &["tls-sni-cert-key"])
+    .ignore(
+        "authorities and header names come from flags alone; nothing is looked up in the cluster",
+        &[
+            "authentication-skip-lookup",
+            "authentication-tolerate-lookup-failure",
+        ],
+    )
 }
 
 fn list_of(text: &str) -> Vec<String> {
@@ -348,56 +306,58 @@ pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
     )
     .await?;
     let queues = metrics::Queues::default();
-    let port = flags.port("secure-port");
-    if port != 0 {
-        let address = SocketAddr::new(
-            flags
-                .ip("bind-address")
-                .unwrap_or_else(|| [0, 0, 0, 0].into()),
-            port,
-        );
-        let listener = tokio::net::TcpListener::bind(address)
-            .await
-            .map_err(|source| Error::Listen { address, source })?;
-        let tls = tls::Tls::new(&tls::Options {
-            cert_file: flags.path("tls-cert-file"),
-            key_file: flags.path("tls-private-key-file"),
-            cert_dir: flags.path("cert-dir"),
-            pair_name: "kube-controller-manager".into(),
-            client_ca_files: flags.path("client-ca-file").into_iter().collect(),
-            min_version: flags.string("tls-min-version").to_owned(),
-            cipher_suites: flags.strings("tls-cipher-suites").to_vec(),
-            http2: true,
-            ..tls::Options::default()
-        })?;
-        let registry = Registry::new();
-        registry.features(&flags.features().map_err(Error::Flag)?);
-        tls.register(&registry);
-        let checks = ["healthz", "livez", "readyz"]
-            .map(|n| Checks::new(n).ok("ping"))
-            .into();
-        let server = Server {
-            standard: Standard {
-                checks,
-                metrics: registry,
-                rest: None,
-            },
-            queues: queues.clone(),
-        };
-        let gate = client::gate::Delegated::new(client.clone());
-        shutdown.spawn(serve(
-            listener,
-            Some(tls),
-            Arc::new(gate),
-            Arc::new(server),
-            shutdown.clone(),
-        ));
-    }
-    let leader = flags.bool("leader-elect").then(|| LeaderConfig {
+    let (synced, election) = (Latch::default(), Election::default());
+    let elects = flags.bool("leader-elect");
+    let lease_duration = flags.duration("leader-elect-lease-duration");
+    let leads = |checks: Checks| {
+        let lease = flags.string("leader-elect-resource-name").to_owned();
+        let election = election.clone();
+        let check = move || election.check(&lease, lease_duration);
+        if elects {
+            checks.with("leaderElection", check)
+        } else {
+            checks
+        }
+    };
+    let ready = {
+        let (synced, election) = (synced.clone(), election.clone());
+        // One that stands by watches nothing before it leads.
+        move || match synced.is_set() || election.is_waiting() {
+            true => Ok(()),
+            false => Err("informers have not synced yet".to_owned()),
+        }
+    };
+    let registry = Registry::new();
+    registry.features(&flags.features().map_err(Error::Flag)?);
+    let server = Server {
+        standard: Standard {
+            checks: vec![
+                leads(Checks::new("healthz").ok("ping")),
+                Checks::new("livez").ok("ping"),
+                leads(Checks::new("readyz"))
+                    .until(&shutdown)
+                    .with("informer-sync", ready),
+            ],
+            metrics: registry.clone(),
+            rest: None,
+        },
+        queues: queues.clone(),
+    };
+    secure_port::serve(
+        flags,
+        "kube-controller-manager",
+        &options,
+        Arc::new(server),
+        &registry,
+        &shutdown,
+    )
+    .await?;
+    let leader = elects.then(|| LeaderConfig {
         namespace: flags.string("leader-elect-resource-namespace").to_owned(),
         name: flags.string("leader-elect-resource-name").to_owned(),
         identity: identity(),
-        lease_duration: flags.duration("leader-elect-lease-duration"),
+        lease_duration,
+        election,
         renew_deadline: flags.duration("leader-elect-renew-deadline"),
         retry_period: flags.duration("leader-elect-retry-period"),
     });
@@ -411,6 +371,7 @@ pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
         service_account_credentials: flags.bool("use-service-account-credentials"),
         leader,
         queues,
+        synced,
     };
     crate::run(config, deps, shutdown.token.clone()).await?;
     Ok(())

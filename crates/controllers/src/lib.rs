@@ -54,6 +54,8 @@ pub struct Dependencies {
     pub leader: Option<LeaderConfig>,
     /// The queues' counters.
     pub queues: metrics::Queues,
+    /// Told when all caches are filled.
+    pub synced: component::health::Latch,
 }
 
 /// Runs the enabled controllers until `shutdown`.
@@ -79,7 +81,13 @@ pub async fn run(
         stop.clone(),
     );
     let writing = tokio::spawn(writing);
-    let client = deps.client.clone();
+    let client = match deps.client.for_leases(leader.renew_deadline).await {
+        Ok(client) => client,
+        Err(error) => {
+            tracing::warn!(%error, "The lease shares the controllers' connections");
+            deps.client.clone()
+        }
+    };
     let deps = &deps;
     let result = lead(client, leader, recorder, shutdown, move |held| {
         work(config, deps, held)
@@ -94,6 +102,7 @@ async fn work(config: Arc<Config>, deps: &Dependencies, shutdown: CancellationTo
     let informers = Informers::new(deps.client.clone(), shutdown.clone());
     deps.queues.informers(&informers);
     let tasks = TaskTracker::new();
+    let mut scopes = Vec::new();
     for c in list::CONTROLLERS
         .iter()
         .filter(|c| c.is_enabled(&config.controllers))
@@ -122,10 +131,12 @@ async fn work(config: Arc<Config>, deps: &Dependencies, shutdown: CancellationTo
         );
         tasks.spawn(writing);
         tracing::info!(controller = c.name, "Starting controller");
+        let scope = informers.scope();
+        scopes.push(scope.clone());
         start(Context {
             client,
             // A resource that cannot be watched stops the controllers that need it, and no others.
-            informers: informers.scope(),
+            informers: scope,
             recorder,
             config: config.clone(),
             shutdown: shutdown.clone(),
@@ -133,7 +144,17 @@ async fn work(config: Arc<Config>, deps: &Dependencies, shutdown: CancellationTo
             queues: deps.queues.clone(),
         });
     }
-    shutdown.cancelled().await;
+    let filled = async {
+        for scope in scopes {
+            scope.synced().await;
+        }
+        deps.synced.set();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = filled => {}
+    }
     tasks.close();
     tasks.wait().await;
     informers.ended().await;

@@ -23,7 +23,7 @@ use crate::pod::quantity::Quantity;
 use crate::pod::resources::{self, Qos};
 use crate::prober::{Emit, Prober, Wake};
 use crate::server::auth::KubeletGate;
-use crate::server::{Server, logs};
+use crate::server::{ReadOnly, Server, logs};
 use crate::shared::{ServiceView, Shared};
 use crate::source::Sources;
 use crate::status::manager::StatusManager;
@@ -216,7 +216,7 @@ pub async fn run(
     if let Some(c) = &deps.client {
         let m = Arc::new(NodeManager::new(
             shared.clone(),
-            c.clone(),
+            heartbeats(c, &shared.settings).await,
             version,
             pleg_ok.clone(),
         ));
@@ -502,6 +502,19 @@ impl Handler for Health {
     }
 }
 
+/// The client of the node's status and lease, which nothing else that this kubelet sends may hold up.
+async fn heartbeats(client: &Client, s: &crate::config::Settings) -> Client {
+    // Source: upstream's heartbeat client.
+    let lease = Duration::from_secs(u64::try_from(s.lease_seconds).unwrap_or(40).max(1));
+    match client.for_leases(lease.min(s.status_frequency)).await {
+        Ok(client) => client,
+        Err(error) => {
+            tracing::warn!(%error, "Heartbeats share the connections of the rest");
+            client.clone()
+        }
+    }
+}
+
 async fn serve(
     shared: &Arc<Shared>,
     workers: &Arc<Workers>,
@@ -524,12 +537,24 @@ async fn serve(
             shutdown.clone(),
         ));
     }
+    let server = Arc::new(Server::new(shared.clone(), workers.clone(), healthy));
+    if s.read_only_port > 0 {
+        let l = listen(SocketAddr::new(s.address, s.read_only_port)).await?;
+        shutdown.spawn(component::serve::serve(
+            l,
+            None,
+            Arc::new(Open),
+            Arc::new(ReadOnly(server.clone())),
+            shutdown.clone(),
+        ));
+    }
     if s.enable_server {
         let tls = component::tls::Tls::new(&s.tls)?;
         tls.register(&shared.metrics);
-        let gate = KubeletGate::new(s, shared.client.clone()).map_err(RunError::Auth)?;
+        let gate = KubeletGate::new(s, shared.client.as_ref())
+            .await
+            .map_err(RunError::Auth)?;
         let l = listen(SocketAddr::new(s.address, s.port)).await?;
-        let server = Arc::new(Server::new(shared.clone(), workers.clone(), healthy));
         shutdown.spawn(component::serve::serve(
             l,
             Some(tls),

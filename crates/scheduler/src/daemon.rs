@@ -1,17 +1,16 @@
 //! kube-scheduler as a process: flags to configuration, secure port, leader election.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use client::events::{Format, Recorder};
-use client::leader::{LeaderConfig, lead};
-use client::{Client, Options};
+use client::leader::{Election, LeaderConfig, lead};
+use client::{Client, Options, secure_port};
+use component::Shutdown;
 use component::flags::{CommandLine, Flags};
-use component::health::Checks;
+use component::health::{Checks, Latch};
 use component::metrics::Registry;
-use component::serve::{Standard, serve};
+use component::serve::Standard;
 use component::support::{Instead, Support};
-use component::{Shutdown, tls};
 
 use crate::config::{Config, ConfigError, Connection};
 use crate::metrics::Metrics;
@@ -29,17 +28,9 @@ pub enum Error {
     /// The apiserver's address or credentials cannot be used.
     #[error(transparent)]
     Client(#[from] client::Error),
-    /// The secure port's certificate.
+    /// The secure port.
     #[error(transparent)]
-    Tls(#[from] tls::TlsError),
-    /// The secure port cannot be opened.
-    #[error("failed to listen on {address}: {source}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        source: std::io::Error,
-    },
+    Port(#[from] secure_port::Error),
     /// Another instance took over.
     #[error(transparent)]
     Lost(#[from] client::leader::Lost),
@@ -51,12 +42,8 @@ pub fn command_line() -> CommandLine {
         "kube-scheduler",
         "The Kubernetes scheduler assigns Pods to Nodes: for each Pod it finds the Nodes that satisfy its constraints, ranks them and binds the Pod to the best.",
     )
+    .honour(secure_port::FLAGS)
     .honour(&[
-        "authentication-kubeconfig",
-        "authorization-kubeconfig",
-        "bind-address",
-        "cert-dir",
-        "client-ca-file",
         "config",
         "kube-api-burst",
         "kube-api-qps",
@@ -69,11 +56,6 @@ pub fn command_line() -> CommandLine {
         "leader-elect-retry-period",
         "master",
         "pod-max-in-unschedulable-pods-duration",
-        "secure-port",
-        "tls-cert-file",
-        "tls-cipher-suites",
-        "tls-min-version",
-        "tls-private-key-file",
     ])
     .only("leader-elect-resource-lock", &["leases"])
     .ignore(
@@ -81,45 +63,21 @@ pub fn command_line() -> CommandLine {
         &["kube-api-content-type"],
     )
     .ignore(
-        "the secure port chooses its own times and counts, and answers nobody while it cannot ask the apiserver",
-        &[
-            "authentication-token-webhook-cache-ttl",
-            "authentication-tolerate-lookup-failure",
-            "authorization-webhook-cache-authorized-ttl",
-            "authorization-webhook-cache-unauthorized-ttl",
-            "http2-max-streams-per-connection",
-        ],
-    )
-    .ignore(
-        "identities in headers are not taken by the secure port",
-        &[
-            "requestheader-allowed-names",
-            "requestheader-client-ca-file",
-            "requestheader-extra-headers-prefix",
-            "requestheader-group-headers",
-            "requestheader-uid-headers",
-            "requestheader-username-headers",
-        ],
-    )
-    .ignore(
         "a port that is taken ends the process",
         &["permit-address-sharing", "permit-port-sharing"],
     )
     .refuse(
-        "the apiserver is always asked who calls",
-        &["authentication-skip-lookup"],
-    )
-    .refuse(
-        "health paths are open and all others are asked for",
-        &["authorization-always-allow-paths"],
-    )
-    .refuse("HTTP/2 is always served", &["disable-http2-serving"])
-    .refuse(
         "the TLS library's own order is used",
         &["tls-curve-preferences"],
     )
-    .refuse("one certificate is served", &["tls-sni-cert-key"])
     .refuse("no file is written", &["write-config-to"])
+    .ignore(
+        "authorities and header names come from flags alone; nothing is looked up in the cluster",
+        &[
+            "authentication-skip-lookup",
+            "authentication-tolerate-lookup-failure",
+        ],
+    )
 }
 
 /// The file, and above it the flags. As upstream, flags of the connection count only without a file that names one.
@@ -191,52 +149,51 @@ pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
     let registry = Registry::new();
     registry.features(&flags.features().map_err(Error::Flag)?);
     let metrics = Arc::new(Metrics::new(&registry));
-    let port = flags.port("secure-port");
-    if port != 0 {
-        let address = SocketAddr::new(
-            flags
-                .ip("bind-address")
-                .unwrap_or_else(|| [0, 0, 0, 0].into()),
-            port,
-        );
-        let listener = tokio::net::TcpListener::bind(address)
-            .await
-            .map_err(|source| Error::Listen { address, source })?;
-        let tls = tls::Tls::new(&tls::Options {
-            cert_file: flags.path("tls-cert-file"),
-            key_file: flags.path("tls-private-key-file"),
-            cert_dir: flags.path("cert-dir"),
-            pair_name: "kube-scheduler".into(),
-            client_ca_files: flags.path("client-ca-file").into_iter().collect(),
-            min_version: flags.string("tls-min-version").to_owned(),
-            cipher_suites: flags.strings("tls-cipher-suites").to_vec(),
-            http2: true,
-            ..tls::Options::default()
-        })?;
-        tls.register(&registry);
-        let handler = Standard {
-            checks: vec![
-                Checks::new("healthz").ok("ping"),
-                Checks::new("livez").ok("ping"),
-                Checks::new("readyz").ok("ping"),
-            ],
-            metrics: registry.clone(),
-            rest: None,
-        };
-        let gate = client::gate::Delegated::new(client.clone());
-        shutdown.spawn(serve(
-            listener,
-            Some(tls),
-            Arc::new(gate),
-            Arc::new(handler),
-            shutdown.clone(),
-        ));
-    }
+    let (synced, election) = (Latch::default(), Election::default());
+    let settings = config.election.clone();
+    let (elects, lease_duration) = (settings.elect, settings.lease_duration);
+    let leads = |checks: Checks| {
+        let (election, lease) = (election.clone(), settings.name.clone());
+        let check = move || election.check(&lease, lease_duration);
+        if elects {
+            checks.with("leaderElection", check)
+        } else {
+            checks
+        }
+    };
+    let ready = {
+        let (synced, election) = (synced.clone(), election.clone());
+        // One that stands by watches nothing before it leads.
+        move || match synced.is_set() || election.is_waiting() {
+            true => Ok(()),
+            false => Err("handlers are not fully synchronized".to_owned()),
+        }
+    };
+    let handler = Standard {
+        checks: vec![
+            leads(Checks::new("healthz").ok("ping")),
+            Checks::new("livez").ok("ping"),
+            leads(Checks::new("readyz"))
+                .until(&shutdown)
+                .with("sched-handler-sync", ready),
+        ],
+        metrics: registry.clone(),
+        rest: None,
+    };
+    secure_port::serve(
+        flags,
+        "kube-scheduler",
+        &options,
+        Arc::new(handler),
+        &registry,
+        &shutdown,
+    )
+    .await?;
 
     // Calls for leases and events must not wait behind bindings.
     let own = client.with_options(Options {
         qps: 0.0,
-        ..options
+        ..options.clone()
     })?;
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = host.trim();
@@ -268,23 +225,26 @@ pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
         recorder,
         metrics,
         random: Box::new(rand::random),
+        synced,
     };
-    let election = config.election.clone();
-    if !election.elect {
+    if !elects {
         shell::run(config, deps, shutdown.token.clone()).await;
         return Ok(());
     }
     let election = LeaderConfig {
-        lease_duration: election.lease_duration,
-        renew_deadline: election.renew_deadline,
-        retry_period: election.retry_period,
-        ..LeaderConfig::new(election.namespace, election.name, identity)
+        lease_duration,
+        election,
+        renew_deadline: settings.renew_deadline,
+        retry_period: settings.retry_period,
+        ..LeaderConfig::new(settings.namespace, settings.name, identity)
     };
     election
         .check()
         .map_err(|why| Error::Flag(format!("leaderElection: {why}")))?;
+    // The lease has a connection of its own: whatever the scheduler sends does not hold it up.
+    let elector = own.for_leases(election.renew_deadline).await?;
     lead(
-        own,
+        elector,
         election,
         election_recorder,
         shutdown.token.clone(),

@@ -39,6 +39,8 @@ pub struct Dependencies {
     pub metrics: Arc<Metrics>,
     /// Picks among equally good nodes.
     pub random: Box<dyn FnMut() -> u64 + Send>,
+    /// Told when all that decisions depend on is known.
+    pub synced: component::health::Latch,
 }
 
 /// Decisions made before the next look at what has come in.
@@ -83,7 +85,7 @@ pub async fn run(config: Config, mut deps: Dependencies, shutdown: CancellationT
 
     // Nothing is decided before everything is known: a node half full would look empty.
     tokio::select! {
-        () = informers.synced() => {}
+        () = informers.synced() => deps.synced.set(),
         () = shutdown.cancelled() => return,
     }
 

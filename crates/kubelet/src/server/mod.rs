@@ -161,6 +161,28 @@ fn is_debugging(segments: &[&str]) -> bool {
     )
 }
 
+/// What `--read-only-port` shows of a [`Server`], to everybody: health, pods, statistics, metrics.
+pub struct ReadOnly(pub Arc<Server>);
+
+/// Whether the read-only port answers a path.
+fn is_read_only(path: &str) -> bool {
+    let first = path.trim_matches('/').split('/').next();
+    matches!(first, Some("healthz" | "pods" | "stats" | "metrics"))
+}
+
+#[async_trait]
+impl Handler for ReadOnly {
+    async fn handle(&self, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
+        if !is_read_only(request.uri().path()) {
+            return text(404, "404 page not found\n");
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return text(405, "405: Method Not Allowed\n");
+        }
+        self.0.handle(peer, request).await
+    }
+}
+
 /// Drops what an empty field would only add weight with.
 fn prune(v: &mut Value) {
     match v {
@@ -668,6 +690,32 @@ fn container_for_logs(
 mod tests {
     use super::*;
     use crate::pod::{Running, State, Terminated, Waiting};
+
+    #[test]
+    fn the_read_only_port_shows_and_does_nothing() {
+        for path in [
+            "/healthz",
+            "/healthz/ping",
+            "/pods",
+            "/stats/summary",
+            "/metrics/resource",
+        ] {
+            assert!(is_read_only(path), "{path}");
+        }
+        for path in [
+            "/exec/a/b/c",
+            "//exec/a/b/c",
+            "/run/a/b/c",
+            "/attach/a/b/c",
+            "/portForward/a/b",
+            "/containerLogs/a/b/c",
+            "/runningpods",
+            "/logs/x",
+            "/",
+        ] {
+            assert!(!is_read_only(path), "{path}");
+        }
+    }
 
     #[test]
     fn queries_decode() {
