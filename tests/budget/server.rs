@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use apiserver::{Config, Core, Dependencies, TlsFiles};
+use apiserver::{Config, Core, Dependencies};
 use async_trait::async_trait;
 use auth::{
     Attributes, AuthenticationError, Authenticator, Authorizer, Decision, Peer, Rule, UserInfo,
@@ -112,10 +112,13 @@ impl Server {
             extra_paths: vec![],
             extra_metrics: vec![],
         };
-        let files = TlsFiles {
-            certificate: certificates.pki("apiserver.crt"),
-            key: certificates.pki("apiserver.key"),
-        };
+        let tls = component::tls::Tls::new(&component::tls::Options {
+            cert_file: Some(certificates.pki("apiserver.crt")),
+            key_file: Some(certificates.pki("apiserver.key")),
+            http2: true,
+            ..Default::default()
+        })
+        .unwrap();
         let config = Config {
             request_timeout: Duration::from_secs(600),
             ..Config::default()
@@ -124,7 +127,7 @@ impl Server {
             listener,
             config,
             dependencies,
-            files,
+            tls,
             stop,
         ));
         let server = Server {

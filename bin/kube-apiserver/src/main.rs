@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use apiserver::{Config, Core, Dependencies, TlsFiles};
+use apiserver::{Config, Core, Dependencies};
 use auth::authz::node::{NodeGraph, PodView, ScheduledView};
 use auth::authz::rbac::Kind;
+use component::tls::{self, Tls};
 use component::{Flags, Shutdown};
 use storage::{Listen, StorageConfig};
 
@@ -27,6 +28,7 @@ fn main() -> std::process::ExitCode {
     for warning in &flags.warnings {
         tracing::warn!("{warning}");
     }
+    component::files::raise_limit();
     let run = || -> Result<()> {
         tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -160,14 +162,9 @@ async fn serve(flags: &Flags) -> Result<()> {
         .ip("bind-address")
         .unwrap_or(IpAddr::from([0, 0, 0, 0]));
     let advertise = advertise(flags)?;
-    let files = TlsFiles {
-        certificate: flags
-            .path("tls-cert-file")
-            .context("--tls-cert-file is required")?,
-        key: flags
-            .path("tls-private-key-file")
-            .context("--tls-private-key-file is required")?,
-    };
+    let tls = tls(flags, advertise, &service_cidrs)?;
+    let serving = component::metrics::Registry::new();
+    tls.register(&serving);
     let in_flight = flags
         .int("max-requests-inflight")
         .saturating_add(flags.int("max-mutating-requests-inflight"));
@@ -180,6 +177,7 @@ async fn serve(flags: &Flags) -> Result<()> {
         },
         max_in_flight: usize::try_from(in_flight).unwrap_or(600),
         features: flags.features().map_err(|e| anyhow!(e))?,
+        max_streams: flags.int("http2-max-streams-per-connection"),
         ..Config::default()
     };
     let dependencies = Dependencies {
@@ -200,10 +198,51 @@ async fn serve(flags: &Flags) -> Result<()> {
             authentication_info: authentication_info(flags)?,
         }),
         extra_paths: tokens::paths(&auth, flags, &config.advertise),
-        extra_metrics: Vec::new(),
+        extra_metrics: vec![Arc::new(move || serving.render())],
     };
-    apiserver::run(config, dependencies, files, stop).await?;
+    apiserver::run(config, dependencies, tls, stop).await?;
     Ok(())
+}
+
+/// The serving certificates. Without files a self-signed one is made in `--cert-dir`, for the names that clients use.
+fn tls(flags: &Flags, advertise: IpAddr, service_cidrs: &[(IpAddr, u8)]) -> Result<Tls> {
+    let mut names = vec![advertise.to_string()];
+    names.extend(
+        [
+            "kubernetes.default.svc",
+            "kubernetes.default",
+            "kubernetes",
+            "localhost",
+            "127.0.0.1",
+        ]
+        .map(str::to_owned),
+    );
+    names.extend(service_cidrs.first().and_then(|(ip, _)| first_address(*ip)));
+    let tls = Tls::new(&tls::Options {
+        cert_file: flags.path("tls-cert-file"),
+        key_file: flags.path("tls-private-key-file"),
+        cert_dir: flags.path("cert-dir"),
+        pair_name: "apiserver".into(),
+        self_signed_sans: names,
+        sni: flags.strings("tls-sni-cert-key").to_vec(),
+        client_ca_files: ["client-ca-file", "requestheader-client-ca-file"]
+            .iter()
+            .filter_map(|f| flags.path(f))
+            .collect(),
+        min_version: flags.string("tls-min-version").to_owned(),
+        cipher_suites: flags.strings("tls-cipher-suites").to_vec(),
+        http2: !flags.bool("disable-http2-serving"),
+    })?;
+    Ok(tls)
+}
+
+/// The first address of a network, which is that of the Service `kubernetes`.
+fn first_address(network: IpAddr) -> Option<String> {
+    let ip: IpAddr = match network {
+        IpAddr::V4(a) => std::net::Ipv4Addr::from(u32::from(a).checked_add(1)?).into(),
+        IpAddr::V6(a) => std::net::Ipv6Addr::from(u128::from(a).checked_add(1)?).into(),
+    };
+    Some(ip.to_string())
 }
 
 /// What aggregated servers read in `extension-apiserver-authentication`: whom to trust, and by which headers.

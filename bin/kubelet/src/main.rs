@@ -6,6 +6,7 @@ use component::Shutdown;
 fn main() -> anyhow::Result<()> {
     let flags = kubelet::config::flags::command_line().parse_or_exit();
     component::logging::init(&flags.logging());
+    component::files::raise_limit();
     for w in &flags.warnings {
         tracing::warn!("{w}");
     }

@@ -2,11 +2,14 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use api::Status;
 use bytes::{Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// The largest request body in bytes. Source: upstream's `MaxRequestBodyBytes`.
 pub const MAX_REQUEST_BYTES: usize = 3 * 1024 * 1024;
@@ -29,6 +32,51 @@ impl Body {
     /// No bytes.
     pub fn empty() -> Body {
         Body::Full(None)
+    }
+}
+
+impl Body {
+    /// Keeps something until the body is sent, or `limit` is over; a whole body needs it no more.
+    pub fn holding<T: Send + 'static>(self, held: T, limit: Duration) -> Body {
+        let inner = match self {
+            Body::Full(_) => return self,
+            Body::Stream(inner) => inner,
+        };
+        let sent = CancellationToken::new();
+        let guard = sent.clone().drop_guard();
+        tokio::spawn(async move {
+            let _ = tokio::time::timeout(limit, sent.cancelled()).await;
+            drop(held);
+        });
+        Body::Stream(Box::pin(Holding {
+            inner,
+            _guard: guard,
+        }))
+    }
+}
+
+struct Holding {
+    inner: DynBody,
+    _guard: DropGuard,
+}
+
+impl http_body::Body for Holding {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.inner.as_mut().poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
     }
 }
 
@@ -85,7 +133,7 @@ fn too_large() -> Status {
 /// Beyond the limit, this much more is read and dropped, for at most [`DISCARD_TIME`]: a client that is still writing when
 /// the connection closes would see a broken pipe instead of the answer.
 const DISCARD_BYTES: usize = 8 * MAX_REQUEST_BYTES;
-const DISCARD_TIME: std::time::Duration = std::time::Duration::from_secs(2);
+const DISCARD_TIME: Duration = Duration::from_secs(2);
 
 async fn discard<B>(mut body: std::pin::Pin<&mut B>)
 where
@@ -103,8 +151,45 @@ where
     .await;
 }
 
-/// Reads a request's body; over the limit it is a 413, and nothing of it is kept.
-pub async fn read_limited<B>(body: B) -> Result<Bytes, Status>
+/// Reads a small body to its end and keeps nothing, so that its connection can go on after a refusal.
+pub async fn drain<B>(body: B)
+where
+    B: http_body::Body<Data = Bytes>,
+{
+    discard(std::pin::pin!(body)).await;
+}
+
+/// There is no room for more bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoRoom;
+
+/// A request's body: read before the request had its place, or for a stream to read.
+pub enum Input {
+    /// All of it, or what is wrong with it.
+    Read(Result<Bytes, Status>),
+    /// Not read.
+    Stream(Incoming),
+}
+
+impl Input {
+    /// The bytes; none of a stream, which nobody reads here.
+    pub fn whole(self) -> Result<Bytes, Status> {
+        match self {
+            Input::Read(bytes) => bytes,
+            Input::Stream(_) => Ok(Bytes::new()),
+        }
+    }
+}
+
+/// Reads a request's body while `grow` finds room for each further piece; over the limit it is a 413, and nothing of it is
+/// kept.
+///
+/// # Errors
+/// [`NoRoom`] when `grow` found none.
+pub async fn read_limited<B>(
+    body: B,
+    mut grow: impl FnMut(usize) -> bool,
+) -> Result<Result<Bytes, Status>, NoRoom>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: std::fmt::Display,
@@ -113,19 +198,29 @@ where
     let mut body = std::pin::pin!(body);
     if large {
         discard(body).await;
-        return Err(too_large());
+        return Ok(Err(too_large()));
     }
     let mut first: Option<Bytes> = None;
     let mut all = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|e| Status::bad_request(format!("unable to read body: {e}")))?;
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(e) => {
+                return Ok(Err(Status::bad_request(format!(
+                    "unable to read body: {e}"
+                ))));
+            }
+        };
         let Ok(data) = frame.into_data() else {
             continue;
         };
         if all.len() + first.as_ref().map_or(0, Bytes::len) + data.len() > MAX_REQUEST_BYTES {
             drop((first, all));
             discard(body).await;
-            return Err(too_large());
+            return Ok(Err(too_large()));
+        }
+        if !grow(data.len()) {
+            return Err(NoRoom);
         }
         if all.is_empty() && first.is_none() {
             first = Some(data);
@@ -136,7 +231,7 @@ where
         }
         all.extend_from_slice(&data);
     }
-    Ok(first.unwrap_or_else(|| all.freeze()))
+    Ok(Ok(first.unwrap_or_else(|| all.freeze())))
 }
 
 #[cfg(test)]
@@ -148,12 +243,22 @@ mod tests {
     async fn cve_2019_11253_bodies_are_limited_before_they_are_parsed() {
         let exact = Full::new(Bytes::from(vec![b'x'; MAX_REQUEST_BYTES]));
         assert_eq!(
-            read_limited(exact).await.expect("within the limit").len(),
+            read_limited(exact, |_| true)
+                .await
+                .expect("room")
+                .expect("within the limit")
+                .len(),
             MAX_REQUEST_BYTES
         );
         let over = Full::new(Bytes::from(vec![b'x'; MAX_REQUEST_BYTES + 1]));
-        let status = read_limited(over).await.expect_err("over the limit");
+        let read = read_limited(over, |_| true).await.expect("room");
+        let status = read.expect_err("over the limit");
         assert_eq!(status.code, 413);
         assert_eq!(status.message, "Request entity too large: limit is 3145728");
+        let none = Full::new(Bytes::from_static(b"x"));
+        assert_eq!(
+            read_limited(none, |_| false).await.expect_err("no room"),
+            NoRoom
+        );
     }
 }

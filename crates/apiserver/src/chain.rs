@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use admission::Plugin;
@@ -12,11 +13,10 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::body::Incoming;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::Response;
-use crate::body::Body;
+use crate::body::{Body, Input, NoRoom, read_limited};
 use crate::core::Core;
 use crate::encode::status_response;
 use crate::engine::{Engine, timestamp};
@@ -25,6 +25,7 @@ use crate::metrics::Metrics;
 use crate::negotiate;
 use crate::query::Query;
 use crate::request_info::{BadPath, RequestInfo};
+use crate::shares::{self, Budget, Shares};
 use crate::verbs::Call;
 
 /// What an operator may set.
@@ -36,8 +37,11 @@ pub struct Config {
     pub advertise: String,
     /// How long a request that is no watch or stream may take.
     pub request_timeout: Duration,
-    /// Requests in flight at once, watches and streams excluded. Those over it wait a little, then get 429.
+    /// Requests in flight at once, watches and streams excluded; how they are shared is in [`crate::shares`]. Those over it
+    /// wait for a quarter of the request timeout, then get 429.
     pub max_in_flight: usize,
+    /// `--http2-max-streams-per-connection`; 0 for the default.
+    pub max_streams: i64,
     /// `v1.37.0`
     pub git_version: String,
     /// The commit this was built from; may be empty.
@@ -53,6 +57,7 @@ impl Default for Config {
             advertise: "127.0.0.1:6443".into(),
             request_timeout: Duration::from_secs(60),
             max_in_flight: 600,
+            max_streams: 0,
             git_version: "v1.37.0".into(),
             git_commit: String::new(),
             features: Default::default(),
@@ -139,16 +144,18 @@ pub struct Server {
     pub metrics: Metrics,
     /// Cancelled at shutdown: watches end.
     pub stop: CancellationToken,
-    /// Requests in flight.
-    pub permits: Semaphore,
+    /// Places among the requests in flight.
+    pub shares: Shares,
+    /// Bytes of bodies.
+    pub budget: Arc<Budget>,
     /// Documents that change only with the set of resources.
     pub documents: crate::discovery::Documents,
 }
 
 /// How long a refused request's body is read.
 const DRAIN: Duration = Duration::from_millis(200);
-/// How long a request waits for its turn when the server is full.
-const QUEUE_WAIT: Duration = Duration::from_secs(5);
+/// How long an answer that is streamed keeps its place; a slow reader's goes on without.
+const STREAMED: Duration = Duration::from_secs(10);
 
 impl Server {
     /// Serves one request. Never panics outward, never hangs beyond the request timeout (watches and streams excluded).
@@ -197,8 +204,9 @@ impl Server {
                 }
             },
         };
-        let walk = std::panic::AssertUnwindSafe(self.clone().walk(peer, info, query, request))
-            .catch_unwind();
+        let nobody = AtomicBool::new(false);
+        let walk = self.clone().walk(peer, info, query, request, &nobody);
+        let walk = std::panic::AssertUnwindSafe(walk).catch_unwind();
         let outcome = if long {
             walk.await
         } else {
@@ -221,9 +229,10 @@ impl Server {
         }
         self.metrics
             .end(label, response.status().as_u16(), started.elapsed());
-        let unauthorized = response.status() == http::StatusCode::UNAUTHORIZED
-            && version <= http::Version::HTTP_11;
-        if unauthorized {
+        if nobody.load(Ordering::Relaxed)
+            && (version == http::Version::HTTP_2
+                || response.status() == http::StatusCode::UNAUTHORIZED)
+        {
             // Who is nobody does not keep a connection.
             response
                 .headers_mut()
@@ -233,13 +242,14 @@ impl Server {
         response
     }
 
-    /// The walk itself.
+    /// The walk itself. `nobody` becomes true when the request comes from nobody in particular.
     async fn walk(
         self: Arc<Server>,
         peer: Arc<Peer>,
         info: RequestInfo,
         query: Query,
         request: http::Request<Incoming>,
+        nobody: &AtomicBool,
     ) -> Result<Response, Status> {
         // Who is asking.
         let user = match self
@@ -248,12 +258,21 @@ impl Server {
             .await
         {
             Ok(Some(user)) => user,
-            Ok(None) => return Err(Status::unauthorized()),
+            Ok(None) => {
+                nobody.store(true, Ordering::Relaxed);
+                return Err(Status::unauthorized());
+            }
             Err(e) => {
                 tracing::debug!(error = %e, "authentication failed");
+                nobody.store(true, Ordering::Relaxed);
                 return Err(Status::unauthorized());
             }
         };
+        if user.name == auth::ANONYMOUS {
+            nobody.store(true, Ordering::Relaxed);
+        } else {
+            peer.authenticated();
+        }
 
         // Whom they act for.
         let user =
@@ -261,22 +280,6 @@ impl Server {
                 Ok(user) => user,
                 Err(status) => return Ok(refused(request.headers(), &query, &status)),
             };
-
-        // A place among the requests in flight. Watches, streams, health checks and the server's own kind are exempt.
-        let exempt = info.long_running() || !info.is_resource || user.in_group(auth::GROUP_MASTERS);
-        let _permit = if exempt {
-            None
-        } else {
-            match tokio::time::timeout(QUEUE_WAIT, self.permits.acquire()).await {
-                Ok(Ok(p)) => Some(p),
-                _ => {
-                    return Err(Status::too_many_requests(
-                        "too many requests, please try again later",
-                        1,
-                    ));
-                }
-            }
-        };
 
         // May they.
         let attributes = attributes(&info, &query, user.clone());
@@ -288,13 +291,48 @@ impl Server {
                 &query,
                 &forbidden::status(&attributes, &reason),
             );
-            let drain = crate::body::read_limited(request.into_body());
+            let drain = crate::body::drain(request.into_body());
             let _ = tokio::time::timeout(DRAIN, drain).await;
             return Ok(refusal);
         }
 
+        // What they send: read before there is a place, so that a slow body holds none.
+        let (parts, body) = request.into_parts();
+        let reads = matches!(parts.method, http::Method::GET | http::Method::HEAD);
+        let (body, _account) = if reads || !info.is_resource || info.long_running() {
+            (Input::Stream(body), None)
+        } else {
+            let level = shares::level(&user, &info);
+            let Some(mut account) = self.budget.open(&user, level) else {
+                return Ok(too_many_requests());
+            };
+            let read = read_limited(body, |n| account.grow(n)).await;
+            match read {
+                Ok(read) => (Input::Read(read), Some(account)),
+                Err(NoRoom) => return Ok(too_many_requests()),
+            }
+        };
+        let request = http::Request::from_parts(parts, body);
+
+        // A place among the requests in flight.
+        let place = match shares::share(&user, &info) {
+            None => None,
+            Some(share) => {
+                let enter = self.shares.enter(share, &user.name);
+                let wait = self.config.request_timeout / 4;
+                match tokio::time::timeout(wait, enter).await {
+                    Ok(Some(place)) => Some(place),
+                    _ => return Ok(too_many_requests()),
+                }
+            }
+        };
+
         // Where to.
-        self.clone().route(info, query, user, request).await
+        let response = self.clone().route(info, query, user, request).await?;
+        Ok(match place {
+            Some(place) => response.map(|body| body.holding(place, STREAMED)),
+            None => response,
+        })
     }
 
     async fn route(
@@ -302,7 +340,7 @@ impl Server {
         info: RequestInfo,
         query: Query,
         user: UserInfo,
-        request: http::Request<Incoming>,
+        request: http::Request<Input>,
     ) -> Result<Response, Status> {
         if info.is_resource {
             let table = self.engine.core.table();
@@ -375,7 +413,7 @@ impl Server {
                 negotiate::routed(headers, &["application/json"])?;
                 Some(self.documents.version(&self.config))
             }
-            "openapi" => crate::openapi::serve(&self, &path, headers, &query),
+            "openapi" => crate::openapi::serve(&self, &path, headers, &query).await,
             "" | "api" | "apis" => crate::discovery::serve(&self, &path, headers, &query)?,
             _ => None,
         };
@@ -464,6 +502,19 @@ fn plain_text(text: &'static str) -> Response {
     r.headers_mut().insert(
         CONTENT_TYPE,
         HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    r
+}
+
+/// Upstream's answer to whom there is no room for.
+fn too_many_requests() -> Response {
+    let mut r = plain_text("Too many requests, please try again later.\n");
+    *r.status_mut() = http::StatusCode::TOO_MANY_REQUESTS;
+    let headers = r.headers_mut();
+    headers.insert(http::header::RETRY_AFTER, HeaderValue::from_static("1"));
+    headers.insert(
+        "x-content-type-options",
+        HeaderValue::from_static("nosniff"),
     );
     r
 }

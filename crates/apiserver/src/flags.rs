@@ -15,9 +15,11 @@ pub fn command_line() -> CommandLine {
         "advertise-address",
         "allow-privileged",
         "bind-address",
+        "cert-dir",
         "default-not-ready-toleration-seconds",
         "default-unreachable-toleration-seconds",
         "disable-admission-plugins",
+        "disable-http2-serving",
         "enable-admission-plugins",
         "etcd-cafile",
         "etcd-certfile",
@@ -26,6 +28,7 @@ pub fn command_line() -> CommandLine {
         "etcd-prefix",
         "etcd-servers",
         "event-ttl",
+        "http2-max-streams-per-connection",
         "kubelet-certificate-authority",
         "kubelet-client-certificate",
         "kubelet-client-key",
@@ -37,7 +40,10 @@ pub fn command_line() -> CommandLine {
         "service-cluster-ip-range",
         "service-node-port-range",
         "tls-cert-file",
+        "tls-cipher-suites",
+        "tls-min-version",
         "tls-private-key-file",
+        "tls-sni-cert-key",
     ])
     .partial(
         "the address of this server alone; the leases of several servers are not joined",
@@ -94,7 +100,6 @@ pub fn command_line() -> CommandLine {
         "the server chooses its own times and counts",
         &[
             "goaway-chance",
-            "http2-max-streams-per-connection",
             "kubelet-timeout",
             "livez-grace-period",
             "min-request-timeout",
@@ -179,15 +184,10 @@ pub fn command_line() -> CommandLine {
         ],
     )
     .refuse(
-        "no certificate is made; use --tls-cert-file and --tls-private-key-file",
-        &["cert-dir"],
-    )
-    .refuse(
         "answers carry no such headers",
         &["cors-allowed-origins", "strict-transport-security-directives"],
     )
     .refuse("no profiles are served", &["debug-socket-path"])
-    .refuse("HTTP/2 is always served", &["disable-http2-serving"])
     .refuse(
         "every connection is made from this machine directly",
         &["egress-selector-config-file"],
@@ -232,12 +232,8 @@ pub fn command_line() -> CommandLine {
         &["storage-media-type"],
     )
     .refuse(
-        "the TLS library's own choice is used",
-        &["tls-cipher-suites", "tls-curve-preferences", "tls-min-version"],
-    )
-    .refuse(
-        "one certificate is served",
-        &["tls-sni-cert-key"],
+        "the TLS library's own order is used",
+        &["tls-curve-preferences"],
     )
     .refuse("no traces are written", &["tracing-config-file"])
     .flag(
@@ -274,7 +270,7 @@ mod tests {
             "--runtime-config=api/all=false",
             "--strict-transport-security-directives=max-age=1",
             "--enable-garbage-collector=false",
-            "--disable-http2-serving",
+            "--tls-curve-preferences=29",
             "--emulated-version=1.36",
         ] {
             let e = super::command_line().parse([flag]).unwrap_err().to_string();

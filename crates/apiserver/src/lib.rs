@@ -25,6 +25,7 @@ pub mod request_info;
 pub mod resource;
 pub mod select;
 pub mod serve;
+pub mod shares;
 pub mod verbs;
 pub mod warnings;
 
@@ -33,4 +34,4 @@ pub type Response = http::Response<body::Body>;
 
 pub use crate::chain::{Config, Dependencies, Hook, HookContext, Server};
 pub use crate::core::Core;
-pub use crate::serve::{Error, TlsFiles, run};
+pub use crate::serve::{Error, run};

@@ -34,7 +34,7 @@ pub fn path_attributes(request: &http::request::Parts, user: UserInfo) -> Attrib
 impl serve::Gate for Gate {
     async fn check(
         &self,
-        peer: &serve::Peer,
+        peer: &Peer,
         request: &mut http::request::Parts,
     ) -> Result<(), serve::Refusal> {
         let path = request.uri.path();
@@ -45,13 +45,9 @@ impl serve::Gate for Gate {
         if self.open_paths.iter().any(open) {
             return Ok(());
         }
-        let who = Peer {
-            address: Some(peer.address),
-            certificates: peer.certificates.clone(),
-        };
         let user = match self
             .authenticator
-            .authenticate(&who, &request.headers)
+            .authenticate(peer, &request.headers)
             .await
         {
             Ok(Some(user)) => user,
@@ -62,13 +58,16 @@ impl serve::Gate for Gate {
                 });
             }
             Err(err) => {
-                tracing::info!(%err, address = %peer.address, "Unable to authenticate the request");
+                tracing::info!(%err, ?peer, "Unable to authenticate the request");
                 return Err(serve::Refusal {
                     code: 401,
                     message: "Unauthorized".to_owned(),
                 });
             }
         };
+        if user.name != crate::ANONYMOUS {
+            peer.authenticated();
+        }
         let ask = self.attributes.unwrap_or(path_attributes)(request, user.clone());
         match self.authorizer.authorize(&ask).await {
             (Decision::Allow, _) => {
@@ -102,10 +101,7 @@ mod tests {
             open_paths: vec!["/healthz".into()],
             attributes: None,
         };
-        let peer = serve::Peer {
-            address: ([127, 0, 0, 1], 1).into(),
-            certificates: Vec::new(),
-        };
+        let peer = Peer::new(None, Vec::new());
         for (path, token, want) in [
             ("/healthz", "", Ok(())),
             ("/metrics", "", Err(401)),

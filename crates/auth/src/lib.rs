@@ -43,14 +43,7 @@ impl UserInfo {
     }
 }
 
-/// What a connection shows of its peer.
-#[derive(Clone, Debug, Default)]
-pub struct Peer {
-    /// The remote address.
-    pub address: Option<std::net::SocketAddr>,
-    /// The client's certificate chain in DER, leaf first, not yet verified against the client CA.
-    pub certificates: Vec<Vec<u8>>,
-}
+pub use component::serve::Peer;
 
 /// Why authentication failed: answered 401 without saying more; the text is for the log only.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -253,10 +253,10 @@ mod tests {
         assert!(auth.issuer.is_some() && auth.policy.extend);
         let pem =
             std::fs::read_to_string(dir.path().join("pki/apiserver-kubelet-client.crt")).unwrap();
-        let peer = crate::Peer {
-            address: None,
-            certificates: vec![pki::key::pem_blocks(&pem).unwrap().remove(0).der],
-        };
+        let peer = crate::Peer::new(
+            None,
+            vec![pki::key::pem_blocks(&pem).unwrap().remove(0).der],
+        );
         let user = auth
             .authenticator
             .authenticate(&peer, &http::HeaderMap::new())

@@ -1,6 +1,23 @@
 //! `/healthz`, `/livez`, `/readyz`: named checks with upstream's output.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Something that is not so at first, and so for ever once it was told.
+#[derive(Clone, Debug, Default)]
+pub struct Latch(Arc<AtomicBool>);
+
+impl Latch {
+    /// It is so.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether it is so.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
 
 type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
@@ -44,6 +61,16 @@ impl Checks {
     #[must_use]
     pub fn ok(self, name: &str) -> Checks {
         self.with(name, || Ok(()))
+    }
+
+    /// Adds `shutdown`, which fails as soon as the process ends.
+    #[must_use]
+    pub fn until(self, shutdown: &crate::Shutdown) -> Checks {
+        let token = shutdown.token.clone();
+        self.with("shutdown", move || match token.is_cancelled() {
+            true => Err("process is shutting down".to_owned()),
+            false => Ok(()),
+        })
     }
 
     /// `/<name>`.

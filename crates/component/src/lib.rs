@@ -6,10 +6,12 @@
 pub mod config;
 pub mod duration;
 pub mod features;
+pub mod files;
 pub mod flags;
 pub mod health;
 pub mod logging;
 pub mod metrics;
+pub mod places;
 pub mod probe;
 pub mod reload;
 pub mod serve;

@@ -4,7 +4,7 @@
 //! that is authentication's work, so that a bad certificate gets a 401 and not a broken connection, as upstream does.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring};
@@ -53,7 +53,7 @@ pub struct Options {
     pub self_signed_sans: Vec<String>,
     /// `--tls-sni-cert-key`: `cert,key` or `cert,key:name,name`.
     pub sni: Vec<String>,
-    /// `--client-ca-file` and the like: only their names are told to clients, as a hint.
+    /// `--client-ca-file` and the like: only their names are told to clients, who choose a certificate by them.
     pub client_ca_files: Vec<PathBuf>,
     /// `--tls-min-version`: `VersionTLS12` (also for the older ones) or `VersionTLS13`; empty: 1.2.
     pub min_version: String,
@@ -209,6 +209,16 @@ struct AskOnly {
     hints: Vec<DistinguishedName>,
 }
 
+/// The subjects of the authorities in PEM files.
+fn subjects(files: &[Vec<u8>]) -> Vec<DistinguishedName> {
+    let certificates = files
+        .iter()
+        .flat_map(|f| CertificateDer::pem_slice_iter(f).flatten());
+    certificates
+        .filter_map(|c| pki::cert::subject_der(&c).map(DistinguishedName::from))
+        .collect()
+}
+
 impl ClientCertVerifier for AskOnly {
     fn client_auth_mandatory(&self) -> bool {
         false
@@ -250,11 +260,52 @@ impl ClientCertVerifier for AskOnly {
     }
 }
 
-/// A server's TLS. Certificates reload when their files change, looked at when a handshake happens.
+/// A server's TLS. Certificates, and the names of the authorities that clients are told, reload when their files change,
+/// looked at when a handshake happens.
 #[derive(Clone)]
-pub struct Tls {
-    config: Arc<ServerConfig>,
+pub struct Tls(Arc<Inner>);
+
+struct Inner {
+    provider: Arc<CryptoProvider>,
+    versions: &'static [&'static SupportedProtocolVersion],
+    http2: bool,
     resolver: Arc<Resolver>,
+    hints: Option<Reloaded<Vec<DistinguishedName>>>,
+    /// The configuration, and the hints it was made with.
+    current: Mutex<(Arc<ServerConfig>, Option<Arc<Vec<DistinguishedName>>>)>,
+}
+
+impl Inner {
+    fn make(&self, hints: Vec<DistinguishedName>) -> Result<Arc<ServerConfig>, rustls::Error> {
+        make(
+            &self.provider,
+            self.versions,
+            self.http2,
+            &self.resolver,
+            hints,
+        )
+    }
+}
+
+fn make(
+    provider: &Arc<CryptoProvider>,
+    versions: &[&'static SupportedProtocolVersion],
+    http2: bool,
+    resolver: &Arc<Resolver>,
+    hints: Vec<DistinguishedName>,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let algorithms = provider.signature_verification_algorithms;
+    let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
+        .with_protocol_versions(versions)?
+        .with_client_cert_verifier(Arc::new(AskOnly { algorithms, hints }))
+        .with_cert_resolver(Arc::clone(resolver) as Arc<dyn ResolvesServerCert>);
+    if http2 {
+        config.alpn_protocols.push(b"h2".to_vec());
+    }
+    config.alpn_protocols.push(b"http/1.1".to_vec());
+    // Resumed sessions would skip nothing that we check, but they hold memory for every client.
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    Ok(Arc::new(config))
 }
 
 fn files(cert: &Path, key: &Path) -> Result<Source, TlsError> {
@@ -297,41 +348,50 @@ impl Tls {
                 .collect();
             sni.push((names, files(Path::new(cert), Path::new(key))?));
         }
-        let mut hints = Vec::new();
-        for f in &o.client_ca_files {
-            let bytes =
-                std::fs::read(f).map_err(|e| TlsError::File(format!("{}: {e}", f.display())))?;
-            for cert in CertificateDer::pem_slice_iter(&bytes).flatten() {
-                hints.extend(pki::cert::subject_der(&cert).map(DistinguishedName::from));
-            }
-        }
-        let provider = with_suites(&o.cipher_suites)?;
-        let algorithms = provider.signature_verification_algorithms;
+        let hints = match o.client_ca_files.as_slice() {
+            [] => None,
+            files => Some(Reloaded::new(files, |f| Ok(subjects(f))).map_err(TlsError::File)?),
+        };
+        let provider = Arc::new(with_suites(&o.cipher_suites)?);
+        let versions = versions(&o.min_version)?;
         let resolver = Arc::new(Resolver { default, sni });
-        let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
-            .with_protocol_versions(versions(&o.min_version)?)?
-            .with_client_cert_verifier(Arc::new(AskOnly { algorithms, hints }))
-            .with_cert_resolver(Arc::clone(&resolver) as Arc<dyn ResolvesServerCert>);
-        if o.http2 {
-            config.alpn_protocols.push(b"h2".to_vec());
-        }
-        config.alpn_protocols.push(b"http/1.1".to_vec());
-        // Resumed sessions would skip nothing that we check, but they hold memory for every client.
-        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-        Ok(Tls {
-            config: Arc::new(config),
+        let first = hints.as_ref().map(Reloaded::get);
+        let names = first.as_deref().cloned().unwrap_or_default();
+        let config = make(&provider, versions, o.http2, &resolver, names)?;
+        Ok(Tls(Arc::new(Inner {
+            provider,
+            versions,
+            http2: o.http2,
             resolver,
-        })
+            hints,
+            current: Mutex::new((config, first)),
+        })))
     }
 
-    /// For `tokio_rustls::TlsAcceptor`.
+    /// For `tokio_rustls::TlsAcceptor`; to be asked for every connection.
     pub fn config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.config)
+        let mut current = self
+            .0
+            .current
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let hints = self.0.hints.as_ref().map(Reloaded::get);
+        let same = match (&hints, &current.1) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            _ => true,
+        };
+        if !same {
+            match self.0.make(hints.as_deref().cloned().unwrap_or_default()) {
+                Ok(config) => *current = (config, hints),
+                Err(err) => tracing::warn!(%err, "Keeping the TLS configuration"),
+            }
+        }
+        Arc::clone(&current.0)
     }
 
     /// Days until the serving certificate ends, as it is now; negative when it has.
     pub fn days_left(&self) -> f64 {
-        let not_after = self.resolver.default.with(|p| p.not_after);
+        let not_after = self.0.resolver.default.with(|p| p.not_after);
         let now = jiff::Timestamp::now().as_second();
         (not_after - now) as f64 / 86_400.0
     }
@@ -376,4 +436,204 @@ fn self_signed(o: &Options) -> Result<Source, TlsError> {
         tracing::info!(cert = %crt.display(), "Generated self-signed cert");
     }
     files(&crt, &key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::client::ResolvesClientCert;
+    use rustls::pki_types::ServerName;
+
+    /// Remembers whom the server asked for.
+    #[derive(Debug, Default)]
+    struct Asked(Mutex<Vec<Vec<u8>>>);
+
+    impl ResolvesClientCert for Asked {
+        fn resolve(&self, hints: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+            *self.0.lock().unwrap() = hints.iter().map(|h| h.to_vec()).collect();
+            None
+        }
+
+        fn has_certs(&self) -> bool {
+            true
+        }
+    }
+
+    #[derive(Debug)]
+    struct AnyServer;
+
+    impl rustls::client::danger::ServerCertVerifier for AnyServer {
+        fn verify_server_cert(
+            &self,
+            _: &CertificateDer<'_>,
+            _: &[CertificateDer<'_>],
+            _: &ServerName<'_>,
+            _: &[u8],
+            _: UnixTime,
+        ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+            Ok(rustls::client::danger::ServerCertVerified::assertion())
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            Ok(HandshakeSignatureValid::assertion())
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            Ok(HandshakeSignatureValid::assertion())
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            provider()
+                .signature_verification_algorithms
+                .supported_schemes()
+        }
+    }
+
+    struct Met {
+        suite: rustls::SupportedCipherSuite,
+        hints: Vec<Vec<u8>>,
+        certificate: Vec<u8>,
+    }
+
+    /// A handshake in memory.
+    fn meet(
+        tls: &Tls,
+        versions: &[&'static SupportedProtocolVersion],
+        name: &str,
+    ) -> Result<Met, rustls::Error> {
+        let asked = Arc::new(Asked::default());
+        let mut config = rustls::ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(versions)?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyServer))
+            .with_no_client_auth();
+        config.client_auth_cert_resolver = Arc::clone(&asked) as Arc<dyn ResolvesClientCert>;
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let mut client = rustls::ClientConnection::new(Arc::new(config), name)?;
+        let mut server = rustls::ServerConnection::new(tls.config())?;
+        while client.is_handshaking() || server.is_handshaking() {
+            let mut wire = Vec::new();
+            client.write_tls(&mut wire).unwrap();
+            server.read_tls(&mut wire.as_slice()).unwrap();
+            server.process_new_packets()?;
+            let mut wire = Vec::new();
+            server.write_tls(&mut wire).unwrap();
+            client.read_tls(&mut wire.as_slice()).unwrap();
+            client.process_new_packets()?;
+        }
+        let hints = asked.0.lock().unwrap().clone();
+        Ok(Met {
+            suite: client.negotiated_cipher_suite().unwrap(),
+            hints,
+            certificate: client.peer_certificates().unwrap()[0].to_vec(),
+        })
+    }
+
+    fn options() -> Options {
+        Options {
+            self_signed_sans: vec!["localhost".into()],
+            ..Options::default()
+        }
+    }
+
+    #[test]
+    fn clients_are_told_the_authorities_as_the_files_are_now() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ca.crt");
+        let ca = |name: &str| {
+            pki::cert::Ca::generate(name, pki::key::generate().unwrap())
+                .unwrap()
+                .cert_pem
+        };
+        let name = |pem: &str| {
+            let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+            pki::cert::subject_der(&der).unwrap()
+        };
+        let (first, second) = (ca("first"), ca("second"));
+        std::fs::write(&file, &first).unwrap();
+        let tls = Tls::new(&Options {
+            client_ca_files: vec![file.clone()],
+            ..options()
+        })
+        .unwrap();
+        for versions in [&[&rustls::version::TLS12], &[&rustls::version::TLS13]] {
+            let met = meet(&tls, versions, "localhost").unwrap();
+            assert_eq!(met.hints, [name(&first)]);
+        }
+        std::fs::write(&file, format!("{first}{second}")).unwrap();
+        if let Some(hints) = &tls.0.hints {
+            hints.get_fresh();
+        }
+        let met = meet(&tls, rustls::ALL_VERSIONS, "localhost").unwrap();
+        assert_eq!(met.hints, [name(&first), name(&second)]);
+    }
+
+    #[test]
+    fn versions_and_suites() {
+        let with = |min: &str, suites: &[&str]| {
+            Tls::new(&Options {
+                min_version: min.into(),
+                cipher_suites: suites.iter().map(|s| (*s).to_owned()).collect(),
+                ..options()
+            })
+        };
+        let only_12: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
+        let tls = with("VersionTLS13", &[]).unwrap();
+        assert!(meet(&tls, only_12, "localhost").is_err());
+        assert!(meet(&tls, rustls::ALL_VERSIONS, "localhost").is_ok());
+        assert!(with("VersionTLS14", &[]).is_err());
+        for name in [
+            "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+            "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305",
+        ] {
+            let tls = with("", &[name]).unwrap();
+            let met = meet(&tls, only_12, "localhost").unwrap();
+            let chosen = format!("{:?}", met.suite.suite());
+            assert!(chosen.starts_with(name), "{name} {chosen}");
+            // Those of TLS 1.3 cannot be switched off.
+            assert!(meet(&tls, rustls::ALL_VERSIONS, "localhost").is_ok());
+        }
+        let tls = with("", &["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"]).unwrap();
+        assert!(
+            meet(&tls, only_12, "localhost").is_err(),
+            "the key is ECDSA"
+        );
+        assert!(with("", &["none"]).is_err());
+    }
+
+    #[test]
+    fn a_name_has_its_certificate() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cert, key) = pki::cert::self_signed("other", &["*.wild.example".into()]).unwrap();
+        let paths = [dir.path().join("c"), dir.path().join("k")];
+        std::fs::write(&paths[0], &cert).unwrap();
+        std::fs::write(&paths[1], key).unwrap();
+        let der = CertificateDer::from_pem_slice(cert.as_bytes()).unwrap();
+        let pair = format!("{},{}", paths[0].display(), paths[1].display());
+        for (entry, name, special) in [
+            (pair.clone(), "other", true),
+            (pair.clone(), "a.wild.example", true),
+            (pair.clone(), "localhost", false),
+            (format!("{pair}:named"), "named", true),
+            (format!("{pair}:named"), "other", false),
+        ] {
+            let tls = Tls::new(&Options {
+                sni: vec![entry.clone()],
+                ..options()
+            })
+            .unwrap();
+            let met = meet(&tls, rustls::ALL_VERSIONS, name).unwrap();
+            assert_eq!(met.certificate == der.to_vec(), special, "{entry} {name}");
+        }
+    }
 }

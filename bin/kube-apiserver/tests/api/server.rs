@@ -16,12 +16,13 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::Value;
 use testkit::Certificates;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 pub struct Server {
     child: Child,
     pub port: u16,
     /// Its files go when it goes.
-    _certificates: Certificates,
+    certificates: Certificates,
     tls: Arc<rustls::ClientConfig>,
     _data: tempfile::TempDir,
 }
@@ -30,6 +31,25 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Remembers whom the server asks for.
+#[derive(Debug, Default)]
+struct Asked(std::sync::Mutex<Vec<Vec<u8>>>);
+
+impl rustls::client::ResolvesClientCert for Asked {
+    fn resolve(
+        &self,
+        hints: &[&[u8]],
+        _: &[rustls::SignatureScheme],
+    ) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        *self.0.lock().unwrap() = hints.iter().map(|h| h.to_vec()).collect();
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        true
     }
 }
 
@@ -66,6 +86,11 @@ fn client_tls(certificates: &Certificates) -> Arc<rustls::ClientConfig> {
 impl Server {
     /// Starts one on an empty store and waits until it is ready.
     pub async fn start() -> Server {
+        Server::start_with(&[]).await
+    }
+
+    /// As [`Server::start`], with more flags.
+    pub async fn start_with(more: &[&str]) -> Server {
         let port = testkit::free_port();
         let certificates = Certificates::new(port, &[]);
         let data = tempfile::tempdir().unwrap();
@@ -87,6 +112,7 @@ impl Server {
                 flag("service-account-key-file", "sa.pub"),
                 flag("service-account-signing-key-file", "sa.key"),
             ])
+            .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -96,7 +122,7 @@ impl Server {
         let server = Server {
             child,
             port,
-            _certificates: certificates,
+            certificates,
             tls,
             _data: data,
         };
@@ -127,6 +153,48 @@ impl Server {
             .map_err(std::io::Error::other)?;
         tokio::spawn(connection);
         Ok(Connection(sender))
+    }
+
+    /// A TLS connection without a client certificate.
+    pub async fn raw(&self, alpn: &[&[u8]]) -> TlsStream<tokio::net::TcpStream> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(self.roots())
+            .with_no_client_auth();
+        tls.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
+        let tcp = tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await;
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let connector = TlsConnector::from(Arc::new(tls));
+        connector.connect(name, tcp.unwrap()).await.unwrap()
+    }
+
+    /// A handshake; the authorities that the server names in its certificate request.
+    pub async fn handshake(
+        &self,
+        provider: Arc<rustls::crypto::CryptoProvider>,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> std::io::Result<Vec<Vec<u8>>> {
+        let asked = Arc::new(Asked::default());
+        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_root_certificates(self.roots())
+            .with_no_client_auth();
+        tls.client_auth_cert_resolver = asked.clone();
+        let tcp = tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await?;
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let connector = TlsConnector::from(Arc::new(tls));
+        connector.connect(name, tcp).await?;
+        Ok(asked.0.lock().unwrap().clone())
+    }
+
+    fn roots(&self) -> rustls::RootCertStore {
+        let mut roots = rustls::RootCertStore::empty();
+        let ca = CertificateDer::from_pem_file(self.certificates.pki("ca.crt")).unwrap();
+        roots.add(ca).unwrap();
+        roots
     }
 
     /// A new connection.

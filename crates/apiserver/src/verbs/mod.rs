@@ -13,13 +13,12 @@ use auth::UserInfo;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, WARNING};
 use http::{Method, StatusCode};
-use hyper::body::Incoming;
 use serde_json::Value;
 use wire::json::{Decoded, Strictness};
 use wire::schema::Message;
 
 use crate::Response;
-use crate::body::{Body, read_limited};
+use crate::body::{Body, Input};
 use crate::chain::Server;
 use crate::core::Served;
 use crate::encode::{self, Kind, Source};
@@ -57,7 +56,7 @@ pub struct Call {
 
 impl Call {
     /// Serves the request. Warnings go with errors too.
-    pub async fn serve(&self, request: http::Request<Incoming>) -> Response {
+    pub async fn serve(&self, request: http::Request<Input>) -> Response {
         match self.dispatch(request).await {
             Ok(response) => response,
             Err(status) => {
@@ -69,7 +68,7 @@ impl Call {
         }
     }
 
-    async fn dispatch(&self, request: http::Request<Incoming>) -> Result<Response, Status> {
+    async fn dispatch(&self, request: http::Request<Input>) -> Result<Response, Status> {
         self.route()?;
         if self.info.subresource.is_empty() {
             self.warn(self.served.def.strategy.deprecated().map(str::to_owned));
@@ -83,11 +82,11 @@ impl Call {
             "get" => self.get().await,
             "list" => self.list().await,
             "watch" => self.watch().await,
-            "create" => self.create(read_limited(body).await).await,
-            "update" => self.update(read_limited(body).await).await,
-            "patch" => self.patch(read_limited(body).await).await,
-            "delete" => self.delete(read_limited(body).await).await,
-            "deletecollection" => self.delete_collection(read_limited(body).await).await,
+            "create" => self.create(body.whole()).await,
+            "update" => self.update(body.whole()).await,
+            "patch" => self.patch(body.whole()).await,
+            "delete" => self.delete(body.whole()).await,
+            "deletecollection" => self.delete_collection(body.whole()).await,
             _ => Err(Status::method_not_allowed()),
         }
     }

@@ -4,7 +4,6 @@ use api::Status;
 use api::field::ErrorList;
 use async_trait::async_trait;
 use bytes::Bytes;
-use hyper::body::Incoming;
 use patch::ssa::{Actor, Window};
 use serde_json::Value;
 use wire::json::Strictness;
@@ -12,7 +11,7 @@ use wire::json::Strictness;
 use super::write::{PatchKind, Patched, configuration, patch_kind};
 use super::{Call, connect};
 use crate::Response;
-use crate::body::read_limited;
+use crate::body::Input;
 use crate::codec::{self, meta_str};
 use crate::engine::{Change, Request, Writer};
 use crate::negotiate;
@@ -46,7 +45,7 @@ impl Call {
 
     pub(super) async fn subresource(
         &self,
-        request: http::Request<Incoming>,
+        request: http::Request<Input>,
     ) -> Result<Response, Status> {
         let def = self.served.def.clone();
         let Some(sub) = def
@@ -60,7 +59,7 @@ impl Call {
             return self.connect(&**c, request).await;
         }
         let verb = self.info.verb.as_str();
-        let body = read_limited(request.into_body()).await;
+        let body = request.into_body().whole();
         match (&sub.kind, verb) {
             (SubresourceKind::Same, "get") => self.get().await,
             (SubresourceKind::Same, "update") => self.update(body).await,
@@ -139,7 +138,7 @@ impl Call {
     async fn connect(
         &self,
         handler: &dyn crate::resource::ConnectSubresource,
-        request: http::Request<Incoming>,
+        request: http::Request<Input>,
     ) -> Result<Response, Status> {
         let engine = &self.server.engine;
         let upgrade = connect::asks_upgrade(request.headers());
@@ -178,6 +177,11 @@ impl Call {
                 Ok(r)
             }
             Connection::Proxy(target) => {
+                let (parts, body) = request.into_parts();
+                let Input::Stream(body) = body else {
+                    return Err(Status::internal("the body of a stream was read"));
+                };
+                let request = http::Request::from_parts(parts, body);
                 // What stands here for the root of the other side.
                 let path = request.uri().path();
                 let root = (self.info.subresource == "proxy").then(|| {

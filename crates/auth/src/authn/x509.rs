@@ -232,10 +232,7 @@ mod tests {
             usage,
         };
         let key = pki::key::generate().unwrap();
-        Peer {
-            address: None,
-            certificates: vec![der(&ca.sign(&spec, &key, validity).unwrap())],
-        }
+        Peer::new(None, vec![der(&ca.sign(&spec, &key, validity).unwrap())])
     }
 
     #[tokio::test]
@@ -279,10 +276,7 @@ mod tests {
             .unwrap_err();
         // It goes on with when.
         assert!(e.starts_with("verifying certificate: CertExpired {"), "{e}");
-        let garbage = Peer {
-            address: None,
-            certificates: vec![vec![1, 2, 3]],
-        };
+        let garbage = Peer::new(None, vec![vec![1, 2, 3]]);
         assert_eq!(
             x.authenticate(&garbage, &h).await.unwrap_err().0,
             "TrailingData(SignedData)"

@@ -1,11 +1,12 @@
 //! The secure port of the small daemons: HTTP/1.1 and 2 on TLS, with who may ask decided by a [`Gate`].
 //!
-//! Bounded: header time, connections, HTTP/2 streams and resets (CVE-2023-44487). A connection whose request was answered
-//! 401 is closed after the answer. The apiserver has its own server.
+//! [`listen`] is the part that the apiserver shares. A connection whose request was answered 401 is closed after the
+//! answer, over HTTP/2 too (CVE-2023-44487).
 
-use std::net::SocketAddr;
+mod connections;
+mod listener;
+
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,14 +14,10 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
-use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
+
+pub use connections::Limits;
+pub use listener::{Answer, Peer, Settings, listen};
 
 use crate::Shutdown;
 use crate::health::Checks;
@@ -29,10 +26,6 @@ use crate::tls::Tls;
 
 /// The body of an answer; may be a stream.
 pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
-
-const MAX_CONNECTIONS: usize = 1_000;
-const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
-const HEADER_TIME: Duration = Duration::from_secs(30);
 
 /// A whole body.
 pub fn body(content: impl Into<Bytes>) -> Body {
@@ -57,19 +50,10 @@ pub fn text(code: u16, content: impl Into<Bytes>) -> Response<Body> {
     r
 }
 
-/// Who is at the other end.
-#[derive(Clone, Debug)]
-pub struct Peer {
-    /// The remote address.
-    pub address: SocketAddr,
-    /// The client's certificates in DER, leaf first; possession is proven, the chain is not verified.
-    pub certificates: Vec<Vec<u8>>,
-}
-
 /// A refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// 401 or 403 (500 if the decision could not be had).
+    /// 401, 403, 429 (too many wait for a decision) or 500 (it could not be had).
     pub code: u16,
     /// `Unauthorized` or the reason.
     pub message: String,
@@ -133,8 +117,7 @@ impl Handler for Standard {
     }
 }
 
-/// Serves until the shutdown, then lets running requests end. Without `tls` the port is plain HTTP. Returns once the
-/// listener is closed; connections are tracked by `shutdown`.
+/// Serves on the bounds of [`Settings::SMALL`]; see [`listen`].
 pub async fn serve(
     listener: TcpListener,
     tls: Option<Tls>,
@@ -142,150 +125,60 @@ pub async fn serve(
     handler: Arc<dyn Handler>,
     shutdown: Shutdown,
 ) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let acceptor = tls.map(|t| TlsAcceptor::from(t.config()));
-    loop {
-        // A slot first: when all are taken, connections wait in the kernel's queue.
-        let slot = tokio::select! {
-            () = shutdown.cancelled() => return,
-            s = Arc::clone(&slots).acquire_owned() => s,
-        };
-        let accepted = tokio::select! {
-            () = shutdown.cancelled() => return,
-            a = listener.accept() => a,
-        };
-        let (stream, address) = match accepted {
-            Ok(a) => a,
-            Err(err) => {
-                tracing::warn!(%err, "Accepting a connection failed");
-                // Out of file descriptors: trying again at once would only spin.
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
-        let _ = stream.set_nodelay(true);
-        let (gate, handler, acceptor) = (Arc::clone(&gate), Arc::clone(&handler), acceptor.clone());
-        let token = shutdown.token.clone();
-        shutdown.spawn(async move {
-            let _slot = slot;
-            match acceptor {
-                None => {
-                    connection(
-                        stream,
-                        Peer {
-                            address,
-                            certificates: Vec::new(),
-                        },
-                        gate,
-                        handler,
-                        token,
-                    )
-                    .await;
-                }
-                Some(acceptor) => {
-                    let stream =
-                        match tokio::time::timeout(HANDSHAKE_TIME, acceptor.accept(stream)).await {
-                            Ok(Ok(s)) => s,
-                            Ok(Err(err)) => {
-                                return tracing::debug!(%address, %err, "TLS handshake error");
-                            }
-                            Err(_) => return tracing::debug!(%address, "TLS handshake timed out"),
-                        };
-                    let certificates = stream
-                        .get_ref()
-                        .1
-                        .peer_certificates()
-                        .unwrap_or_default()
-                        .iter()
-                        .map(|c| c.as_ref().to_vec())
-                        .collect();
-                    connection(
-                        stream,
-                        Peer {
-                            address,
-                            certificates,
-                        },
-                        gate,
-                        handler,
-                        token,
-                    )
-                    .await;
-                }
-            }
-        });
-    }
+    guarded(listener, tls, Settings::SMALL, gate, handler, shutdown).await;
 }
 
-async fn connection<S>(
-    stream: S,
-    peer: Peer,
+/// As [`serve`], with other bounds.
+pub async fn guarded(
+    listener: TcpListener,
+    tls: Option<Tls>,
+    settings: Settings,
     gate: Arc<dyn Gate>,
     handler: Arc<dyn Handler>,
-    token: CancellationToken,
-) where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let peer = Arc::new(peer);
-    // Cancelled when the peer is not who it says: the answer goes out, then the connection ends.
-    let enough = token.child_token();
-    let service = {
-        let enough = enough.clone();
-        let peer = Arc::clone(&peer);
-        service_fn(move |request: Request<Incoming>| {
-            let (gate, handler, peer, enough) = (
-                Arc::clone(&gate),
-                Arc::clone(&handler),
-                Arc::clone(&peer),
-                enough.clone(),
-            );
-            async move {
-                let (mut parts, body) = request.into_parts();
-                let answer = match gate.check(&peer, &mut parts).await {
-                    Ok(()) => {
-                        handler
-                            .handle(&peer, Request::from_parts(parts, body))
-                            .await
-                    }
-                    Err(refusal) => {
-                        if refusal.code == 401 {
-                            enough.cancel();
-                        }
-                        text(refusal.code, format!("{}\n", refusal.message))
-                    }
-                };
-                Ok::<_, std::convert::Infallible>(answer)
+    shutdown: Shutdown,
+) {
+    let guarded = Arc::new(Guarded { gate, handler });
+    listen(listener, tls, settings, guarded, shutdown).await;
+}
+
+struct Guarded {
+    gate: Arc<dyn Gate>,
+    handler: Arc<dyn Handler>,
+}
+
+#[async_trait]
+impl Answer for Guarded {
+    type Body = Body;
+
+    async fn answer(
+        self: Arc<Self>,
+        peer: Arc<Peer>,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
+        let (mut parts, body) = request.into_parts();
+        let refusal = match self.gate.check(&peer, &mut parts).await {
+            Ok(()) => {
+                let request = Request::from_parts(parts, body);
+                return self.handler.handle(&peer, request).await;
             }
-        })
-    };
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME)
-        .max_buf_size(64 * 1024);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(100)
-        .max_pending_accept_reset_streams(20)
-        .keep_alive_interval(Some(Duration::from_secs(30)))
-        .max_header_list_size(64 * 1024);
-    let conn = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    tokio::pin!(conn);
-    let result = tokio::select! {
-        r = conn.as_mut() => r,
-        () = enough.cancelled() => {
-            conn.as_mut().graceful_shutdown();
-            conn.await
-        }
-    };
-    if let Err(err) = result {
-        tracing::debug!(address = %peer.address, err, "Connection ended");
+            Err(refusal) => refusal,
+        };
+        let mut answer = text(refusal.code, format!("{}\n", refusal.message));
+        let headers = answer.headers_mut();
+        match refusal.code {
+            // Who is nobody does not keep a connection.
+            401 => headers.insert(header::CONNECTION, HeaderValue::from_static("close")),
+            429 => headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1")),
+            _ => None,
+        };
+        answer
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -293,7 +186,11 @@ mod tests {
     #[async_trait]
     impl Gate for NoToken {
         async fn check(&self, peer: &Peer, r: &mut http::request::Parts) -> Result<(), Refusal> {
-            if !peer.certificates.is_empty() || r.uri.path() == "/livez" {
+            if !peer.certificates.is_empty() {
+                peer.authenticated();
+                return Ok(());
+            }
+            if r.uri.path() == "/livez" {
                 return Ok(());
             }
             Err(Refusal {
@@ -303,7 +200,13 @@ mod tests {
         }
     }
 
-    async fn ask(port: u16, path: &str, client: Option<(String, String)>) -> String {
+    /// A TLS connection from `from`, with a protocol and a client certificate.
+    async fn connect(
+        port: u16,
+        from: &str,
+        alpn: &[u8],
+        client: Option<&(String, String)>,
+    ) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
         #[derive(Debug)]
         struct Any;
         impl rustls::client::danger::ServerCertVerifier for Any {
@@ -347,7 +250,7 @@ mod tests {
             .unwrap()
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Any));
-        let config = match client {
+        let mut config = match client {
             None => b.with_no_client_auth(),
             Some((cert, key)) => b
                 .with_client_auth_cert(
@@ -358,14 +261,20 @@ mod tests {
                 )
                 .unwrap(),
         };
-        let tcp = tokio::net::TcpStream::connect(("127.0.0.1", port))
-            .await
-            .unwrap();
+        config.alpn_protocols = vec![alpn.to_vec()];
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+        let tcp = socket.connect(([127, 0, 0, 1], port).into()).await.unwrap();
         let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
-        let mut s = tokio_rustls::TlsConnector::from(Arc::new(config))
+        tokio_rustls::TlsConnector::from(Arc::new(config))
             .connect(name, tcp)
             .await
-            .unwrap();
+            .unwrap()
+    }
+
+    type Stream = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
+
+    async fn ask_on(s: &mut Stream, path: &str) -> String {
         s.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes())
             .await
             .unwrap();
@@ -383,6 +292,141 @@ mod tests {
             }
         }
         String::from_utf8(out).unwrap()
+    }
+
+    async fn ask(port: u16, path: &str, client: Option<(String, String)>) -> String {
+        let mut s = connect(port, "127.0.0.1", b"http/1.1", client.as_ref()).await;
+        ask_on(&mut s, path).await
+    }
+
+    /// A port that answers `/livez` to everybody and the rest to those with a certificate.
+    async fn port(limits: Limits, shutdown: &Shutdown) -> u16 {
+        let tls = Tls::new(&crate::tls::Options {
+            self_signed_sans: vec!["localhost".into()],
+            http2: true,
+            ..Default::default()
+        })
+        .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let handler = Standard {
+            checks: vec![Checks::new("livez").ok("ping")],
+            metrics: Registry::new(),
+            rest: None,
+        };
+        let guarded = Arc::new(Guarded {
+            gate: Arc::new(NoToken),
+            handler: Arc::new(handler),
+        });
+        let settings = Settings {
+            limits,
+            ..Settings::SMALL
+        };
+        tokio::spawn(listen(
+            listener,
+            Some(tls),
+            settings,
+            guarded,
+            shutdown.clone(),
+        ));
+        port
+    }
+
+    #[tokio::test]
+    async fn idle_connections_of_nobody_do_not_shut_the_port() {
+        let shutdown = Shutdown::new();
+        let limits = Limits {
+            all: 40,
+            per_address: 20,
+            unknown: 8,
+            ..Limits::of(40)
+        };
+        let port = port(limits, &shutdown).await;
+        let pair = pki::cert::self_signed("me", &[]).unwrap();
+        let mut known = connect(port, "127.0.0.2", b"http/1.1", Some(&pair)).await;
+        assert!(
+            ask_on(&mut known, "/nope")
+                .await
+                .starts_with("HTTP/1.1 404")
+        );
+        // More than all bounds together, none of which sends a thing.
+        let mut idle = Vec::new();
+        for _ in 0..60 {
+            idle.push(connect(port, "127.0.0.1", b"http/1.1", None).await);
+        }
+        // Who was there stays, and who comes is served, from the same address and from another.
+        assert!(
+            ask_on(&mut known, "/nope")
+                .await
+                .starts_with("HTTP/1.1 404")
+        );
+        for from in ["127.0.0.1", "127.0.0.3"] {
+            let mut s = connect(port, from, b"http/1.1", Some(&pair)).await;
+            assert!(
+                ask_on(&mut s, "/nope").await.starts_with("HTTP/1.1 404"),
+                "{from}"
+            );
+        }
+        let mut buf = [0; 1];
+        let ended = tokio::time::timeout(Duration::from_secs(60), idle[0].read(&mut buf)).await;
+        assert!(!matches!(ended.unwrap(), Ok(1..)));
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_is_sent_away() {
+        let shutdown = Shutdown::new();
+        let limits = Limits {
+            unknown_idle: Duration::from_millis(50),
+            ..Limits::of(40)
+        };
+        let port = port(limits, &shutdown).await;
+        let pair = pki::cert::self_signed("me", &[]).unwrap();
+        let mut known = connect(port, "127.0.0.1", b"http/1.1", Some(&pair)).await;
+        assert!(
+            ask_on(&mut known, "/nope")
+                .await
+                .starts_with("HTTP/1.1 404")
+        );
+        for alpn in [&b"http/1.1"[..], b"h2"] {
+            let mut idle = connect(port, "127.0.0.1", alpn, None).await;
+            let mut all = Vec::new();
+            let end = tokio::time::timeout(Duration::from_secs(60), idle.read_to_end(&mut all));
+            end.await.expect("ended by the server").ok();
+        }
+        assert!(
+            ask_on(&mut known, "/nope")
+                .await
+                .starts_with("HTTP/1.1 404")
+        );
+    }
+
+    #[tokio::test]
+    async fn cve_2023_44487_http2_ends_after_a_401() {
+        let shutdown = Shutdown::new();
+        let port = port(Limits::of(40), &shutdown).await;
+        let s = connect(port, "127.0.0.1", b"h2", None).await;
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(
+            hyper_util::rt::TokioExecutor::new(),
+            hyper_util::rt::TokioIo::new(s),
+        )
+        .await
+        .unwrap();
+        let connection = tokio::spawn(connection);
+        let get = |path: &str| {
+            let uri = format!("https://localhost{path}");
+            Request::get(uri).body(Full::new(Bytes::new())).unwrap()
+        };
+        let open = sender.send_request(get("/livez")).await.unwrap();
+        assert_eq!(open.status(), 200);
+        assert_eq!(open.into_body().collect().await.unwrap().to_bytes(), "ok");
+        let refused = sender.send_request(get("/metrics")).await.unwrap();
+        assert_eq!(refused.status(), 401);
+        assert!(refused.headers().get(header::CONNECTION).is_none());
+        refused.into_body().collect().await.unwrap();
+        // The sender is kept: the server ends the connection.
+        let end = tokio::time::timeout(Duration::from_secs(60), connection);
+        end.await.expect("ended by the server").unwrap().ok();
+        assert!(sender.send_request(get("/livez")).await.is_err());
     }
 
     #[tokio::test]
