@@ -199,7 +199,7 @@ async fn create_is_asked_for_by_whatever_creates() {
     let mut c = server.with_namespace("a").await;
     let edit =
         json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["get", "update", "patch"]}]);
-    allow(&mut c, "edit", "a", edit).await;
+    allow(&mut c, "edits-a", "a", edit).await;
     // What: group and version, plural, a body.
     let table = [
         (
