@@ -797,8 +797,8 @@ mod tests {
         let records = names
             .iter()
             .map(|n| ContainerRecord {
-                message: "é".repeat(1 << 20),
-                reason: "r".repeat(1 << 20),
+                message: "é".repeat(1 << 14),
+                reason: "r".repeat(1 << 14),
                 ..record(n, Phase::Exited, 1)
             })
             .collect();
