@@ -360,7 +360,7 @@ mod tests {
 
     #[derive(serde::Deserialize, Default)]
     #[serde(default, deny_unknown_fields)]
-    #[expect(dead_code, reason = "decoded only")]
+    #[allow(dead_code, reason = "decoded only")]
     struct Strict {
         a: u32,
     }
