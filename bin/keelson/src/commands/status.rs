@@ -44,8 +44,10 @@ pub fn main(dir: PathBuf, args: Args) -> Result<ExitCode> {
         (node, daemon)
     };
     wanted.sort_by_key(order);
+    let names = cluster.nodes.iter().map(|n| n.name.len() + 2);
+    let width = names.max().unwrap_or(0).max(14);
     say!(
-        "\n{:<14}{:<26}{:<10}{:>8}{:>10}{:>10}{:>10}",
+        "\n{:<width$}{:<26}{:<10}{:>8}{:>10}{:>10}{:>10}",
         "NODE",
         "DAEMON",
         "STATE",
@@ -57,7 +59,7 @@ pub fn main(dir: PathBuf, args: Args) -> Result<ExitCode> {
     for unit in &wanted {
         match running.get(&unit.name) {
             Some(r) if r.process.is_alive() => say!(
-                "{:<14}{:<26}{:<10}{:>8}{:>10}{:>10}{:>9}M",
+                "{:<width$}{:<26}{:<10}{:>8}{:>10}{:>10}{:>9}M",
                 unit.node,
                 unit.daemon,
                 "running",
@@ -70,7 +72,7 @@ pub fn main(dir: PathBuf, args: Args) -> Result<ExitCode> {
                 healthy = false;
                 let restarts = other.map_or(0, |r| r.restarts);
                 say!(
-                    "{:<14}{:<26}{:<10}{:>8}{:>10}{:>10}{:>10}",
+                    "{:<width$}{:<26}{:<10}{:>8}{:>10}{:>10}{:>10}",
                     unit.node,
                     unit.daemon,
                     "ended",
@@ -90,7 +92,7 @@ pub fn main(dir: PathBuf, args: Args) -> Result<ExitCode> {
         .build()?;
     let nodes = runtime.block_on(async { Api::new(&cluster)?.get("/api/v1/nodes").await?.ok() });
     say!(
-        "\n{:<14}{:<16}{:<18}{:<10}{}",
+        "\n{:<width$}{:<16}{:<18}{:<10}{}",
         "NODE",
         "ADDRESS",
         "PODS",
@@ -121,7 +123,7 @@ pub fn main(dir: PathBuf, args: Args) -> Result<ExitCode> {
             NodeState::Cut => "cut off",
         };
         say!(
-            "{:<14}{:<16}{:<18}{:<10}{}",
+            "{:<width$}{:<16}{:<18}{:<10}{}",
             node.name,
             cluster.node_address(node).to_string(),
             cluster.pod_range(node),
