@@ -29,7 +29,7 @@ use crate::source::Sources;
 use crate::status::manager::StatusManager;
 use crate::volumes::objects::ObjectCache;
 use crate::volumes::tokens::TokenCache;
-use crate::worker::Workers;
+use crate::worker::{Workers, without_panics};
 use crate::{cri, gc};
 
 /// How often logs and dead containers are looked at.
@@ -220,19 +220,24 @@ pub async fn run(
             version,
             pleg_ok.clone(),
         ));
-        shutdown.spawn_until_cancelled(m.run());
+        shutdown.spawn_until_cancelled(async move {
+            without_panics("keeping the node", || m.clone().run()).await;
+        });
     }
     let sources = Arc::new(Sources::new(shared.clone(), workers.clone()));
     {
         let (sources, shared) = (sources.clone(), shared.clone());
         shutdown.spawn_until_cancelled(async move {
-            sources.run(|pods| balance(&shared, pods)).await;
+            let follow = || sources.run(|pods| balance(&shared, pods));
+            without_panics("following pods", follow).await;
         });
     }
     start_pleg(&shared, &workers, &sources, &pleg, &shutdown);
     {
         let (shared, workers) = (shared.clone(), workers.clone());
-        shutdown.spawn_until_cancelled(async move { housekeeping(&shared, &workers).await });
+        shutdown.spawn_until_cancelled(async move {
+            without_panics("housekeeping", || housekeeping(&shared, &workers)).await;
+        });
     }
     {
         let shared = shared.clone();
@@ -430,7 +435,10 @@ fn start_pleg(
             });
         }
     };
-    shutdown.spawn_until_cancelled(async move { p.run(connected, changed, relisted).await });
+    shutdown.spawn_until_cancelled(async move {
+        let relist = || p.run(connected.clone(), &changed, &relisted);
+        without_panics("relisting", relist).await;
+    });
 
     let (sh, w, so, p) = (
         shared.clone(),

@@ -32,6 +32,9 @@ struct State {
     lie: bool,
     clock: i64,
     down: bool,
+    /// Lists of sandboxes that were answered, and calls that were refused.
+    looks: u64,
+    refused: u64,
 }
 
 /// A runtime in memory.
@@ -44,8 +47,9 @@ impl Fake {
     }
 
     fn up(&self) -> Result<MutexGuard<'_, State>> {
-        let s = self.lock();
+        let mut s = self.lock();
         if s.down {
+            s.refused += 1;
             Err(CriError::Unavailable("down".into()))
         } else {
             Ok(s)
@@ -179,9 +183,9 @@ impl Runtime for Fake {
             .map_or_else(missing, Ok)
     }
     async fn list_pod_sandbox(&self, f: PodSandboxFilter) -> Result<Vec<PodSandbox>> {
-        Ok(self
-            .up()?
-            .sandboxes
+        let mut s = self.up()?;
+        s.looks += 1;
+        Ok(s.sandboxes
             .values()
             .filter(|s| {
                 f.label_selector
@@ -399,21 +403,27 @@ async fn a_static_pod_lives_through_crashes_failures_and_restarts() {
     let count =
         fake.lock().containers[&id].1.annotations["io.kubernetes.container.restartCount"].clone();
     assert_eq!(count, "2");
-    // The second crash waits for its back-off.
+    // The second crash waits for its back-off, by the times that the runtime wrote down.
     fake.exit("c", 1);
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    assert!(fake.running().is_empty());
+    let ended = fake.lock().containers[&id].1.finished_at;
     eventually("it is started after the back-off", || {
         fake.running().len() == 1
     })
     .await;
+    let id = fake.running().remove(0);
+    let waited = fake.lock().containers[&id].1.started_at - ended;
+    assert!(waited >= 9_900_000_000, "started again after {waited} ns");
 
     // A restarted kubelet touches nothing.
     shutdown.drain(Duration::from_secs(5)).await;
     task.await.unwrap();
     let before = fake.lock().calls.clone();
+    let looks = fake.lock().looks;
     let (shutdown, task) = start(dir.path(), &fake);
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    eventually("it has looked at what runs", || {
+        fake.lock().looks >= looks + 4
+    })
+    .await;
     let changes: Vec<String> = fake
         .lock()
         .calls
@@ -425,11 +435,18 @@ async fn a_static_pod_lives_through_crashes_failures_and_restarts() {
     assert_eq!(changes, Vec::<String>::new());
 
     // A runtime that goes away and comes back changes nothing either.
+    let before = fake.lock().calls.len();
+    let looks = fake.lock().looks;
+    let refused = fake.lock().refused;
     fake.lock().down = true;
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    eventually("it was refused", || fake.lock().refused >= refused + 2).await;
     fake.lock().down = false;
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    assert_eq!(fake.running().len(), 1);
+    eventually("it looks again", || fake.lock().looks >= looks + 3).await;
+    assert_eq!(fake.running(), [id]);
+    // Dead containers may be cleared away at any time.
+    let calls = fake.lock().calls[before..].to_vec();
+    let changes = calls.iter().filter(|c| !c.starts_with("RemoveContainer"));
+    assert_eq!(changes.count(), 0, "{calls:?}");
 
     // The manifest goes: hook, stop with the pod's grace, everything removed.
     std::fs::remove_file(manifests.join("a.yaml")).unwrap();

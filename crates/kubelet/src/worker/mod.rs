@@ -246,9 +246,9 @@ pub struct Memory {
     pub last_mount_error: Option<String>,
 }
 
-/// Runs a worker's `work` to its end. One that panics begins again after a while: a pod without a worker would never be
-/// deleted, and no pod may end the others.
-async fn without_panics<F: Future<Output = ()>>(uid: &str, work: impl Fn() -> F) {
+/// Runs `work` to its end. What panics begins again after a while: a pod without a worker would never be deleted, a kubelet
+/// without a loop would look alive, and no pod may end the others.
+pub async fn without_panics<F: Future<Output = ()>>(what: &str, work: impl Fn() -> F) {
     use futures::FutureExt as _;
     let mut wait = RETRY_FIRST;
     while std::panic::AssertUnwindSafe(work())
@@ -256,7 +256,7 @@ async fn without_panics<F: Future<Output = ()>>(uid: &str, work: impl Fn() -> F)
         .await
         .is_err()
     {
-        tracing::error!(uid, "the pod's worker panicked and begins again");
+        tracing::error!(what, "panicked and begins again");
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(RETRY_MAX);
     }
