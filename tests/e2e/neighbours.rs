@@ -18,7 +18,7 @@ fn processes(cluster: &Cluster) -> Vec<i32> {
     ];
     daemons
         .iter()
-        .map(|d| cluster.daemon("node-1", d).unwrap().0)
+        .map(|d| cluster.daemon("node-1", d).unwrap().pid)
         .collect()
 }
 
