@@ -571,6 +571,17 @@ fn json_error(e: &serde_json::Error) -> Error {
     Error::Mismatch(e.to_string())
 }
 
+/// A value with nothing but white space behind it.
+fn whole<'de, R: serde_json::de::Read<'de>, V: Visitor<'de>>(
+    mut json: serde_json::Deserializer<R>,
+    visitor: V,
+) -> Result<V::Value, Error> {
+    use serde::Deserializer as _;
+    let value = json.deserialize_any(visitor).map_err(|e| json_error(&e))?;
+    json.end().map_err(|e| json_error(&e))?;
+    Ok(value)
+}
+
 impl<'de> ValueDe<'de, '_> {
     fn raw_json<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         let bytes = self.wire.bytes()?;
@@ -585,12 +596,8 @@ impl<'de> ValueDe<'de, '_> {
                 .map_err(|e| json_error(&e));
         }
         match self.base.borrow(raw) {
-            Some(raw) => serde_json::Deserializer::from_slice(raw)
-                .deserialize_any(visitor)
-                .map_err(|e| json_error(&e)),
-            None => serde_json::Deserializer::from_reader(raw)
-                .deserialize_any(visitor)
-                .map_err(|e| json_error(&e)),
+            Some(raw) => whole(serde_json::Deserializer::from_slice(raw), visitor),
+            None => whole(serde_json::Deserializer::from_reader(raw), visitor),
         }
     }
 }
