@@ -1278,7 +1278,7 @@ pub fn cases() -> Vec<Case> {
 
 /// Makes the objects that cases are about.
 pub async fn prepare(server: &Server) {
-    let deep = format!("[{}]", vec![nested_json(9_900); 60].join(","));
+    let deep = format!("{{\"a\":[{}]}}", vec![nested_json(9_900); 60].join(","));
     let large: serde_json::Map<String, Value> =
         (0..50_000).map(|i| (format!("k{i}"), json!("v"))).collect();
     let containers: Vec<Value> = (0..8_000)
