@@ -111,39 +111,39 @@ impl<'b> Cursor<'b> {
         Ok(head)
     }
 
-    /// The next field's tag and payload; `None` at the end.
+    /// The next field's tag and payload; `None` at the end. Groups are passed over.
     #[inline]
     pub(crate) fn next(&mut self) -> Result<Option<(u32, Wire<'b>)>, Error> {
-        if self.rest.is_empty() {
-            return Ok(None);
+        while !self.rest.is_empty() {
+            let header = self.varint()?;
+            let tag = u32::try_from(header >> 3).map_err(|_| Error::Protobuf("illegal tag"))?;
+            if tag == 0 {
+                return Err(Error::Protobuf("illegal tag 0"));
+            }
+            let wire = match header & 7 {
+                0 => Wire::Varint(self.varint()?),
+                1 => {
+                    let b = self.take(8)?;
+                    Wire::Fixed64(u64::from_le_bytes(b.try_into().unwrap_or_default()))
+                }
+                2 => {
+                    let n = usize::try_from(self.varint()?)
+                        .map_err(|_| Error::Protobuf("invalid length"))?;
+                    Wire::Len(self.take(n)?)
+                }
+                5 => {
+                    let b = self.take(4)?;
+                    Wire::Fixed32(u32::from_le_bytes(b.try_into().unwrap_or_default()))
+                }
+                3 => {
+                    self.skip_group(tag)?;
+                    continue;
+                }
+                _ => return Err(Error::Protobuf("illegal wireType")),
+            };
+            return Ok(Some((tag, wire)));
         }
-        let header = self.varint()?;
-        let tag = u32::try_from(header >> 3).map_err(|_| Error::Protobuf("illegal tag"))?;
-        if tag == 0 {
-            return Err(Error::Protobuf("illegal tag 0"));
-        }
-        let wire = match header & 7 {
-            0 => Wire::Varint(self.varint()?),
-            1 => {
-                let b = self.take(8)?;
-                Wire::Fixed64(u64::from_le_bytes(b.try_into().unwrap_or_default()))
-            }
-            2 => {
-                let n = usize::try_from(self.varint()?)
-                    .map_err(|_| Error::Protobuf("invalid length"))?;
-                Wire::Len(self.take(n)?)
-            }
-            5 => {
-                let b = self.take(4)?;
-                Wire::Fixed32(u32::from_le_bytes(b.try_into().unwrap_or_default()))
-            }
-            3 => {
-                self.skip_group(tag)?;
-                return self.next();
-            }
-            _ => return Err(Error::Protobuf("illegal wireType")),
-        };
-        Ok(Some((tag, wire)))
+        Ok(None)
     }
 
     /// Skips to the end of a (deprecated) group, without recursion.

@@ -22,6 +22,10 @@ const MAX_FLOW: usize = 64 * 1024 * 1024;
 /// How many directives (`%TAG`) may stand before a document: libyaml compares each with all others.
 const MAX_DIRECTIVES: usize = 100;
 
+/// How many bytes of tags the values of a document may have together: each has the whole of a prefix which `%TAG` made
+/// short.
+const MAX_TAGS: usize = 16 * 1024 * 1024;
+
 /// How many bytes of text may come from aliases, which the limit on their number does not bound.
 const MAX_ALIASED: usize = 3 * 1024 * 1024;
 
@@ -65,8 +69,7 @@ pub fn to_value(bytes: &[u8]) -> Result<Value, Error> {
 
 /// [`to_value`] with the keys that stand twice in a mapping, as `line 7: key "a" already set in map`.
 pub fn to_value_strict(bytes: &[u8]) -> Result<(Value, Vec<String>), Error> {
-    check_utf8(bytes)?;
-    check_directives(bytes)?;
+    check_directives(check_utf8(bytes)?)?;
     let Some(document) = Document::read(bytes)? else {
         return Ok((Value::Null, Vec::new()));
     };
@@ -88,9 +91,10 @@ fn yaml_error(message: impl std::fmt::Display) -> Error {
 }
 
 /// Refuses what is not UTF-8, as libyaml's reader words it.
-fn check_utf8(bytes: &[u8]) -> Result<(), Error> {
-    let Err(e) = std::str::from_utf8(bytes) else {
-        return Ok(());
+fn check_utf8(bytes: &[u8]) -> Result<&str, Error> {
+    let e = match std::str::from_utf8(bytes) {
+        Ok(text) => return Ok(text),
+        Err(e) => e,
     };
     let at = bytes.get(e.valid_up_to()).copied().unwrap_or_default();
     Err(yaml_error(match e.error_len() {
@@ -100,11 +104,12 @@ fn check_utf8(bytes: &[u8]) -> Result<(), Error> {
     }))
 }
 
-/// Refuses documents with many directives.
-fn check_directives(bytes: &[u8]) -> Result<(), Error> {
+/// Refuses documents with many directives. Lines end where they end for libyaml.
+fn check_directives(text: &str) -> Result<(), Error> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut found = 0;
-    for line in bytes.split(|b| *b == b'\n') {
-        match line.trim_ascii().first() {
+    for line in text.split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']) {
+        match line.trim_ascii().as_bytes().first() {
             Some(b'%') => found += 1,
             Some(b'#') | None => {}
             Some(_) => break,
@@ -134,7 +139,7 @@ fn go_message(e: &libyaml_safer::Error) -> Error {
 enum Content {
     Scalar {
         value: String,
-        tag: Option<String>,
+        tag: Tag,
         /// Plain, so that its type is guessed.
         plain: bool,
     },
@@ -145,6 +150,38 @@ enum Content {
     Sequence(Vec<usize>),
     /// Keys and values in turn.
     Mapping(Vec<usize>),
+}
+
+/// What a tag says of a scalar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tag {
+    None,
+    /// One of YAML's own that asks for a type: the word behind `tag:yaml.org,2002:`.
+    Known(&'static str),
+    /// A string is a string whatever else it is called.
+    Other,
+}
+
+impl Tag {
+    fn of(tag: Option<&str>) -> Tag {
+        const KNOWN: [&str; 8] = [
+            "binary",
+            "str",
+            "bool",
+            "int",
+            "float",
+            "null",
+            "timestamp",
+            "merge",
+        ];
+        match tag {
+            None | Some("") => Tag::None,
+            Some(tag) => tag
+                .strip_prefix("tag:yaml.org,2002:")
+                .and_then(|word| KNOWN.into_iter().find(|known| *known == word))
+                .map_or(Tag::Other, Tag::Known),
+        }
+    }
 }
 
 struct Node {
@@ -169,8 +206,18 @@ impl Document {
         // The collections that are open.
         let mut open: Vec<usize> = Vec::new();
         let mut flow: usize = 0;
+        let mut tags: usize = 0;
         loop {
             let event = parser.parse().map_err(|e| go_message(&e))?;
+            if let EventData::Scalar { tag: Some(tag), .. }
+            | EventData::SequenceStart { tag: Some(tag), .. }
+            | EventData::MappingStart { tag: Some(tag), .. } = &event.data
+            {
+                tags += tag.len();
+                if tags > MAX_TAGS {
+                    return Err(yaml_error("document contains excessive tags"));
+                }
+            }
             flow += open.len();
             if flow > MAX_FLOW {
                 return Err(yaml_error("document contains excessive nesting"));
@@ -200,7 +247,7 @@ impl Document {
                 } => {
                     let content = Content::Scalar {
                         value,
-                        tag: tag.filter(|t| !t.is_empty()),
+                        tag: Tag::of(tag.as_deref()),
                         plain: plain_implicit,
                     };
                     (content, anchor)
@@ -274,7 +321,7 @@ impl<'d> Builder<'d> {
                 if !self.open.is_empty() {
                     self.room = self.room.checked_sub(value.len()).ok_or_else(excessive)?;
                 }
-                scalar(value, tag.as_deref(), *plain)
+                scalar(value, *tag, *plain)
             }
             Content::Alias { name, of } => self.follow(id, name, |b| b.value(*of, deeper(depth)?)),
             Content::Sequence(items) => {
@@ -373,7 +420,7 @@ impl<'d> Builder<'d> {
 
     fn is_merge(&self, key: usize) -> bool {
         matches!(self.node(key).map(|n| &n.content), Some(Content::Scalar { value, tag, plain })
-            if value == "<<" && (*plain || tag.as_deref() == Some("tag:yaml.org,2002:merge")))
+            if value == "<<" && (*plain || *tag == Tag::Known("merge")))
     }
 
     /// What `<<` stands for replaces what stands before it, as in go-yaml.
@@ -458,26 +505,17 @@ fn go_value(value: &Value) -> String {
     }
 }
 
-const TAGS: &str = "tag:yaml.org,2002:";
-
-fn scalar(text: &str, tag: Option<&str>, plain: bool) -> Result<Value, Error> {
-    let Some(tag) = tag else {
-        return if plain {
-            resolve(text).map(|(v, _)| v)
-        } else {
-            Ok(Value::String(text.to_owned()))
-        };
-    };
-    match tag.strip_prefix(TAGS) {
-        Some("binary") => {
+fn scalar(text: &str, tag: Tag, plain: bool) -> Result<Value, Error> {
+    match tag {
+        Tag::None if plain => resolve(text).map(|(v, _)| v),
+        Tag::Known("binary") => {
             let joined: String = text.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
             let data = base64::engine::general_purpose::STANDARD
                 .decode(joined)
                 .map_err(|_| yaml_error("!!binary value contains invalid base64 data"))?;
             Ok(Value::String(String::from_utf8_lossy(&data).into_owned()))
         }
-        Some("str") => Ok(Value::String(text.to_owned())),
-        Some(wanted @ ("bool" | "int" | "float" | "null" | "timestamp")) => {
+        Tag::Known(wanted @ ("bool" | "int" | "float" | "null" | "timestamp")) => {
             let (value, found) = resolve(text)?;
             if found == wanted || (wanted == "float" && found == "int") {
                 return Ok(value);
@@ -1205,6 +1243,20 @@ mod tests {
             (
                 format!("{}---\na: 1\n", "%TAG !a! tag:a,\n".repeat(200)),
                 "yaml: document contains excessive directives",
+            ),
+            // Lines end with other signs too, and a mark may stand before the first.
+            (
+                format!("\u{feff}{}---\ra: 1\n", "%TAG !a! tag:a,\r".repeat(200)),
+                "yaml: document contains excessive directives",
+            ),
+            // A short tag stands for a long one.
+            (
+                format!("%TAG !a! {long}\n---\n[{}]\n", "!a!b c,".repeat(1_000)),
+                "yaml: document contains excessive tags",
+            ),
+            (
+                format!("%TAG !a! {long}\n---\n[{}]\n", "!a!b [],".repeat(1_000)),
+                "yaml: document contains excessive tags",
             ),
             (
                 format!("[{}]", "{a: 1},".repeat(MAX_OBJECTS as usize + 1)),

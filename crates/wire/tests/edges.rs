@@ -393,3 +393,12 @@ fn what_has_no_form_in_protobuf_is_not_written() {
     // A part without a tag is never there, and not printed as if it were.
     assert!(!transcode(&[]).unwrap().contains("untagged"));
 }
+
+/// Recursion is counted: groups side by side take no more stack than one.
+#[test]
+fn groups_beside_each_other_are_passed_over_in_a_loop() {
+    let mut raw = [0x0b, 0x0c].repeat(1_000_000);
+    wire::proto::put_bytes(1, b"x", &mut raw);
+    let tree: Value = wire::proto::tree(&raw, &LEAF).unwrap();
+    assert_eq!(tree["a"], "x");
+}
