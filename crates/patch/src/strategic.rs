@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 
 use serde_json::{Map, Value};
+use wire::json::extent;
 use wire::schema::{Field, Message, Type, flag};
 
 use crate::PatchError;
@@ -23,7 +24,35 @@ const BAD_SET_ORDER: &str = "invalid patch format of setElementOrder list";
 /// Deepest nesting of a patch; the parser's limit is lower.
 const MAX_DEPTH: u32 = 1000;
 
+/// How much may be looked at and copied of the lists that a patch goes through, in units of an element and of 16 bytes. A
+/// patch may name one element, and with it the lists below, over and over. Upstream has no such limit.
+const MAX_WORK: usize = 3_000_000;
+
 type Object = Map<String, Value>;
+
+/// What of [`MAX_WORK`] is left.
+struct Work(usize);
+
+impl Work {
+    fn spend(&mut self, units: usize) -> Result<(), PatchError> {
+        match self.0.checked_sub(units) {
+            Some(left) => {
+                self.0 = left;
+                Ok(())
+            }
+            None => Err(PatchError::TooLarge(
+                "the lists that the patch merges cost too much".to_owned(),
+            )),
+        }
+    }
+
+    fn spend_on(&mut self, list: &[Value]) -> Result<(), PatchError> {
+        for element in list {
+            self.spend(1 + extent(element).0 / 16)?;
+        }
+        Ok(())
+    }
+}
 
 pub(crate) fn apply(doc: &Value, patch: &[u8], msg: &'static Message) -> Result<Value, PatchError> {
     let patch = wire::json::parse(patch).map_err(|e| PatchError::BadRequest(e.to_string()))?;
@@ -39,7 +68,8 @@ pub(crate) fn apply(doc: &Value, patch: &[u8], msg: &'static Message) -> Result<
     let Value::Object(doc) = doc else {
         return Err(PatchError::BadRequest("invalid JSON document".to_owned()));
     };
-    merge_map(doc.clone(), patch, Schema::Message(msg), 0).map(Value::Object)
+    let mut work = Work(MAX_WORK);
+    merge_map(doc.clone(), patch, Schema::Message(msg), 0, &mut work).map(Value::Object)
 }
 
 fn bad(text: &str) -> PatchError {
@@ -207,6 +237,7 @@ fn merge_map(
     mut patch: Object,
     schema: Schema,
     depth: u32,
+    work: &mut Work,
 ) -> Result<Object, PatchError> {
     if depth > MAX_DEPTH {
         return Err(bad("exceeded max depth"));
@@ -227,8 +258,8 @@ fn merge_map(
             }
         };
     }
-    retain_keys(&mut original, &mut patch)?;
-    merge_ordered(&mut original, &mut patch, schema, depth)?;
+    retain_keys(&mut original, &mut patch, work)?;
+    merge_ordered(&mut original, &mut patch, schema, depth, work)?;
     for (key, value) in patch {
         let (key, deletes) = if key.starts_with(DELETE_PRIMITIVES) {
             (
@@ -253,7 +284,7 @@ fn merge_map(
                     Some(Value::Object(if meta.replace {
                         new
                     } else {
-                        merge_map(was, new, meta.inner, depth + 1)?
+                        merge_map(was, new, meta.inner, depth + 1, work)?
                     }))
                 }
                 _ if deletes => Some(Value::Object(was)),
@@ -263,7 +294,7 @@ fn merge_map(
                 Value::Array(new) => {
                     let meta = schema.field(&key)?;
                     Some(Value::Array(merge_list_field(
-                        was, new, meta, deletes, depth,
+                        was, new, meta, deletes, depth, work,
                     )?))
                 }
                 _ if deletes => Some(Value::Array(was)),
@@ -320,10 +351,15 @@ fn remove_directives(value: Value) -> Option<Value> {
     }
 }
 
-fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), PatchError> {
+fn retain_keys(
+    original: &mut Object,
+    patch: &mut Object,
+    work: &mut Work,
+) -> Result<(), PatchError> {
     let Some(keys) = patch.remove(RETAIN_KEYS) else {
         return Ok(());
     };
+    work.spend(original.len())?;
     let Value::Array(keys) = keys else {
         return Err(bad(BAD_RETAIN_KEYS));
     };
@@ -348,6 +384,7 @@ fn merge_ordered(
     patch: &mut Object,
     schema: Schema,
     depth: u32,
+    work: &mut Work,
 ) -> Result<(), PatchError> {
     let ordered: Vec<String> = patch
         .keys()
@@ -371,6 +408,9 @@ fn merge_ordered(
         };
         let was = list(original.get(name))?;
         let new = list(patch.get(name))?;
+        for list in [was.as_deref(), new.as_deref(), Some(&order)] {
+            work.spend_on(list.unwrap_or_default())?;
+        }
         let meta = schema.field(name)?;
         check_order(new.as_deref().unwrap_or_default(), &order, meta.key)?;
         let merged = match (&was, &new) {
@@ -378,7 +418,7 @@ fn merge_ordered(
             (Some(was), None) => was.clone(),
             (None, Some(new)) => new.iter().cloned().filter_map(remove_directives).collect(),
             (Some(was), Some(new)) => {
-                merge_list_field(was.clone(), new.clone(), meta, false, depth)?
+                merge_list_field(was.clone(), new.clone(), meta, false, depth, work)?
             }
         };
         let was = was.unwrap_or_default();
@@ -446,9 +486,10 @@ fn merge_list_field(
     meta: Meta,
     deletes: bool,
     depth: u32,
+    work: &mut Work,
 ) -> Result<Vec<Value>, PatchError> {
     if meta.merge || deletes {
-        merge_list(was, new, meta, deletes, depth)
+        merge_list(was, new, meta, deletes, depth, work)
     } else {
         Ok(new)
     }
@@ -493,10 +534,13 @@ fn merge_list(
     meta: Meta,
     deletes: bool,
     depth: u32,
+    work: &mut Work,
 ) -> Result<Vec<Value>, PatchError> {
     if was.is_empty() && new.is_empty() {
         return Ok(was);
     }
+    work.spend_on(&was)?;
+    work.spend_on(&new)?;
     if element_type(&[&was, &new])? == Elements::Scalars {
         if deletes {
             let gone: HashSet<String> = new.iter().map(id).collect();
@@ -529,7 +573,13 @@ fn merge_list(
         match (merged.get_mut(at), element) {
             (Some(slot), Value::Object(element)) => {
                 if let Value::Object(was) = slot.take() {
-                    *slot = Value::Object(merge_map(was, element.clone(), meta.inner, depth + 1)?);
+                    *slot = Value::Object(merge_map(
+                        was,
+                        element.clone(),
+                        meta.inner,
+                        depth + 1,
+                        work,
+                    )?);
                 }
             }
             (None, element) => merged.push(element.clone()),
@@ -865,6 +915,25 @@ mod tests {
                 run(doc, patch).unwrap_err(),
                 PatchError::Internal(error.into())
             );
+        }
+    }
+
+    /// Nothing quadratic: a patch that names one element over and over merges the lists below it each time.
+    #[test]
+    fn an_element_named_over_and_over_costs_too_much() {
+        let doc = json!({"spec": {"containers": [{"name": "a", "args": ["x".repeat(100_000)]}]}});
+        let many = |n: usize, element: &dyn Fn(usize) -> Value| {
+            let elements: Vec<Value> = (0..n).map(element).collect();
+            run(doc.clone(), json!({"spec": {"containers": elements}}))
+        };
+        let env = |i: usize| json!({"name": format!("e{i}"), "value": "x".repeat(2_000)});
+        let growing = |i: usize| json!({"name": "a", "env": [env(i)]});
+        let ordered = |i: usize| json!({"name": "a", "env": [env(i)], "$setElementOrder/env": [{"name": format!("e{i}")}]});
+        let taken = |_| json!({"name": "a", "$deleteFromPrimitiveList/args": ["y"]});
+        for element in [&growing as &dyn Fn(usize) -> Value, &ordered, &taken] {
+            assert!(many(20, element).is_ok());
+            let error = many(600, element).unwrap_err();
+            assert!(matches!(error, PatchError::TooLarge(_)), "{error}");
         }
     }
 }

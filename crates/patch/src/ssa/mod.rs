@@ -23,7 +23,7 @@ const MAX_UPDATERS: usize = 10;
 /// 10,000 list elements has as many per manager.
 const MAX_SETS: usize = 100_000;
 
-/// Most bytes of paths that a conflict lists.
+/// Most bytes of paths that a conflict lists, or of faults that a refusal does.
 const MAX_SHOWN: usize = 1024 * 1024;
 
 /// The annotation that client-side apply leaves.
@@ -478,7 +478,7 @@ fn check(config: &Value, msg: &'static Message, actor: &Actor<'_>) -> Result<(),
             "metadata.managedFields must be nil".to_owned(),
         ));
     }
-    let errors = typed::validate(msg, config);
+    let errors = typed::validate(msg, config, MAX_SHOWN);
     let what = match errors.as_slice() {
         [] => return Ok(()),
         [one] => one.clone(),
@@ -1034,6 +1034,33 @@ mod tests {
         };
         assert!(decode(&with(MAX_SETS - 1)).is_some());
         assert!(decode(&with(MAX_SETS)).is_none());
+    }
+
+    /// Nothing that answers more than was asked: each fault is told with the keys above it, however long these are.
+    #[test]
+    fn a_refusal_tells_as_much_as_fits_into_an_answer() {
+        let ports: Vec<Value> = (0..10_000)
+            .map(|i| json!({"containerPort": i, "hostIP": 1}))
+            .collect();
+        let name = "x".repeat(10_000);
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+            "spec": {"containers": [{"name": name, "ports": ports}]}});
+        let actor = Actor {
+            kind: "Pod",
+            ..actor("m")
+        };
+        let e = apply(
+            None,
+            &pod,
+            api::schema::message("v1", "Pod").unwrap(),
+            &actor,
+            false,
+        );
+        let Err(ApplyError::Invalid(message)) = e else {
+            panic!("{e:?}");
+        };
+        assert!(message.contains("expected string"));
+        assert!(message.len() < 2 * MAX_SHOWN, "{}", message.len());
     }
 
     #[test]

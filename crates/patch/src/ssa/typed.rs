@@ -594,11 +594,35 @@ fn with_named_at(node: Node, set: &Set) -> Set {
     out
 }
 
-/// What is wrong with an applied configuration.
-pub(crate) fn validate(msg: &'static Message, value: &Value) -> Vec<String> {
-    let mut out = Vec::new();
-    validate_at(Node::Struct(msg), value, &mut Vec::new(), &mut out);
-    out
+/// What is wrong with an applied configuration; `room` is how many bytes of it are told, beyond which the rest is left
+/// out: each fault is told with its whole path.
+pub(crate) fn validate(msg: &'static Message, value: &Value, room: usize) -> Vec<String> {
+    let mut faults = Faults {
+        told: Vec::new(),
+        room,
+    };
+    validate_at(Node::Struct(msg), value, &mut Vec::new(), &mut faults);
+    faults.told
+}
+
+struct Faults {
+    told: Vec<String>,
+    room: usize,
+}
+
+impl Faults {
+    fn add(&mut self, text: &str, path: &[Element]) {
+        if self.room == 0 {
+            return;
+        }
+        let fault = if path.is_empty() {
+            text.to_owned()
+        } else {
+            format!("{}: {text}", show(path))
+        };
+        self.room = self.room.saturating_sub(fault.len());
+        self.told.push(fault);
+    }
 }
 
 fn go_kind(value: &Value) -> &'static str {
@@ -613,15 +637,9 @@ fn go_kind(value: &Value) -> &'static str {
     }
 }
 
-fn validate_at(node: Node, value: &Value, path: &mut Vec<Element>, out: &mut Vec<String>) {
-    let fail = |text: String, path: &[Element], out: &mut Vec<String>| {
-        out.push(if path.is_empty() {
-            text
-        } else {
-            format!("{}: {text}", show(path))
-        });
-    };
-    if value.is_null() {
+fn validate_at(node: Node, value: &Value, path: &mut Vec<Element>, out: &mut Faults) {
+    let fail = |text: String, path: &[Element], out: &mut Faults| out.add(&text, path);
+    if value.is_null() || out.room == 0 {
         return;
     }
     let shown = || format!("&{{{}}}", crate::strategic::show(value));
