@@ -16,13 +16,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use storage::embedded::disk::{Disk, DiskFile, RealDisk};
-use storage::embedded::{Embedded, Options};
+use storage::embedded::{Embedded, Options, record};
 use storage::{Error, Expect, ListOptions, Store, Written};
 
 const WELL: u8 = 0;
 const FULL: u8 = 1;
 const SYNC_FAILS: u8 = 2;
 const DEAD: u8 = 3;
+/// Files can be made, but neither filled nor removed.
+const NO_ROOM: u8 = 4;
 
 /// The real disk, with a switch.
 #[derive(Clone, Default)]
@@ -42,7 +44,11 @@ impl FaultyDisk {
     }
 
     fn error(&self) -> io::Error {
-        let code = if self.mode() == FULL { 28 } else { 5 };
+        let code = if matches!(self.mode(), FULL | NO_ROOM) {
+            28
+        } else {
+            5
+        };
         io::Error::from_raw_os_error(code)
     }
 }
@@ -69,7 +75,7 @@ impl DiskFile for FaultyFile {
                 self.inner.write_at(&data[..data.len() / 2], offset)?;
                 Err(self.disk.error())
             }
-            DEAD => Err(self.disk.error()),
+            DEAD | NO_ROOM => Err(self.disk.error()),
             _ => self.inner.write_at(data, offset),
         }
     }
@@ -96,7 +102,7 @@ impl DiskFile for FaultyFile {
 
 impl Disk for FaultyDisk {
     fn open(&self, path: &Path, create: bool) -> io::Result<Arc<dyn DiskFile>> {
-        if create && self.mode() != WELL {
+        if create && !matches!(self.mode(), WELL | NO_ROOM) {
             return Err(self.error());
         }
         Ok(Arc::new(FaultyFile {
@@ -110,6 +116,9 @@ impl Disk for FaultyDisk {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
+        if self.mode() == NO_ROOM {
+            return Err(self.error());
+        }
         RealDisk.remove(path)
     }
 
@@ -265,14 +274,90 @@ async fn a_hundred_writers_share_syncs() {
     assert!(syncs >= 20, "{syncs} syncs cannot have covered 20 rounds");
 }
 
-fn newest_log(dir: &Path) -> PathBuf {
+/// The logs of a store, oldest first.
+fn logs(dir: &Path) -> Vec<PathBuf> {
     let mut logs: Vec<PathBuf> = std::fs::read_dir(dir)
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|kind| kind == "log"))
         .collect();
     logs.sort();
-    logs.pop().unwrap()
+    logs
+}
+
+fn newest_log(dir: &Path) -> PathBuf {
+    logs(dir).pop().unwrap()
+}
+
+/// Disk full: what could be begun and not written does not keep the store from being opened.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_leaves_a_store_that_opens() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FaultyDisk::default();
+    let store = Embedded::open_on(Arc::new(disk.clone()), dir.path(), options())
+        .await
+        .unwrap();
+    put(&store, "/a", "1").await.unwrap();
+    disk.set(NO_ROOM);
+    for _ in 0..4 {
+        assert!(put(&store, "/a", "lost").await.is_err());
+    }
+    disk.set(WELL);
+    put(&store, "/b", "2").await.unwrap();
+    let state = contents(&store).await;
+    drop(store);
+    let empty = |path: &PathBuf| std::fs::metadata(path).unwrap().len() == 0;
+    assert!(logs(dir.path()).iter().filter(|log| empty(log)).count() >= 2);
+
+    let store = Embedded::open(dir.path(), options()).await.unwrap();
+    assert_eq!(contents(&store).await, state);
+    assert!(!logs(dir.path()).iter().any(|log| empty(log)));
+    put(&store, "/c", "3").await.unwrap();
+    drop(store);
+    Embedded::open(dir.path(), options()).await.unwrap();
+}
+
+/// Damage: a log whose contents are gone is told by the revisions that are missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_emptied_log_is_damage_where_revisions_are_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = Options {
+        file_bytes: 64,
+        ..options()
+    };
+    let store = Embedded::open(dir.path(), small).await.unwrap();
+    for round in 0..4 {
+        put(&store, "/a", &round.to_string()).await.unwrap();
+    }
+    drop(store);
+    let all = logs(dir.path());
+    assert!(all.len() > 3);
+    std::fs::write(&all[1], b"").unwrap();
+    let error = Embedded::open(dir.path(), options()).await.err();
+    assert!(matches!(error, Some(Error::Corrupt(_))), "{error:?}");
+}
+
+/// Torn writes: whatever clients put into values, a commit that did not arrive whole is cut off and not taken for damage.
+#[tokio::test(flavor = "multi_thread")]
+async fn values_that_look_like_commits_do_not_keep_the_store_shut() {
+    let mut forged = Vec::new();
+    record::begin_frame(&mut forged);
+    record::seal_frame(&mut forged);
+    let value = Bytes::from(forged.repeat(20));
+    let dir = tempfile::tempdir().unwrap();
+    let store = Embedded::open(dir.path(), options()).await.unwrap();
+    put(&store, "/a", "first").await.unwrap();
+    let state = contents(&store).await;
+    let kept = std::fs::metadata(newest_log(dir.path())).unwrap().len() as usize;
+    store.put(b"/b", value, Expect::Any, 0).await.unwrap();
+    drop(store);
+    let log = newest_log(dir.path());
+    let whole = std::fs::read(&log).unwrap();
+    for end in kept..whole.len() {
+        std::fs::write(&log, &whole[..end]).unwrap();
+        let store = Embedded::open(dir.path(), options()).await.unwrap();
+        assert_eq!(contents(&store).await, state, "cut at {end}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

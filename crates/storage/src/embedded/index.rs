@@ -119,6 +119,7 @@ impl Version {
     }
 }
 
+/// `older` is in the order of revisions, all below that of `newest`.
 #[derive(Debug)]
 struct Entry {
     newest: Version,
@@ -126,13 +127,23 @@ struct Entry {
 }
 
 impl Entry {
-    fn newest_first(&self) -> impl Iterator<Item = &Version> {
-        std::iter::once(&self.newest).chain(self.older.iter().rev())
+    /// The version that a reader of `revision` sees. A key may have as many versions as history has changes, so they are
+    /// not gone through.
+    fn at(&self, revision: Revision) -> Option<&Version> {
+        if self.newest.revision <= revision {
+            return Some(&self.newest);
+        }
+        let later = self
+            .older
+            .partition_point(|version| version.revision <= revision);
+        self.older.get(later.checked_sub(1)?)
     }
 
-    fn at(&self, revision: Revision) -> Option<&Version> {
-        self.newest_first()
-            .find(|version| version.revision <= revision)
+    /// The version that `revision` made, and the one before it.
+    fn made(&self, revision: Revision) -> Option<(&Version, Option<&Version>)> {
+        let version = self.at(revision)?;
+        let before = revision.checked_sub(1).and_then(|before| self.at(before));
+        (version.revision == revision).then_some((version, before))
     }
 }
 
@@ -395,27 +406,15 @@ impl Index {
             }
             last = *revision;
             if range.contains(key)
-                && let Some(entry) = self.keys.get(key)
+                && let Some((version, before)) =
+                    self.keys.get(key).and_then(|entry| entry.made(*revision))
             {
-                let mut versions = entry
-                    .newest_first()
-                    .skip_while(|version| version.revision > *revision);
-                if let Some(version) = versions
-                    .next()
-                    .copied()
-                    .filter(|version| version.revision == *revision)
-                {
-                    let previous = versions
-                        .next()
-                        .filter(|version| !version.is_deletion())
-                        .copied();
-                    bytes += version.bytes(key) as usize;
-                    found.push(Change {
-                        key: key.clone(),
-                        version,
-                        previous,
-                    });
-                }
+                bytes += version.bytes(key) as usize;
+                found.push(Change {
+                    key: key.clone(),
+                    version: *version,
+                    previous: before.filter(|version| !version.is_deletion()).copied(),
+                });
             }
         }
         (found, through + 1)
@@ -466,4 +465,61 @@ pub struct Change {
     pub version: Version,
     /// What it was.
     pub previous: Option<Version>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(revision: Revision) -> Version {
+        Version {
+            revision,
+            create: 2,
+            lease: 0,
+            place: Place {
+                file: 1,
+                len: 1,
+                offset: 0,
+            },
+            version: 1,
+        }
+    }
+
+    /// Nothing quadratic: history of one key that was written a hundred thousand times is read in pieces, each change with
+    /// what was before it.
+    #[test]
+    fn history_of_one_key_costs_no_more_than_that_of_many() {
+        const LAST: Revision = 100_001;
+        let mut index = Index::default();
+        let key = Bytes::from_static(b"/a");
+        for revision in 2..=LAST {
+            let deleted = revision % 10 == 0;
+            index.apply(
+                &key,
+                if deleted {
+                    Version::deletion(revision)
+                } else {
+                    version(revision)
+                },
+            );
+        }
+        let range = KeyRange::prefix(b"/");
+        let mut from = 2;
+        let mut seen = Vec::new();
+        while from <= LAST {
+            let (found, next) = index.changes(&range, from, LAST, 1000, 50_000);
+            seen.extend(found);
+            from = next;
+        }
+        assert_eq!(seen.len(), 100_000);
+        for (change, revision) in seen.iter().zip(2..) {
+            assert_eq!(change.version.revision, revision);
+            let before = change.previous.map(|version| version.revision);
+            let first = revision == 2 || revision % 10 == 1;
+            assert_eq!(before, (!first).then_some(revision - 1));
+            let read = index.get(&key, revision).map(|version| version.revision);
+            assert_eq!(read, (revision % 10 != 0).then_some(revision));
+        }
+        assert!(index.get(&key, 1).is_none());
+    }
 }

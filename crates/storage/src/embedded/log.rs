@@ -119,9 +119,15 @@ pub fn temporary_path(dir: &Path, id: u32) -> PathBuf {
 fn create(disk: &dyn Disk, dir: &Path, id: u32) -> io::Result<Arc<Segment>> {
     let path = log_path(dir, id);
     let file = disk.open(&path, true)?;
-    file.write_at(FILE_MAGIC, 0)?;
-    file.sync()?;
-    disk.sync_dir(dir)?;
+    let begun = file
+        .write_at(FILE_MAGIC, 0)
+        .and_then(|()| file.sync())
+        .and_then(|()| disk.sync_dir(dir));
+    if let Err(error) = begun {
+        // A full disk makes files that it cannot fill. One that stays is passed over when the store is opened.
+        let _ = disk.remove(&path);
+        return Err(error);
+    }
     Ok(Arc::new(Segment { id, file }))
 }
 
@@ -207,8 +213,8 @@ pub trait Replay {
     fn record(&mut self, record: Record, place: Place, base: bool);
 }
 
-/// Opens the files of a directory and replays them, oldest first. A torn tail of the newest log is cut off; any other
-/// damage is an error.
+/// Opens the files of a directory and replays them, oldest first. A torn tail of the newest log is cut off, and a log that
+/// was begun and never written is removed; any other damage is an error.
 pub fn open(disk: &Arc<dyn Disk>, dir: &Path, replay: &mut dyn Replay) -> Result<Log, Error> {
     let mut logs = Vec::new();
     let mut bases = Vec::new();
@@ -254,6 +260,9 @@ pub fn open(disk: &Arc<dyn Disk>, dir: &Path, replay: &mut dyn Replay) -> Result
     }
     let mut sealed = Vec::new();
     let mut active = None;
+    let mut unwritten = Vec::new();
+    // A new store is at revision 1, and each write is the next one.
+    let mut reached = through.max(1);
     let count = logs.len();
     for (position, id) in logs.into_iter().enumerate() {
         let newest = position + 1 == count;
@@ -263,14 +272,26 @@ pub fn open(disk: &Arc<dyn Disk>, dir: &Path, replay: &mut dyn Replay) -> Result
         });
         replay.segment(&segment);
         let scanned = scan(&segment, replay, false, through)?;
+        if let (Some(lost), Some(first)) = (unwritten.last(), scanned.first)
+            && first > reached + 1
+        {
+            return Err(Error::Corrupt(format!(
+                "the log {lost:010}.log is empty, and what follows it begins with revision {first} after {reached}"
+            )));
+        }
+        reached = reached.max(scanned.last);
         if !scanned.clean {
+            if !newest && scanned.end == 0 && scanned.len <= FILE_MAGIC.len() as u64 {
+                unwritten.push(id);
+                continue;
+            }
             if !newest {
                 return Err(Error::Corrupt(format!(
                     "the log {id:010}.log is damaged at byte {}",
                     scanned.end
                 )));
             }
-            cut(&segment, scanned.end)?;
+            cut(&segment, &scanned)?;
         }
         let end = scanned.end.max(FILE_MAGIC.len() as u64);
         if newest {
@@ -282,6 +303,9 @@ pub fn open(disk: &Arc<dyn Disk>, dir: &Path, replay: &mut dyn Replay) -> Result
                 len: end,
             });
         }
+    }
+    for id in unwritten {
+        disk.remove(&log_path(dir, id)).map_err(unavailable)?;
     }
     let next = highest.saturating_add(1);
     let (active, end, last, next) = match active {
@@ -310,12 +334,14 @@ pub fn open(disk: &Arc<dyn Disk>, dir: &Path, replay: &mut dyn Replay) -> Result
     })
 }
 
-/// Cuts a torn tail off, unless what follows proves that it is damage.
-fn cut(segment: &Segment, end: u64) -> Result<(), Error> {
+/// Cuts a torn tail off, unless what follows proves that it is damage. What lies within the torn commit proves nothing: it
+/// is values, in which clients may write what looks like a commit.
+fn cut(segment: &Segment, scanned: &Scanned) -> Result<(), Error> {
     let file = &segment.file;
-    let len = file.length().map_err(unavailable)?;
-    let mut rest = vec![0; usize::try_from(len.saturating_sub(end)).unwrap_or(0)];
-    file.read_at(&mut rest, end).map_err(unavailable)?;
+    let (end, len) = (scanned.end, scanned.len);
+    let behind = scanned.claimed.clamp(end, len);
+    let mut rest = vec![0; usize::try_from(len - behind).unwrap_or(0)];
+    file.read_at(&mut rest, behind).map_err(unavailable)?;
     if record::holds_frame(&rest) {
         return Err(Error::Corrupt(format!(
             "the log {:010}.log is damaged at byte {end}: whole commits follow the damage",
@@ -337,8 +363,15 @@ fn cut(segment: &Segment, end: u64) -> Result<(), Error> {
 }
 
 struct Scanned {
+    /// Where the last whole frame ends.
     end: u64,
+    /// Whether that is the end of the file.
     clean: bool,
+    /// Where the frame that is not whole would end by its header; the same as `end` if it has none.
+    claimed: u64,
+    len: u64,
+    /// The first revision that was replayed.
+    first: Option<i64>,
     last: i64,
     through: i64,
 }
@@ -354,6 +387,9 @@ fn scan(
     let mut scanned = Scanned {
         end: 0,
         clean: false,
+        claimed: 0,
+        len,
+        first: None,
         last: skip.max(0),
         through: 0,
     };
@@ -368,6 +404,7 @@ fn scan(
     scanned.end = magic.len() as u64;
     let mut payload = Vec::new();
     loop {
+        scanned.claimed = scanned.end;
         if scanned.end == len {
             scanned.clean = true;
             return Ok(scanned);
@@ -384,7 +421,8 @@ fn scan(
         let Some((length, crc)) = record::parse_header(&header) else {
             return Ok(scanned);
         };
-        if start + length as u64 > len {
+        scanned.claimed = start + length as u64;
+        if scanned.claimed > len {
             return Ok(scanned);
         }
         payload.clear();
@@ -419,6 +457,7 @@ fn scan(
                     if !base && *revision <= skip {
                         continue;
                     }
+                    scanned.first.get_or_insert(*revision);
                     place.len = *len;
                     place.offset = start + *offset as u64;
                 }
@@ -427,6 +466,7 @@ fn scan(
                     if *revision <= skip {
                         continue;
                     }
+                    scanned.first.get_or_insert(*revision);
                 }
                 Record::Base { through, .. } => scanned.through = *through,
                 Record::Grant { .. } | Record::Revoke { .. } | Record::Compact { .. } => {}
