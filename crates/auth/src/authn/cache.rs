@@ -50,4 +50,38 @@ impl<T: Clone> Cache<T> {
         }
         all.insert(key, (Instant::now(), value));
     }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        let all = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        all.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A cache keyed by what others send has a bound, and what is in it an end.
+    #[test]
+    fn entries_are_bounded_and_end() {
+        let id = |n: usize| key(&[&n.to_le_bytes()]);
+        let cache = Cache::new(Duration::from_secs(3600));
+        for n in 0..=MAX {
+            cache.put(id(n), n);
+        }
+        assert!(cache.len() <= MAX);
+        assert_eq!(cache.get(&id(MAX)), Some(MAX));
+        assert_eq!(cache.get(&id(MAX + 1)), None);
+        let past = Cache::new(Duration::ZERO);
+        past.put(id(0), 0);
+        assert_eq!(past.get(&id(0)), None);
+    }
+
+    #[test]
+    fn parts_of_a_key_do_not_run_together() {
+        assert_ne!(key(&[b"ab", b"c"]), key(&[b"a", b"bc"]));
+        assert_ne!(key(&[b"a"]), key(&[b"a", b""]));
+        assert_eq!(key(&[b"a", b"b"]), key(&[b"a", b"b"]));
+    }
 }

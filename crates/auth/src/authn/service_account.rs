@@ -3,6 +3,7 @@
 //! A token is good when its signature, issuer, audience and times are, and when the objects it is bound to still exist
 //! with the same UIDs. Successes are remembered for ten seconds, as upstream does.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use crate::jwt::{KeySet, peek};
 use crate::{AuthenticationError, TokenAuthenticator, UserInfo};
 
 const LEEWAY: i64 = 60;
+/// Most audiences of an answer that is remembered; a token is shorter than they could be.
+const MAX_REMEMBERED: usize = 16;
 const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
 
 /// See the module.
@@ -315,9 +318,11 @@ impl TokenAuthenticator for ServiceAccounts {
         if token_audiences.is_empty() && legacy {
             token_audiences.clone_from(&self.api_audiences);
         }
+        // Both may be long, where a review asks about a token that is for many.
+        let held: HashSet<&String> = token_audiences.iter().collect();
         let shared: Vec<String> = wanted
             .iter()
-            .filter(|a| token_audiences.contains(a))
+            .filter(|a| held.contains(a))
             .cloned()
             .collect();
         if shared.is_empty() {
@@ -342,7 +347,9 @@ impl TokenAuthenticator for ServiceAccounts {
             .and_then(Value::as_i64)
             .unwrap_or(i64::MAX)
             .saturating_add(LEEWAY);
-        self.seen.put(id, (user.clone(), shared.clone(), exp));
+        if shared.len() <= MAX_REMEMBERED {
+            self.seen.put(id, (user.clone(), shared.clone(), exp));
+        }
         Ok(Some((user, shared)))
     }
 }
@@ -463,6 +470,38 @@ mod tests {
             .await?
             .0)
         }
+    }
+
+    /// What a review costs: a token for many, asked about by many names; and such an answer is not kept.
+    #[tokio::test]
+    async fn audiences_in_any_number_cost_no_more_than_their_length() {
+        let w = world();
+        let many: Vec<String> = (0..5_000).map(|n| format!("{n:x}")).collect();
+        let out = w.request(json!({"audiences": many})).await.unwrap();
+        let token = out["status"]["token"].as_str().unwrap();
+        let accounts = ServiceAccounts::new(
+            w.keys.clone(),
+            vec![ISS.into()],
+            vec![ISS.into()],
+            true,
+            w.fake.clone(),
+        );
+        let asked: Vec<String> = (0..300_000).map(|n| format!("{:x}", n % 10_000)).collect();
+        let (_, shared) = accounts
+            .authenticate_token(token, &asked)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(shared.len(), 150_000);
+        assert_eq!(accounts.seen.len(), 0);
+        let one = ["1".to_owned(), "zz".to_owned()];
+        let (_, shared) = accounts
+            .authenticate_token(token, &one)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(shared, ["1"]);
+        assert_eq!(accounts.seen.len(), 1);
     }
 
     #[tokio::test]
