@@ -625,3 +625,61 @@ fn flags() {
     assert!(missing.contains(&"PodSecurity") && missing.contains(&"ValidatingAdmissionWebhook"));
     assert!(!missing.contains(&"ResourceQuota") && !missing.contains(&"EventRateLimit"));
 }
+
+/// CVE-2020-8554: external addresses may stay and go, none may come; and nothing is quadratic in their number.
+#[tokio::test]
+async fn external_ips_may_only_go() {
+    let c = cluster();
+    let deps = Deps::new(Arc::new(AlwaysDeny));
+    let chain = Chain::new(&["DenyServiceExternalIPs".into()], &[], &deps).unwrap();
+    let user = UserInfo::default();
+    let service =
+        |ips: Vec<String>| json!({"metadata": {"name": "s"}, "spec": {"externalIPs": ips}});
+    let ips = |range: std::ops::Range<u32>| {
+        range
+            .map(|n| std::net::Ipv4Addr::from(n + (1 << 24)).to_string())
+            .collect::<Vec<_>>()
+    };
+    let many = ips(0..50_000);
+    let backwards: Vec<String> = many.iter().rev().cloned().collect();
+    for (old, new, good) in [
+        (None, vec![], true),
+        (None, ips(0..1), false),
+        (Some(ips(0..2)), ips(1..2), true),
+        (Some(ips(0..2)), ips(1..3), false),
+        (Some(many), backwards, true),
+    ] {
+        let a = Attributes {
+            operation: if old.is_some() {
+                Operation::Update
+            } else {
+                Operation::Create
+            },
+            user: &user,
+            group: "",
+            version: "v1",
+            resource: "services",
+            subresource: "",
+            kind: "Service",
+            namespace: "golden",
+            name: "s",
+            dry_run: false,
+            reader: &c,
+        };
+        let (old, new) = (old.map(service), service(new));
+        let got = chain.validate(&a, Some(&new), old.as_ref()).await;
+        match got {
+            Ok(()) => assert!(good, "{new}"),
+            Err(e) => {
+                assert!(!good, "{e:?}");
+                assert_eq!(
+                    (e.code, e.message.as_str()),
+                    (
+                        403,
+                        "services \"s\" is forbidden: Use of external IPs is denied by admission control."
+                    )
+                );
+            }
+        }
+    }
+}
