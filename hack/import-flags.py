@@ -20,19 +20,6 @@ FOREIGN = {"unsupported-kube-api-over-localhost", "openshift-config", "openshift
 LEVEL = (1, 37)
 
 
-# Gates of libraries whose source is not part of the tree.
-LIBRARIES = {
-    "ClientsAllowCBOR": ("ALPHA", "false", ""),
-    "ClientsPreferCBOR": ("ALPHA", "false", ""),
-    "ContextualLogging": ("BETA", "true", ""),
-    "InOrderInformers": ("BETA", "true", ""),
-    "InformerResourceVersion": ("GA", "true", ""),
-    "LoggingAlphaOptions": ("ALPHA", "false", ""),
-    "LoggingBetaOptions": ("BETA", "true", ""),
-    "WatchListClient": ("BETA", "true", ""),
-}
-
-
 def flags(source, out):
     lines = []
     for daemon, table in json.load(open(source)).items():
@@ -50,13 +37,15 @@ def flags(source, out):
 
 
 def gates(tree, out):
-    found = dict(LIBRARIES)
+    found = {"AllAlpha": ("ALPHA", "false", ""), "AllBeta": ("BETA", "false", "")}
     files = list(pathlib.Path(tree, "pkg/features").glob("kube_features.go"))
-    files += pathlib.Path(tree, "staging/src/k8s.io").rglob("*kube_features.go")
+    libraries = pathlib.Path(tree, "staging/src/k8s.io")
+    files += libraries.rglob("kube_features.go")
+    files += libraries.glob("client-go/features/known_features.go")
     for path in files:
         text = path.read_text()
-        names = dict(re.findall(r'^\s*(\w+)\s+(?:featuregate\.Feature)?\s*=\s*(?:featuregate\.Feature\()?"(\w+)"', text, re.M))
-        for const, specs in re.findall(r"^\t(?:[a-z]\w*\.)?(\w+): \{\n(.*?)^\t\},", text, re.M | re.S):
+        names = dict(re.findall(r'^\s*(\w+)\s+(?:(?:featuregate\.)?Feature)?\s*=\s*(?:featuregate\.Feature\()?"(\w+)"', text, re.M))
+        for const, specs in re.findall(r"^\t+(?:[a-z]\w*\.)?(\w+): \{\n(.*?)^\t+\},$", text, re.M | re.S):
             best = None
             for major, minor, rest in re.findall(r'MustParse\("(\d+)\.(\d+)"\),(.*?)\}', specs):
                 if (int(major), int(minor)) <= LEVEL:
@@ -65,7 +54,7 @@ def gates(tree, out):
                 continue
             stage = re.search(r"PreRelease:\s*(?:featuregate\.)?(\w+)", best)
             stage = {"Alpha": "ALPHA", "Beta": "BETA", "GA": "GA", "Deprecated": "DEPRECATED"}.get(stage.group(1) if stage else "GA", "ALPHA")
-            on = "true" if re.search(r"Default:\s*true", best) else "false"
+            on = "true" if re.search(r"\bDefault:\s*true", best) else "false"
             locked = "locked" if "LockToDefault: true" in best else ""
             found[names.get(const, const)] = (stage, on, locked)
     out.write_text("".join("\t".join((n, *found[n])) + "\n" for n in sorted(found)))

@@ -9,19 +9,34 @@ use crate::support::{Instead, Support, refused, warned};
 
 const DATA: &str = include_str!("../data/features.tsv");
 
+const ALL_ALPHA: &str = "AllAlpha";
+const ALL_BETA: &str = "AllBeta";
+
 /// How far gates are there; those that are not named are refused when they are moved from their default.
 const SUPPORT: &[(Support, &[&str])] = &[
     (Support::Full, &["APIResponseCompression", "WatchList"]),
     (
+        Support::Partial("it is refused where it would move a gate that nothing reads"),
+        &[ALL_ALPHA, ALL_BETA],
+    ),
+    (
+        warned("a lease is always given back when its holder ends"),
+        &["ControllerManagerReleaseLeaderElectionLockOnExit"],
+    ),
+    (
         warned("it is about how upstream's code works inside"),
         &[
             "APIServingWithRoutine",
+            "AtomicFIFO",
             "CRIListStreaming",
+            "ClientsAllowCARotation",
+            "ClientsAllowTLSCacheGC",
             "ConcurrentWatchObjectDecode",
             "ContextualLogging",
             "DetectCacheInconsistency",
             "EventedPLEG",
             "InOrderInformers",
+            "InOrderInformersBatchProcess",
             "InformerResourceVersion",
             "ListFromCacheSnapshot",
             "OpportunisticBatching",
@@ -34,6 +49,7 @@ const SUPPORT: &[(Support, &[&str])] = &[
             "StaleControllerConsistencyJob",
             "StaleControllerConsistencyReplicaSet",
             "StaleControllerConsistencyStatefulSet",
+            "UnlockWhileProcessingFIFO",
             "WatchCacheInitializationPostStartHook",
             "WatchListClient",
         ],
@@ -141,16 +157,14 @@ impl Features {
     /// # Errors
     /// An unknown gate, a locked gate.
     pub fn set(&mut self, name: &str, on: bool) -> Result<(), String> {
-        if name != "AllAlpha" && name != "AllBeta" {
-            let Some(gate) = self.known.get(name) else {
-                return Err(format!("unrecognized feature gate: {name}"));
-            };
-            if gate.locked && gate.default != on {
-                return Err(format!(
-                    "cannot set feature gate {name} to {on}, feature is locked to {}",
-                    gate.default
-                ));
-            }
+        let Some(gate) = self.known.get(name) else {
+            return Err(format!("unrecognized feature gate: {name}"));
+        };
+        if gate.locked && gate.default != on {
+            return Err(format!(
+                "cannot set feature gate {name} to {on}, feature is locked to {}",
+                gate.default
+            ));
         }
         self.set.insert(name.to_owned(), on);
         Ok(())
@@ -180,16 +194,27 @@ impl Features {
         }
     }
 
-    /// What to log about gates that were moved and change nothing.
+    /// What to log about gates that were moved and change nothing, and about named gates that are to go.
     pub fn warnings(&self) -> Vec<String> {
-        self.moved()
+        let moved = self
+            .moved()
             .filter_map(|(name, on, instead)| match instead {
                 Instead::Warned(why) => {
                     Some(format!("Feature gate {name}={on} has no effect: {why}"))
                 }
                 Instead::Refused(_) => None,
-            })
-            .collect()
+            });
+        let going = self.set.iter().filter_map(|(name, on)| {
+            let kind = match self.known.get(name.as_str())?.stage {
+                "GA" => "GA",
+                "DEPRECATED" => "deprecated",
+                _ => return None,
+            };
+            Some(format!(
+                "Setting {kind} feature gate {name}={on}. It will be removed in a future release."
+            ))
+        });
+        moved.chain(going).collect()
     }
 
     /// Whether a gate is on. An unknown gate is off.
@@ -201,8 +226,9 @@ impl Features {
             return *on;
         }
         let all = match gate.stage {
-            "ALPHA" => self.set.get("AllAlpha"),
-            "BETA" => self.set.get("AllBeta"),
+            _ if name == ALL_ALPHA || name == ALL_BETA => None,
+            "ALPHA" => self.set.get(ALL_ALPHA),
+            "BETA" => self.set.get(ALL_BETA),
             _ => None,
         };
         all.copied()
@@ -231,6 +257,10 @@ mod tests {
             (
                 "APIServerTracing=false",
                 "cannot set feature gate APIServerTracing to false, feature is locked to true",
+            ),
+            (
+                "GitRepoVolumeDriver=true",
+                "cannot set feature gate GitRepoVolumeDriver to true, feature is locked to false",
             ),
             ("X", "missing bool value for X"),
             (
@@ -269,10 +299,36 @@ mod tests {
             of("PodLevelResources=false").check().unwrap_err(),
             "cannot set feature gate PodLevelResources to false: nothing asks for it: what is there of it cannot be turned off"
         );
-        assert!(of("AllAlpha=true").check().is_err() && of("AllBeta=false").check().is_err());
+        for (all, first) in [
+            (
+                "AllAlpha=true",
+                "AllowUnsafeMalformedObjectDeletion to true",
+            ),
+            ("AllBeta=false", "APIServerIdentity to false"),
+        ] {
+            let why = of(all).check().unwrap_err();
+            assert!(
+                why.starts_with(&format!("cannot set feature gate {first}: ")),
+                "{why}"
+            );
+        }
         let harmless = of("ConcurrentWatchObjectDecode=true");
         assert_eq!(harmless.check(), Ok(()));
         assert_eq!(harmless.warnings().len(), 1);
+    }
+
+    #[test]
+    fn gates_that_go_are_told() {
+        let mut f = Features::default();
+        f.apply("APIServerTracing=true,AllowDNSOnlyNodeCSR=false,WatchList=true")
+            .unwrap();
+        assert_eq!(
+            f.warnings(),
+            [
+                "Setting GA feature gate APIServerTracing=true. It will be removed in a future release.",
+                "Setting deprecated feature gate AllowDNSOnlyNodeCSR=false. It will be removed in a future release.",
+            ]
+        );
     }
 
     #[test]
