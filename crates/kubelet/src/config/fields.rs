@@ -158,7 +158,7 @@ pub static FIELDS: &[Field] = &[
     full("staticPodPath"),
     never("staticPodURL", "", "pods from a URL are not supported; use staticPodPath"),
     never("staticPodURLHeader", "", "pods from a URL are not supported; use staticPodPath"),
-    none("streamingConnectionIdleTimeout", "\"4h0m0s\"", "the runtime ends idle streams by its own setting"),
+    full("streamingConnectionIdleTimeout"),
     none("syncFrequency", "\"1m0s\"", "pods are looked at when something about them changes"),
     never("systemCgroups", "", NO_SYSTEM_CGROUPS),
     full("systemReserved"),

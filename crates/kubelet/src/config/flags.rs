@@ -5,6 +5,8 @@ use serde_json::{Map, Value, json};
 
 use super::{FlagValues, KubeletConfiguration, Settings, SettingsError, fields};
 
+const STREAM_IDLE: &str = "streaming-connection-idle-timeout";
+
 /// Flags that set a field of the configuration: flag, path in the file, and how the value is read. A flag is there as far as
 /// its field is.
 const OVERRIDES: &[(&str, &str, Kind)] = &[
@@ -201,11 +203,7 @@ const OVERRIDES: &[(&str, &str, Kind)] = &[
     ),
     ("seccomp-default", "seccompDefault", Kind::Bool),
     ("serialize-image-pulls", "serializeImagePulls", Kind::Bool),
-    (
-        "streaming-connection-idle-timeout",
-        "streamingConnectionIdleTimeout",
-        Kind::Text,
-    ),
+    (STREAM_IDLE, "streamingConnectionIdleTimeout", Kind::Text),
     ("sync-frequency", "syncFrequency", Kind::Text),
     ("system-cgroups", "systemCgroups", Kind::Text),
     ("system-reserved", "systemReserved", Kind::Pairs),
@@ -390,6 +388,10 @@ pub fn settings(flags: &Flags) -> Result<Settings, SettingsError> {
         bootstrap_kubeconfig: flags.path("bootstrap-kubeconfig"),
     };
     let mut settings = Settings::new(config, values)?;
+    // In a file zero is the default, on the command line it is no time-out.
+    if flags.is_set(STREAM_IDLE) && flags.duration(STREAM_IDLE).is_zero() {
+        settings.stream_idle = None;
+    }
     settings.warnings = warnings;
     flags
         .set_features(&mut settings.features)
@@ -476,6 +478,17 @@ mod tests {
         assert_eq!(s.register_with_taints[1].key, "c");
         assert_eq!(s.eviction_hard.len(), 1);
         assert!(s.webhook_authorization);
+    }
+
+    #[test]
+    fn idle_streams_end_when_they_shall() {
+        let idle = |arg: &str| of(&["--hostname-override=x", arg]).stream_idle;
+        let flag = "--streaming-connection-idle-timeout";
+        assert_eq!(
+            idle(&format!("{flag}=5m")),
+            Some(std::time::Duration::from_secs(300))
+        );
+        assert_eq!(idle(&format!("{flag}=0")), None);
     }
 
     #[test]

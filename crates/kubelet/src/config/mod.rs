@@ -274,6 +274,8 @@ pub struct Settings {
     pub token_cache: Duration,
     pub allow_cache: Duration,
     pub deny_cache: Duration,
+    /// How long nothing may move in a stream; `None`: for ever.
+    pub stream_idle: Option<Duration>,
     pub cluster: crate::runtime::dns::ClusterDns,
     pub resolv_conf: Option<PathBuf>,
     pub status_frequency: Duration,
@@ -522,6 +524,10 @@ impl Settings {
                 .webhook
                 .cache_unauthorized_ttl
                 .unwrap_or(Duration::from_secs(30)),
+            stream_idle: Some(
+                c.streaming_connection_idle_timeout
+                    .unwrap_or(Duration::from_secs(4 * 3600)),
+            ),
             cluster: crate::runtime::dns::ClusterDns {
                 servers: c.cluster_dns,
                 domain: c.cluster_domain,
@@ -722,6 +728,7 @@ mod tests {
         );
         assert!(s.webhook_authorization && s.webhook_authentication && !s.anonymous);
         assert_eq!(s.status_frequency, Duration::from_secs(10));
+        assert_eq!(s.stream_idle, Some(Duration::from_secs(14_400)));
         assert_eq!(
             s.eviction_hard["memory.available"],
             Threshold::Absolute(100 << 20)

@@ -3,6 +3,7 @@
 //! Every path is behind [`auth::KubeletGate`]. Names in paths are only ever looked up, never joined to file paths.
 
 pub mod auth;
+pub mod idle;
 pub mod logs;
 pub mod spdy;
 pub mod stats;
@@ -432,10 +433,11 @@ impl Server {
             stdout: wanted.stdout,
             stderr: wanted.stderr && !wanted.tty,
         };
+        let idle = self.shared.settings.stream_idle;
         match self.shared.rt.exec(req).await {
             Ok(url) => match kind {
-                Upgrade::Spdy => streams::spdy(request, url).await,
-                Upgrade::WebSocket => streams::websocket(request, url, wanted).await,
+                Upgrade::Spdy => streams::spdy(request, url, idle).await,
+                Upgrade::WebSocket => streams::websocket(request, url, wanted, idle).await,
             },
             Err(e) => text(500, format!("{e}\n")),
         }
@@ -472,10 +474,11 @@ impl Server {
             stdout: wanted.stdout,
             stderr: wanted.stderr && !tty,
         };
+        let idle = self.shared.settings.stream_idle;
         match self.shared.rt.attach(req).await {
             Ok(url) => match kind {
-                Upgrade::Spdy => streams::spdy(request, url).await,
-                Upgrade::WebSocket => streams::websocket(request, url, wanted).await,
+                Upgrade::Spdy => streams::spdy(request, url, idle).await,
+                Upgrade::WebSocket => streams::websocket(request, url, wanted, idle).await,
             },
             Err(e) => text(500, format!("{e}\n")),
         }
@@ -515,10 +518,11 @@ impl Server {
             pod_sandbox_id: sandbox.id.clone(),
             port: ports.iter().map(|p| i32::from(*p)).collect(),
         };
+        let idle = self.shared.settings.stream_idle;
         match self.shared.rt.port_forward(req).await {
             Ok(url) => match kind {
-                Upgrade::Spdy => streams::spdy(request, url).await,
-                Upgrade::WebSocket => streams::port_forward(request, url, ports).await,
+                Upgrade::Spdy => streams::spdy(request, url, idle).await,
+                Upgrade::WebSocket => streams::port_forward(request, url, ports, idle).await,
             },
             Err(e) => text(500, format!("{e}\n")),
         }

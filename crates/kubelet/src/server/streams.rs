@@ -8,6 +8,7 @@
 //! (CVE-2020-8559); the runtime's address is dialled as it says, once.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -16,7 +17,7 @@ use futures::{SinkExt as _, StreamExt as _};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -25,6 +26,7 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use component::serve::{Body, body, text};
 
+use super::idle::Traffic;
 use super::spdy::{Event, Receiver, Sender};
 
 const STDIN: u8 = 0;
@@ -273,8 +275,43 @@ fn header_of<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     })
 }
 
-/// Joins a SPDY client to the runtime.
-pub async fn spdy(request: Request<Incoming>, url: String) -> Response<Body> {
+/// Passes bytes on until the reader's end, and ends the writer.
+async fn pass<R, W>(mut from: R, mut to: W, traffic: &Traffic) -> std::io::Result<()>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let mut buf = BytesMut::with_capacity(16 * 1024);
+    while from.read_buf(&mut buf).await? > 0 {
+        traffic.moved();
+        to.write_all(&buf).await?;
+        to.flush().await?;
+        buf.clear();
+    }
+    to.shutdown().await
+}
+
+/// Joins two connections byte by byte, each direction until its end.
+async fn join<A, B>(client: A, runtime: B, traffic: &Traffic) -> std::io::Result<()>
+where
+    A: AsyncRead + AsyncWrite,
+    B: AsyncRead + AsyncWrite,
+{
+    let (from_client, to_client) = tokio::io::split(client);
+    let (from_runtime, to_runtime) = tokio::io::split(runtime);
+    tokio::try_join!(
+        pass(from_client, to_runtime, traffic),
+        pass(from_runtime, to_client, traffic)
+    )?;
+    Ok(())
+}
+
+/// Joins a SPDY client to the runtime, until nothing moves for `idle`.
+pub async fn spdy(
+    request: Request<Incoming>,
+    url: String,
+    idle: Option<Duration>,
+) -> Response<Body> {
     let wanted: Vec<String> = request
         .headers()
         .get_all("x-stream-protocol-version")
@@ -285,7 +322,7 @@ pub async fn spdy(request: Request<Incoming>, url: String) -> Response<Body> {
         .filter(|v| v.bytes().all(|b| b.is_ascii_graphic()))
         .collect();
     let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
-    let (mut io, early, head) = match dial(&url, &wanted).await {
+    let (io, early, head) = match dial(&url, &wanted).await {
         Ok(r) => r,
         Err(e) => return text(500, format!("{e}\n")),
     };
@@ -309,7 +346,8 @@ pub async fn spdy(request: Request<Incoming>, url: String) -> Response<Body> {
         if !early.is_empty() && client.write_all(&early).await.is_err() {
             return;
         }
-        let _ = tokio::io::copy_bidirectional(&mut client, &mut io).await;
+        let traffic = Traffic::default();
+        traffic.watch(idle, join(client, io, &traffic)).await;
     });
     r
 }
@@ -357,8 +395,13 @@ async fn upgraded(request: Request<Incoming>) -> Result<WebSocket, hyper::Error>
     Ok(WebSocketStream::from_raw_socket(TokioIo::new(client), Role::Server, Some(config)).await)
 }
 
-/// Translates a WebSocket client of exec or attach to the runtime.
-pub async fn websocket(request: Request<Incoming>, url: String, wanted: Wanted) -> Response<Body> {
+/// Translates a WebSocket client of exec or attach to the runtime, until nothing moves for `idle`.
+pub async fn websocket(
+    request: Request<Incoming>,
+    url: String,
+    wanted: Wanted,
+    idle: Option<Duration>,
+) -> Response<Body> {
     let (answer, protocol) = match accept_websocket(request.headers(), &COMMAND) {
         Ok(r) => r,
         Err(r) => return *r,
@@ -372,24 +415,28 @@ pub async fn websocket(request: Request<Incoming>, url: String, wanted: Wanted) 
             Ok(ws) => ws,
             Err(e) => return tracing::debug!(error = %e, "upgrade failed"),
         };
-        if let Err(e) = bridge(ws, io, early, wanted, protocol).await {
+        let traffic = Traffic::default();
+        let work = bridge(ws, io, early, wanted, protocol, &traffic);
+        if let Some(Err(e)) = traffic.watch(idle, work).await {
             tracing::debug!(error = %e, "stream ended");
         }
     });
     answer
 }
 
-async fn bridge<S>(
+async fn bridge<S, R>(
     mut ws: WebSocketStream<S>,
-    io: TcpStream,
+    io: R,
     early: BytesMut,
     wanted: Wanted,
     protocol: Protocol,
+    traffic: &Traffic,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
 where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
+    R: AsyncRead + AsyncWrite,
 {
-    let (r, w) = io.into_split();
+    let (r, w) = tokio::io::split(io);
     let mut out = Sender::new(w);
     let mut inn = Receiver::new(std::io::Cursor::new(early).chain(r));
     // The order is the one in which the runtime's server expects them to exist: all before it begins.
@@ -435,6 +482,7 @@ where
         tokio::select! {
             m = ws.next() => match m {
                 Some(Ok(m @ (Message::Binary(_) | Message::Text(_)))) => {
+                    traffic.moved();
                     let data = m.into_data();
                     if protocol.closes && data.first() == Some(&CLOSE) {
                         if let (Some(&STDIN), Some(id)) = (data.get(1), stdin) {
@@ -470,6 +518,7 @@ where
                     return Ok(());
                 }
                 Ok(Some(Event::Data { id, data, fin })) => {
+                    traffic.moved();
                     let channel = if Some(id) == stdout { STDOUT } else if Some(id) == stderr { STDERR } else if id == error { ERROR } else { continue };
                     if !data.is_empty() {
                         if channel == ERROR {
@@ -543,7 +592,7 @@ async fn tell<S>(
     status: &[u8],
 ) -> Result<(), tokio_tungstenite::tungstenite::Error>
 where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
 {
     if protocol.status == Told::Status {
         return send(ws, protocol, ERROR, status).await;
@@ -565,7 +614,7 @@ async fn send<S>(
     data: &[u8],
 ) -> Result<(), tokio_tungstenite::tungstenite::Error>
 where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
 {
     for chunk in data.chunks(32 * 1024) {
         ws.send(protocol.message(channel, chunk)).await?;
@@ -576,7 +625,7 @@ where
 /// Closes with "normal": clients take a close without a code for a broken connection.
 async fn close<S>(ws: &mut WebSocketStream<S>) -> Result<(), tokio_tungstenite::tungstenite::Error>
 where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
 {
     use tokio_tungstenite::tungstenite::protocol::CloseFrame;
     use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -593,11 +642,13 @@ where
     Ok(())
 }
 
-/// Translates a WebSocket port-forward client (two channels per port), or joins one that carries SPDY, to the runtime.
+/// Translates a WebSocket port-forward client (two channels per port), or joins one that carries SPDY, to the runtime,
+/// until nothing moves for `idle`.
 pub async fn port_forward(
     request: Request<Incoming>,
     url: String,
     ports: Vec<u16>,
+    idle: Option<Duration>,
 ) -> Response<Body> {
     let (answer, protocol) = match accept_websocket(request.headers(), &FORWARD) {
         Ok(r) => r,
@@ -612,12 +663,15 @@ pub async fn port_forward(
             Ok(ws) => ws,
             Err(e) => return tracing::debug!(error = %e, "upgrade failed"),
         };
-        let ended = if protocol.tunnel {
-            tunnel(ws, io, early).await
-        } else {
-            forward(ws, io, early, &ports, protocol).await
+        let traffic = Traffic::default();
+        let work = async {
+            if protocol.tunnel {
+                tunnel(ws, io, early, &traffic).await
+            } else {
+                forward(ws, io, early, &ports, protocol, &traffic).await
+            }
         };
-        if let Err(e) = ended {
+        if let Some(Err(e)) = traffic.watch(idle, work).await {
             tracing::debug!(error = %e, "port-forward ended");
         }
     });
@@ -625,16 +679,18 @@ pub async fn port_forward(
 }
 
 /// Joins what messages carry to the runtime's connection.
-async fn tunnel<S>(
+async fn tunnel<S, R>(
     mut ws: WebSocketStream<S>,
-    mut io: TcpStream,
+    io: R,
     early: BytesMut,
+    traffic: &Traffic,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
 where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
+    R: AsyncRead + AsyncWrite,
 {
     let mut buf = early;
-    let (mut r, mut w) = io.split();
+    let (mut r, mut w) = tokio::io::split(io);
     loop {
         if !buf.is_empty() {
             ws.send(Message::Binary(buf.split().freeze())).await?;
@@ -642,12 +698,18 @@ where
         buf.reserve(32 * 1024);
         tokio::select! {
             m = ws.next() => match m {
-                Some(Ok(m @ (Message::Binary(_) | Message::Text(_)))) => w.write_all(&m.into_data()).await?,
+                Some(Ok(m @ (Message::Binary(_) | Message::Text(_)))) => {
+                    traffic.moved();
+                    w.write_all(&m.into_data()).await?;
+                }
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return Ok(()),
                 Some(Ok(_)) => {}
             },
-            n = r.read_buf(&mut buf) => if n? == 0 {
-                break;
+            n = r.read_buf(&mut buf) => {
+                if n? == 0 {
+                    break;
+                }
+                traffic.moved();
             },
         }
     }
@@ -655,17 +717,19 @@ where
     Ok(())
 }
 
-async fn forward<S>(
+async fn forward<S, R>(
     mut ws: WebSocketStream<S>,
-    io: TcpStream,
+    io: R,
     early: BytesMut,
     ports: &[u16],
     protocol: Protocol,
+    traffic: &Traffic,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
 where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
+    R: AsyncRead + AsyncWrite,
 {
-    let (r, w) = io.into_split();
+    let (r, w) = tokio::io::split(io);
     let mut out = Sender::new(w);
     let mut inn = Receiver::new(std::io::Cursor::new(early).chain(r));
     // Channel 2n carries the data of port n, channel 2n+1 its errors; each begins with the port's number.
@@ -697,6 +761,7 @@ where
         tokio::select! {
             m = ws.next() => match m {
                 Some(Ok(m @ (Message::Binary(_) | Message::Text(_)))) => {
+                    traffic.moved();
                     let data = m.into_data();
                     let Some((channel, payload)) = protocol.read(&data) else { continue };
                     if channel % 2 == 0 && let Some(id) = ids.get(usize::from(channel)) {
@@ -709,6 +774,7 @@ where
             },
             e = inn.next() => match e? {
                 Some(Event::Data { id, data, fin }) => {
+                    traffic.moved();
                     let Some(channel) = ids.iter().position(|i| *i == id) else { continue };
                     if !data.is_empty() {
                         send(&mut ws, protocol, u8::try_from(channel)?, &data).await?;
@@ -898,7 +964,15 @@ mod tests {
             ..Wanted::default()
         };
         let task = tokio::spawn(async move {
-            let ended = bridge(ws, io, BytesMut::new(), wanted, protocol).await;
+            let ended = bridge(
+                ws,
+                io,
+                BytesMut::new(),
+                wanted,
+                protocol,
+                &Traffic::default(),
+            )
+            .await;
             ended.map_err(|e| e.to_string())
         });
         for m in sent {
@@ -948,7 +1022,7 @@ mod tests {
         let ws = WebSocketStream::from_raw_socket(a, Role::Server, None).await;
         let mut client = WebSocketStream::from_raw_socket(b, Role::Client, None).await;
         let task = tokio::spawn(async move {
-            let ended = tunnel(ws, io, BytesMut::from(&b"early"[..])).await;
+            let ended = tunnel(ws, io, BytesMut::from(&b"early"[..]), &Traffic::default()).await;
             ended.map_err(|e| e.to_string())
         });
         let first = client.next().await.unwrap().unwrap();
@@ -969,6 +1043,90 @@ mod tests {
         assert!(client.next().await.unwrap().unwrap().is_close());
         drop(client);
         assert_eq!(task.await.unwrap(), Ok(()));
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// Bytes in either direction put the end of a joined connection off.
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_ends_when_nothing_moves() {
+        let ((mut client, a), (mut runtime, b)) = (tokio::io::duplex(64), tokio::io::duplex(64));
+        let traffic = Traffic::default();
+        let task =
+            tokio::spawn(async move { traffic.watch(Some(4 * HOUR), join(a, b, &traffic)).await });
+        for n in 0..4 {
+            tokio::time::sleep(3 * HOUR).await;
+            let (from, to) = if n % 2 == 0 {
+                (&mut client, &mut runtime)
+            } else {
+                (&mut runtime, &mut client)
+            };
+            from.write_u8(n).await.unwrap();
+            assert_eq!(to.read_u8().await.unwrap(), n);
+        }
+        let moved = tokio::time::Instant::now();
+        let mut rest = Vec::new();
+        assert_eq!(client.read_to_end(&mut rest).await.unwrap(), 0);
+        assert_eq!(runtime.read_to_end(&mut rest).await.unwrap(), 0);
+        assert_eq!(moved.elapsed(), 4 * HOUR);
+        assert!(task.await.unwrap().is_none(), "given up, not ended");
+    }
+
+    /// Messages put the end of a WebSocket off; pings, which are answered, do not.
+    #[tokio::test(start_paused = true)]
+    async fn a_websocket_ends_when_nothing_moves() {
+        for of in ["command", "tunnel", "forward"] {
+            let ((a, b), (mut runtime, io)) = (tokio::io::duplex(4096), tokio::io::duplex(4096));
+            let ws = WebSocketStream::from_raw_socket(a, Role::Server, None).await;
+            let mut client = WebSocketStream::from_raw_socket(b, Role::Client, None).await;
+            let wanted = Wanted {
+                stdin: true,
+                stdout: true,
+                ..Wanted::default()
+            };
+            let traffic = Traffic::default();
+            let task = tokio::spawn(async move {
+                let early = BytesMut::new();
+                let work = async {
+                    match of {
+                        "command" => bridge(ws, io, early, wanted, COMMAND[5], &traffic).await,
+                        "tunnel" => tunnel(ws, io, early, &traffic).await,
+                        _ => forward(ws, io, early, &[80], FORWARD[1], &traffic).await,
+                    }
+                };
+                traffic.watch(Some(4 * HOUR), work).await.is_none()
+            });
+            tokio::time::sleep(3 * HOUR).await;
+            client.send(Message::binary(&b"\x00hi"[..])).await.unwrap();
+            let begun = tokio::time::Instant::now();
+            for _ in 0..3 {
+                tokio::time::sleep(HOUR).await;
+                client
+                    .send(Message::Ping(Bytes::from_static(b"?")))
+                    .await
+                    .unwrap();
+            }
+            let mut pongs = 0;
+            while let Some(Ok(m)) = client.next().await {
+                pongs += usize::from(m.is_pong());
+            }
+            assert_eq!((begun.elapsed(), pongs), (4 * HOUR, 3), "{of}");
+            let mut sent = Vec::new();
+            runtime.read_to_end(&mut sent).await.unwrap();
+            assert!(sent.ends_with(b"hi"), "{of}");
+            assert!(task.await.unwrap(), "{of}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_limit_silence_ends_nothing() {
+        let traffic = Traffic::default();
+        let year = tokio::time::sleep(9000 * HOUR);
+        assert_eq!(traffic.watch(None, year).await, Some(()));
+        assert_eq!(
+            traffic.watch(Some(Duration::MAX), async { 1 }).await,
+            Some(1)
+        );
     }
 
     /// Ending stdin alone reaches the command, and its exit status reaches the client before a normal close.
@@ -1009,9 +1167,16 @@ mod tests {
             ..Wanted::default()
         };
         let task = tokio::spawn(async move {
-            bridge(ws, io, BytesMut::new(), wanted, COMMAND[5])
-                .await
-                .map_err(|e| e.to_string())
+            bridge(
+                ws,
+                io,
+                BytesMut::new(),
+                wanted,
+                COMMAND[5],
+                &Traffic::default(),
+            )
+            .await
+            .map_err(|e| e.to_string())
         });
         client
             .send(Message::Binary(Bytes::from_static(b"\x00hi")))
