@@ -111,6 +111,9 @@ impl Field {
     }
 }
 
+/// Largest file, in bytes: the parser looks at each level of nesting for each token.
+const MAX_CONFIG: usize = 256 << 10;
+
 /// A kind of configuration file.
 #[derive(Clone, Copy, Debug)]
 pub struct Kind {
@@ -132,7 +135,8 @@ pub struct Loaded<T> {
 }
 
 impl Kind {
-    /// Reads the file as `T`, which need not know `apiVersion` and `kind`. YAML aliases are bounded by the parser.
+    /// Reads the file as `T`, which need not know `apiVersion` and `kind`. A file may have 256 KiB; YAML aliases
+    /// are bounded by the parser.
     ///
     /// # Errors
     /// [`ConfigError`].
@@ -158,6 +162,12 @@ impl Kind {
             path: path.to_owned(),
             message,
         };
+        if text.len() > MAX_CONFIG {
+            return Err(failed(format!(
+                "the file is larger than {} KiB",
+                MAX_CONFIG >> 10
+            )));
+        }
         // serde_yaml's own tree refuses repeated keys; serde_json's would let the last one win.
         let tree: serde_yaml::Value =
             serde_yaml::from_str(text).map_err(|e| failed(e.to_string()))?;

@@ -19,6 +19,12 @@ use crate::volumes::objects;
 /// Largest manifest, in bytes.
 const MAX_MANIFEST: u64 = 3 * 1024 * 1024;
 
+/// Deepest manifest, in levels; pods have some fifteen.
+const MAX_LEVELS: u32 = 100;
+
+/// For trees as deep as text can make them.
+const STACK: usize = 128 << 20;
+
 /// A static pod and the manifest it came from, names and annotations applied.
 #[derive(Clone, Debug)]
 pub struct StaticPod {
@@ -160,9 +166,25 @@ fn load(file: &Path, node: &str) -> Result<StaticPod, ManifestError> {
             "the manifest is larger than 3 MiB".into(),
         ));
     }
-    let text = std::fs::read_to_string(file)?;
-    let value: Value =
-        serde_yaml::from_str(&text).map_err(|e| ManifestError::Invalid(e.to_string()))?;
+    let text = std::fs::read(file)?;
+    let read = || {
+        let value = wire::yaml::to_value(&text).map_err(|e| e.to_string())?;
+        match wire::json::extent(&value).1 {
+            0..=MAX_LEVELS => Ok(value),
+            _ => Err(format!(
+                "the manifest is nested deeper than {MAX_LEVELS} levels"
+            )),
+        }
+    };
+    // What is too deep is made and dropped where there is room for it.
+    let value = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("manifest".into())
+            .stack_size(STACK)
+            .spawn_scoped(scope, read)?;
+        let read = thread.join().unwrap_or_else(|_| Err("a panic".into()));
+        read.map_err(ManifestError::Invalid)
+    })?;
     make(value, &file.display().to_string(), node)
 }
 
@@ -357,6 +379,29 @@ mod tests {
         .unwrap();
         assert!(make(v, "f", "n").is_err());
         assert!(make(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "../x"}, "spec": {}}), "f", "n").is_err());
+    }
+
+    #[test]
+    fn manifests_of_any_depth_are_read_on_small_stacks() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("p.yaml");
+        let deep = |open: &str, close: &str, levels: usize| {
+            let inner = format!("{}{}", open.repeat(levels), close.repeat(levels));
+            format!("{POD}x: {inner}\n")
+        };
+        for text in [
+            deep("[", "]", 9_000),
+            deep("{a: ", "}", 3_000),
+            "[".repeat(1 << 20),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            let thread = std::thread::Builder::new().stack_size(512 << 10);
+            let file = file.clone();
+            let read = thread.spawn(move || load(&file, "n").err().unwrap().to_string());
+            let error = read.unwrap().join().unwrap();
+            let known = ["nested deeper than 100 levels", "yaml: "];
+            assert!(known.iter().any(|k| error.contains(k)), "{error}");
+        }
     }
 
     /// One manifest that cannot be used is told of and changes nothing about the others.

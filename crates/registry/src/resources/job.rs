@@ -415,11 +415,12 @@ fn exit_codes(e: &mut Errors, path: &Path, codes: &Value, names: &BTreeSet<&str>
     } else if values.len() > 255 {
         e.too_many(&p, values.len(), 255);
     }
+    let mut seen = BTreeSet::new();
     for (i, v) in values.iter().enumerate() {
         if operator == "In" && *v == 0 {
             e.invalid(&p.index(i), 0, "must not be 0 for the In operator");
         }
-        if values.get(..i).is_some_and(|l| l.contains(v)) {
+        if !seen.insert(v) {
             e.duplicate(&p.index(i), *v);
         }
     }
