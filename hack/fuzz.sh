@@ -34,7 +34,7 @@ fuzz() {
   mkdir -p "$corpus/$target" finds
   log=$(mktemp)
   if FUZZ_TARGET=$target "$binary" "$corpus/$target" "seeds/$target" -max_total_time="$seconds" -max_len=65536 \
-    -timeout=20 -rss_limit_mb=2048 -artifact_prefix="finds/$target-" -print_final_stats=1 >"$log" 2>&1; then
+    -seed="${SEED:-1}" -timeout=20 -rss_limit_mb=2048 -artifact_prefix="finds/$target-" -print_final_stats=1 >"$log" 2>&1; then
     echo "fuzz: $target: $(sed -n 's/^stat::number_of_executed_units: //p' "$log") runs in $seconds s"
     rm -f "$log"
   else

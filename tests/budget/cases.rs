@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::server::Server;
+use super::server::{ROOT, Server};
 
 /// One request.
 pub struct Case {
@@ -13,6 +13,8 @@ pub struct Case {
     pub path: String,
     pub headers: Vec<(&'static str, String)>,
     pub body: Bytes,
+    /// What is put in the place of the object that was created, if it was.
+    pub then: Option<Bytes>,
 }
 
 type Header = (&'static str, String);
@@ -22,11 +24,13 @@ pub fn json_kind() -> Header {
 }
 
 /// A body of the greatest length, or nearly.
-const MOST: usize = 3 * 1024 * 1024 - 10_000;
+pub const MOST: usize = 3 * 1024 * 1024 - 10_000;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const REVISIONS: &str = "/apis/apps/v1/namespaces/default/controllerrevisions";
+const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
+const BINDINGS: &str = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
 const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
 
 fn content(kind: &str) -> Header {
@@ -40,16 +44,20 @@ fn case(name: &str, method: Method, path: &str, kind: &str, body: impl Into<Byte
         path: path.to_owned(),
         headers: vec![content(kind)],
         body: body.into(),
+        then: None,
     }
 }
 
 /// As many of a text as fit into a body.
-fn fill(unit: &str) -> String {
+pub fn fill(unit: &str) -> String {
     unit.repeat(MOST / unit.len())
 }
 
+/// Half of the greatest length.
+const HALF: usize = MOST / 2;
+
 /// As many numbered texts as fit into a body, with what stands between them.
-fn many(between: &str, unit: impl Fn(usize) -> String) -> String {
+pub fn many(between: &str, unit: impl Fn(usize) -> String) -> String {
     let mut out = String::with_capacity(MOST);
     for i in 0.. {
         let next = unit(i);
@@ -64,7 +72,7 @@ fn many(between: &str, unit: impl Fn(usize) -> String) -> String {
     out
 }
 
-fn nested(open: &str, inner: &str, close: &str, levels: usize) -> String {
+pub fn nested(open: &str, inner: &str, close: &str, levels: usize) -> String {
     format!("{}{inner}{}", open.repeat(levels), close.repeat(levels))
 }
 
@@ -338,25 +346,21 @@ fn json_bodies(out: &mut Vec<Case>) {
                 many(",", |i| format!("{{\"key\":\"k\",\"path\":\"a{i}\"}}"))
             )),
         ),
-        (
-            "a role of many verbs, groups and resources",
-            "/apis/rbac.authorization.k8s.io/v1/clusterroles",
-            {
-                let list = |n: &str| many_of(50_000, |i| format!("\"{n}{i}\""));
-                object(
-                    "rbac.authorization.k8s.io/v1",
-                    "ClusterRole",
-                    "",
-                    &format!(
-                        "\"rules\":[{{\"verbs\":[{}],\"apiGroups\":[{}],\"resources\":[{}],\"resourceNames\":[{}]}}]",
-                        list("v"),
-                        list("g"),
-                        list("r"),
-                        list("n")
-                    ),
-                )
-            },
-        ),
+        ("a role of many verbs, groups and resources", ROLES, {
+            let list = |n: &str| many_of(50_000, |i| format!("\"{n}{i}\""));
+            object(
+                "rbac.authorization.k8s.io/v1",
+                "ClusterRole",
+                "",
+                &format!(
+                    "\"rules\":[{{\"verbs\":[{}],\"apiGroups\":[{}],\"resources\":[{}],\"resourceNames\":[{}]}}]",
+                    list("v"),
+                    list("g"),
+                    list("r"),
+                    list("n")
+                ),
+            )
+        }),
         (
             "a token",
             "/apis/authentication.k8s.io/v1/tokenreviews",
@@ -441,7 +445,7 @@ fn many_of(bytes: usize, unit: impl Fn(usize) -> String) -> String {
 }
 
 /// Bodies of YAML, by name.
-fn yaml_texts() -> Vec<(&'static str, String)> {
+pub fn yaml_texts() -> Vec<(&'static str, String)> {
     let head = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n";
     let mut bomb = format!("{head}a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
     for i in 1..60 {
@@ -1188,6 +1192,7 @@ fn queries(out: &mut Vec<Case>) {
         path: MAPS.to_owned(),
         headers,
         body: Bytes::new(),
+        then: None,
     };
     let extra: Vec<Header> = (0..90)
         .map(|_| ("impersonate-group", "g".repeat(3_000)))
@@ -1264,9 +1269,249 @@ fn reads(out: &mut Vec<Case>) {
     }
 }
 
+/// Two lists of which one refers to the other: all pairs are far too many.
+fn pairs(out: &mut Vec<Case>) {
+    let list = |unit: &dyn Fn(usize) -> String| format!("[{}]", many_of(HALF, unit));
+    let named = |i: usize| format!("{{\"name\":\"n{i}\"}}");
+    let pod = |spec: String| object("v1", "Pod", "", &format!("\"spec\":{{{spec}}}"));
+    let container =
+        |rest: String| format!("\"containers\":[{{\"name\":\"c\",\"image\":\"i\",{rest}}}]");
+    let claim = |rest: String| {
+        object(
+            "resource.k8s.io/v1",
+            "ResourceClaim",
+            "",
+            &format!(
+                "\"spec\":{{\"devices\":{{\"requests\":{},{rest}}}}}",
+                list(&named)
+            ),
+        )
+    };
+    let claims = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims";
+    let job = "/apis/batch/v1/namespaces/default/jobs";
+    let texts = |i: usize| format!("\"n{i}\"");
+    let rows = [
+        (
+            "volumes and mounts",
+            PODS,
+            pod(format!(
+                "\"volumes\":{},{}",
+                list(&named),
+                container(format!(
+                    "\"volumeMounts\":{}",
+                    list(&|i| format!("{{\"name\":\"n{i}\",\"mountPath\":\"/{i}\"}}"))
+                ))
+            )),
+        ),
+        (
+            "volumes and devices",
+            PODS,
+            pod(format!(
+                "\"volumes\":{},{}",
+                list(&named),
+                container(format!(
+                    "\"volumeDevices\":{}",
+                    list(&|i| format!("{{\"name\":\"n{i}\",\"devicePath\":\"/{i}\"}}"))
+                ))
+            )),
+        ),
+        (
+            "claims and what uses them",
+            PODS,
+            pod(format!(
+                "\"resourceClaims\":{},{}",
+                list(&named),
+                container(format!("\"resources\":{{\"claims\":{}}}", list(&named)))
+            )),
+        ),
+        (
+            "claims for devices and configurations",
+            claims,
+            claim(format!("\"config\":[{{\"requests\":{}}}]", list(&texts))),
+        ),
+        (
+            "claims for devices and constraints",
+            claims,
+            claim(format!(
+                "\"constraints\":[{{\"requests\":{}}}]",
+                list(&texts)
+            )),
+        ),
+        (
+            "claims for devices and many constraints",
+            claims,
+            claim(format!(
+                "\"constraints\":{}",
+                list(&|_| format!("{{\"requests\":[{}]}}", many_of(300, texts)))
+            )),
+        ),
+        (
+            "containers and rules of failures",
+            job,
+            object(
+                "batch/v1",
+                "Job",
+                "",
+                &format!(
+                    "\"spec\":{{\"podFailurePolicy\":{{\"rules\":{}}},\"template\":{{\"spec\":{{\"containers\":{}}}}}}}",
+                    list(&|i| format!(
+                        "{{\"action\":\"Count\",\"onExitCodes\":{{\"containerName\":\"n{i}\"}}}}"
+                    )),
+                    list(&named)
+                ),
+            ),
+        ),
+        (
+            "addresses and ports",
+            "/api/v1/namespaces/default/endpoints",
+            object(
+                "v1",
+                "Endpoints",
+                "",
+                &format!(
+                    "\"subsets\":[{{\"addresses\":{},\"ports\":{}}}]",
+                    list(&|i| format!(
+                        "{{\"ip\":\"10.{}.{}.{}\"}}",
+                        i >> 16,
+                        i >> 8 & 255,
+                        i & 255
+                    )),
+                    list(&|i| format!("{{\"name\":\"n{i}\",\"port\":80}}"))
+                ),
+            ),
+        ),
+        (
+            "claim templates and mounts",
+            "/apis/apps/v1/namespaces/default/statefulsets",
+            object(
+                "apps/v1",
+                "StatefulSet",
+                "",
+                &format!(
+                    "\"spec\":{{\"volumeClaimTemplates\":{},\"template\":{{\"spec\":{{{}}}}}}}",
+                    list(&|i| format!("{{\"metadata\":{{\"name\":\"n{i}\"}}}}")),
+                    container(format!("\"volumeMounts\":{}", list(&named)))
+                ),
+            ),
+        ),
+        (
+            "labels and a selector",
+            "/apis/apps/v1/namespaces/default/deployments",
+            object(
+                "apps/v1",
+                "Deployment",
+                "",
+                &format!(
+                    "\"spec\":{{\"selector\":{{\"matchExpressions\":{}}},\"template\":{{\"metadata\":{{\"labels\":{{{}}}}}}}}}",
+                    list(&|i| format!(
+                        "{{\"key\":\"n{i}\",\"operator\":\"In\",\"values\":[\"v\"]}}"
+                    )),
+                    many_of(HALF, |i| format!("\"n{i}\":\"v\""))
+                ),
+            ),
+        ),
+    ];
+    for (name, path, body) in rows {
+        out.push(case(
+            &format!("pairs: {name}"),
+            Method::POST,
+            path,
+            "application/json",
+            body,
+        ));
+    }
+}
+
+/// An object in the place of one with as much in it, the other way round.
+fn updates(out: &mut Vec<Case>) {
+    let turned = |unit: &dyn Fn(usize) -> String| {
+        let all: Vec<String> = (0..9_000).map(unit).collect();
+        let back: Vec<String> = all.iter().rev().cloned().collect();
+        (all.join(","), back.join(","))
+    };
+    let pod = |name: &str, rest: &str| {
+        format!(
+            "{{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"metadata\":{{\"name\":\"{name}\"}},\"spec\":{{\"containers\":[{{\"name\":\"c\",\"image\":\"i\"}}],{rest}}}}}"
+        )
+    };
+    let fields: [(&str, &dyn Fn(usize) -> String); 4] = [
+        ("tolerations", &|i| {
+            format!("{{\"key\":\"n{i}\",\"operator\":\"Exists\"}}")
+        }),
+        ("schedulingGates", &|i| format!("{{\"name\":\"n{i}\"}}")),
+        ("volumes", &|i| {
+            format!("{{\"name\":\"n{i}\",\"emptyDir\":{{}}}}")
+        }),
+        ("imagePullSecrets", &|i| format!("{{\"name\":\"n{i}\"}}")),
+    ];
+    for (i, (field, unit)) in fields.into_iter().enumerate() {
+        let (there, back) = turned(unit);
+        let name = format!("update{i}");
+        out.push(Case {
+            then: Some(pod(&name, &format!("\"{field}\":[{back}]")).into()),
+            ..case(
+                &format!("update: {field}"),
+                Method::POST,
+                PODS,
+                "application/json",
+                pod(&name, &format!("\"{field}\":[{there}]")),
+            )
+        });
+    }
+    let long = |unit: &dyn Fn(usize) -> String| format!("[{}]", many_of(MOST - 1_000, unit));
+    let status = [
+        (
+            "pods",
+            "containerStatuses",
+            long(&|i| {
+                format!(
+                    "{{\"name\":\"n{i}\",\"image\":\"i\",\"imageID\":\"\",\"ready\":true,\"restartCount\":0}}"
+                )
+            }),
+        ),
+        (
+            "pods",
+            "conditions",
+            long(&|i| format!("{{\"type\":\"n{i}\",\"status\":\"True\"}}")),
+        ),
+        (
+            "pods",
+            "podIPs",
+            long(&|i| format!("{{\"ip\":\"fd00::{}:{}\"}}", i >> 12, i & 0xfff)),
+        ),
+        (
+            "deployments",
+            "conditions",
+            long(&|i| format!("{{\"type\":\"n{i}\",\"status\":\"True\"}}")),
+        ),
+    ];
+    for (resource, field, list) in status {
+        let (group, version, kind) = match resource {
+            "pods" => ("/api/v1", "v1", "Pod"),
+            _ => ("/apis/apps/v1", "apps/v1", "Deployment"),
+        };
+        let body = object(
+            version,
+            kind,
+            "",
+            &format!("\"status\":{{\"{field}\":{list}}}"),
+        )
+        .replacen("\"x\"", "\"target\"", 1);
+        out.push(case(
+            &format!("update: {resource} status.{field}"),
+            Method::PUT,
+            &format!("{group}/namespaces/default/{resource}/target/status"),
+            "application/json",
+            body,
+        ));
+    }
+}
+
 pub fn cases() -> Vec<Case> {
     let mut out = Vec::new();
     json_bodies(&mut out);
+    pairs(&mut out);
+    updates(&mut out);
     protobuf_bodies(&mut out);
     patches(&mut out);
     applies(&mut out);
@@ -1285,7 +1530,50 @@ pub async fn prepare(server: &Server) {
         .map(|i| json!({"name": format!("c{i}"), "image": "i"}))
         .collect();
     let pod = |name: &str, containers: &[Value]| json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {"containers": containers}});
-    let objects = [
+    let rule = |verbs: &[&str], resources: &[String]| json!({"verbs": verbs, "apiGroups": ["*"], "resources": resources});
+    let mut rules: Vec<Value> = (0..50)
+        .map(|i| rule(&["get", "list"], &[format!("r{i}")]))
+        .collect();
+    // Everything but `escalate`, `bind` and `impersonate`.
+    let verbs = [
+        "get",
+        "list",
+        "watch",
+        "create",
+        "update",
+        "patch",
+        "delete",
+        "deletecollection",
+    ];
+    rules.push(rule(&verbs, &["*".to_owned()]));
+    rules.push(json!({"verbs": ["*"], "nonResourceURLs": ["*"]}));
+    let rbac = |kind: &str, name: &str, rest: Value| {
+        let mut object = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": {"name": name}});
+        object
+            .as_object_mut()
+            .unwrap()
+            .extend(rest.as_object().unwrap().clone());
+        object.to_string()
+    };
+    let bind = |name: &str, group: &str| {
+        rbac(
+            "ClusterRoleBinding",
+            name,
+            json!({
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "tester"},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": group}]}),
+        )
+    };
+    let mut objects = vec![
+        (
+            ROLES,
+            rbac("ClusterRole", "tester", json!({"rules": rules})),
+        ),
+        (BINDINGS, bind("tester", "testers")),
+    ];
+    // Groups that a review names have bindings, too.
+    objects.extend((0..200).map(|i| (BINDINGS, bind(&format!("b{i}"), &i.to_string()))));
+    objects.extend([
         ("/api/v1/namespaces", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}}).to_string()),
         (
             "/api/v1/namespaces/default/serviceaccounts",
@@ -1306,9 +1594,9 @@ pub async fn prepare(server: &Server) {
             REVISIONS,
             object("apps/v1", "ControllerRevision", "", &format!("\"revision\":1,\"data\":{deep}")).replace("\"x\"", "\"deep\""),
         ),
-    ];
+    ]);
     for (path, body) in objects {
-        let headers = [("content-type", "application/json")];
+        let headers = [("content-type", "application/json"), ROOT];
         let a = server
             .call(Method::POST, path, &headers, body.into())
             .await

@@ -14,11 +14,13 @@
 
 mod cases;
 mod meter;
+mod node;
 mod schema;
 mod server;
 
 use std::time::{Duration, Instant};
 
+use http::Method;
 use meter::{Cost, Meter};
 
 #[global_allocator]
@@ -33,6 +35,9 @@ const BUDGET: Cost = Cost {
 
 /// What is answered where a handler panicked.
 const PANIC: &[u8] = b"apiserver to panic";
+
+/// Lines of the table that are printed.
+const SHOWN: usize = 40;
 
 /// As the apiserver's: trees of ten thousand levels are dropped recursively.
 const STACK: usize = 128 << 20;
@@ -62,75 +67,167 @@ fn main() -> std::process::ExitCode {
     }
 }
 
-async fn run(wanted: Vec<String>) -> usize {
-    let started = Instant::now();
-    let server = server::Server::start().await;
-    let mut all = cases::cases();
-    all.extend(schema::cases(&server.core.table()));
-    all.retain(|c| wanted.is_empty() || wanted.iter().any(|w| c.name.contains(w.as_str())));
-    cases::prepare(&server).await;
-    let mut costs: Vec<(String, u16, usize, usize, Cost)> = Vec::new();
-    let mut failures = Vec::new();
-    for case in all {
+/// A line of the table.
+struct Row {
+    name: String,
+    /// What was answered; 0 where nothing was, or nobody asked.
+    code: u16,
+    sent: usize,
+    answered: usize,
+    cost: Cost,
+}
+
+impl std::fmt::Display for Row {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{:>6} ms {:>4} MB {:>5} KiB {:>5} KiB {:>5}  {}",
+            self.cost.cpu.as_millis(),
+            self.cost.memory >> 20,
+            self.sent >> 10,
+            self.answered >> 10,
+            self.code,
+            self.name,
+        )
+    }
+}
+
+#[derive(Default)]
+struct Results {
+    rows: Vec<Row>,
+    failures: Vec<String>,
+}
+
+impl Results {
+    /// Sends a request and notes what it cost; answers the code.
+    async fn ask(&mut self, server: &server::Server, case: cases::Case) -> u16 {
         let headers: Vec<(&str, &str)> =
             case.headers.iter().map(|(k, v)| (*k, v.as_str())).collect();
-        let size = case.body.len();
+        let sent = headers.iter().map(|(k, v)| k.len() + v.len());
+        let sent = case.body.len() + case.path.len() + sent.sum::<usize>();
         let meter = Meter::start();
         let answer = server
             .call(case.method, &case.path, &headers, case.body)
             .await;
         let cost = meter.read();
-        let (code, answered) = match answer {
+        let (code, answered, fault) = match answer {
             Ok(a) => {
-                if a.code == 500 && a.body.windows(PANIC.len()).any(|w| w == PANIC) {
-                    failures.push(format!("{}: a panic", case.name));
-                }
-                (a.code, a.body.len())
+                let panic = a.code == 500 && a.body.windows(PANIC.len()).any(|w| w == PANIC);
+                (a.code, a.body.len(), panic.then(|| "a panic".to_owned()))
             }
-            Err(e) => {
-                failures.push(format!("{}: no answer: {e}", case.name));
-                (0, 0)
-            }
+            Err(e) => (0, 0, Some(format!("no answer: {e}"))),
         };
-        if cost.cpu > BUDGET.cpu || cost.memory > BUDGET.memory {
-            failures.push(format!(
-                "{}: {:?} of CPU time and {} MB",
-                case.name,
-                cost.cpu,
-                cost.memory >> 20
-            ));
+        let row = Row {
+            name: case.name,
+            code,
+            sent,
+            answered,
+            cost,
+        };
+        self.add(row, fault);
+        code
+    }
+
+    fn add(&mut self, row: Row, fault: Option<String>) {
+        let over = row.cost.cpu > BUDGET.cpu || row.cost.memory > BUDGET.memory;
+        let fault = fault.or_else(|| {
+            over.then(|| {
+                let memory = row.cost.memory >> 20;
+                format!("{:?} of CPU time and {memory} MB", row.cost.cpu)
+            })
+        });
+        if let Some(fault) = fault {
+            println!("{row}: {fault}");
+            self.failures.push(format!("{}: {fault}", row.name));
         }
-        costs.push((case.name, code, size, answered, cost));
+        self.rows.push(row);
     }
-    let passed = costs.len() - failures.len().min(costs.len());
-    costs.sort_by_key(|(.., cost)| std::cmp::Reverse((cost.cpu, cost.memory)));
-    println!(
-        "\n{:>8} {:>7} {:>8} {:>8} {:>5}  request",
-        "CPU", "memory", "sent", "answer", "code"
-    );
-    let kib = |n: usize| n >> 10;
-    for (name, code, size, answered, cost) in &costs {
+
+    /// Prints what was dearest, and the closing lines.
+    fn print(mut self, took: Duration) -> usize {
+        self.rows
+            .sort_by_key(|r| std::cmp::Reverse((r.cost.cpu, r.cost.memory)));
         println!(
-            "{:>6} ms {:>4} MB {:>4} KiB {:>4} KiB {code:>5}  {name}",
-            cost.cpu.as_millis(),
-            cost.memory >> 20,
-            kib(*size),
-            kib(*answered),
+            "\n{:>9} {:>7} {:>9} {:>9} {:>5}  request",
+            "CPU", "memory", "sent", "answer", "code"
         );
+        for row in self.rows.iter().take(SHOWN) {
+            println!("{row}");
+        }
+        let most = self.rows.iter().max_by_key(|r| r.cost.memory);
+        if let Some(row) = most {
+            println!("most memory:\n{row}");
+        }
+        for failure in &self.failures {
+            println!("over budget: {failure}");
+        }
+        println!(
+            "\n{} requests; budget: {:?} of CPU time and {} MB each",
+            self.rows.len(),
+            BUDGET.cpu,
+            BUDGET.memory >> 20
+        );
+        println!(
+            "\ntest result: {}. {} passed; {} failed; 0 ignored; 0 measured; 0 filtered out; finished in {:.2}s\n",
+            if self.failures.is_empty() {
+                "ok"
+            } else {
+                "FAILED"
+            },
+            self.rows.len() - self.failures.len(),
+            self.failures.len(),
+            took.as_secs_f64()
+        );
+        self.failures.len()
     }
-    for failure in &failures {
-        println!("over budget: {failure}");
+}
+
+async fn run(wanted: Vec<String>) -> usize {
+    let started = Instant::now();
+    let server = server::Server::start().await;
+    let is_wanted =
+        |name: &str| wanted.is_empty() || wanted.iter().any(|w| name.contains(w.as_str()));
+    let mut all = cases::cases();
+    all.extend(schema::cases(&server.core.table()));
+    all.retain(|c| is_wanted(&c.name));
+    cases::prepare(&server).await;
+    let mut results = Results::default();
+    for case in all {
+        let (created, then) = (case.body.clone(), case.then.clone());
+        let again = cases::Case {
+            name: format!("{}, put again", case.name),
+            method: Method::PUT,
+            path: case.path.clone(),
+            headers: case.headers.clone(),
+            body: then.unwrap_or_default(),
+            then: None,
+        };
+        if results.ask(&server, case).await == 201 && !again.body.is_empty() {
+            let object: serde_json::Value = serde_json::from_slice(&created).unwrap();
+            let name = object["metadata"]["name"].as_str().unwrap();
+            let path = format!("{}/{name}", again.path);
+            results.ask(&server, cases::Case { path, ..again }).await;
+        }
     }
-    println!(
-        "\nbudget: {:?} of CPU time and {} MB per request",
-        BUDGET.cpu,
-        BUDGET.memory >> 20
-    );
-    println!(
-        "\ntest result: {}. {passed} passed; {} failed; 0 ignored; 0 measured; 0 filtered out; finished in {:.2}s\n",
-        if failures.is_empty() { "ok" } else { "FAILED" },
-        failures.len(),
-        started.elapsed().as_secs_f64()
-    );
-    failures.len()
+    let dir = tempfile::tempdir().unwrap();
+    let mut inputs = node::inputs(dir.path());
+    inputs.retain(|i| is_wanted(&i.name));
+    for input in inputs {
+        let meter = Meter::start();
+        // With the stack that the kubelet's threads have.
+        let read = std::thread::Builder::new()
+            .stack_size(2 << 20)
+            .spawn(input.read)
+            .unwrap();
+        let fault = read.join().is_err().then(|| "a panic".to_owned());
+        let row = Row {
+            name: input.name,
+            code: 0,
+            sent: 0,
+            answered: 0,
+            cost: meter.read(),
+        };
+        results.add(row, fault);
+    }
+    results.print(started.elapsed())
 }

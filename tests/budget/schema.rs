@@ -190,6 +190,18 @@ impl Place {
     }
 }
 
+/// Turns all lists round.
+fn turn(value: &mut Value) {
+    match value {
+        Value::Array(all) => {
+            all.reverse();
+            all.iter_mut().for_each(turn);
+        }
+        Value::Object(map) => map.values_mut().for_each(turn),
+        _ => {}
+    }
+}
+
 /// One case for each list and map of each struct, in the first body that has it.
 pub fn cases(table: &Table) -> Vec<Case> {
     let mut seen = HashSet::new();
@@ -232,6 +244,10 @@ pub fn cases(table: &Table) -> Vec<Case> {
                 path: path.clone(),
                 headers: vec![json_kind()],
                 body: object.to_string().into(),
+                then: Some({
+                    turn(&mut object);
+                    object.to_string().into()
+                }),
             });
         }
     }
