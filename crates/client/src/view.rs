@@ -8,8 +8,113 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// `metav1.Time`, whole seconds in UTC when printed by the apiserver.
-pub type Time = jiff::Timestamp;
+/// `metav1.Time`, whole seconds in UTC when printed by the apiserver. Objects may have times up to the end of the year 9999,
+/// which is a little more than [`jiff::Timestamp`] holds: these are read as its last moment, so that no object is kept from
+/// being read by a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Time(jiff::Timestamp);
+
+impl Time {
+    /// 1970-01-01T00:00:00Z
+    pub const UNIX_EPOCH: Time = Time(jiff::Timestamp::UNIX_EPOCH);
+    /// The last moment.
+    pub const MAX: Time = Time(jiff::Timestamp::MAX);
+
+    /// Now.
+    pub fn now() -> Time {
+        Time(jiff::Timestamp::now())
+    }
+
+    /// Seconds since 1970.
+    ///
+    /// # Errors
+    /// A moment that [`jiff::Timestamp`] cannot hold.
+    pub fn from_second(seconds: i64) -> Result<Time, jiff::Error> {
+        jiff::Timestamp::from_second(seconds).map(Time)
+    }
+
+    /// Nanoseconds since 1970.
+    ///
+    /// # Errors
+    /// As of [`Time::from_second`].
+    pub fn from_nanosecond(nanos: i128) -> Result<Time, jiff::Error> {
+        jiff::Timestamp::from_nanosecond(nanos).map(Time)
+    }
+
+    /// Nanoseconds since 1970.
+    pub fn as_nanosecond(self) -> i128 {
+        self.0.as_nanosecond()
+    }
+
+    /// Seconds since 1970.
+    pub fn as_second(self) -> i64 {
+        self.0.as_second()
+    }
+
+    /// How long after another it is; negative when before.
+    pub fn duration_since(self, other: Time) -> jiff::SignedDuration {
+        self.0.duration_since(other.0)
+    }
+
+    /// A later, or with a negative duration an earlier moment.
+    ///
+    /// # Errors
+    /// As of [`Time::from_second`].
+    pub fn checked_add(self, by: jiff::SignedDuration) -> Result<Time, jiff::Error> {
+        self.0.checked_add(by).map(Time)
+    }
+}
+
+impl std::ops::Deref for Time {
+    type Target = jiff::Timestamp;
+
+    fn deref(&self) -> &jiff::Timestamp {
+        &self.0
+    }
+}
+
+impl From<jiff::Timestamp> for Time {
+    fn from(t: jiff::Timestamp) -> Time {
+        Time(t)
+    }
+}
+
+impl std::fmt::Display for Time {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::str::FromStr for Time {
+    type Err = jiff::Error;
+
+    fn from_str(text: &str) -> Result<Time, jiff::Error> {
+        text.parse().map(Time).or_else(|e| {
+            // What is a time all the same is too late.
+            let time = api::time::parse_rfc3339(text).ok();
+            time.map(|_| Time::MAX).ok_or(e)
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Time, D::Error> {
+        struct Text;
+        impl serde::de::Visitor<'_> for Text {
+            type Value = Time;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a time")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Time, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        d.deserialize_str(Text)
+    }
+}
 
 /// What informers, stores and listers need to know of an object.
 pub trait View: DeserializeOwned + Send + Sync + 'static {
@@ -158,13 +263,13 @@ pub fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
 }
 
 /// `metav1.Time` as Go prints it: `2006-01-02T15:04:05Z`.
-pub fn print_time(t: Time) -> String {
-    t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+pub fn print_time(t: impl Into<Time>) -> String {
+    t.into().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// `metav1.MicroTime` as Go prints it: `2006-01-02T15:04:05.000000Z`.
-pub fn print_micro_time(t: Time) -> String {
-    t.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
+pub fn print_micro_time(t: impl Into<Time>) -> String {
+    t.into().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
 }
 
 /// Serde for `metav1.MicroTime`.
@@ -184,5 +289,39 @@ pub mod micro_time {
     /// Reads any RFC 3339 time.
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Time>, D::Error> {
         Option::<Time>::deserialize(d)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Object {
+        metadata: ObjectMeta,
+    }
+
+    #[test]
+    fn a_time_at_its_end_keeps_no_object_from_being_read() {
+        let pod = api::schema::message("v1", "Pod").unwrap();
+        for (text, want) in [
+            ("9999-12-31T23:59:59Z", Time::MAX),
+            ("9999-12-30T23:00:00Z", Time::MAX),
+            (
+                "0000-01-01T00:00:00Z",
+                Time::from_second(-62_167_219_200).unwrap(),
+            ),
+            ("1970-01-01T00:00:00Z", Time::UNIX_EPOCH),
+        ] {
+            let value = serde_json::json!({"metadata": {"name": "a", "deletionTimestamp": text}});
+            let json: Object = serde_json::from_value(value.clone()).unwrap();
+            let bytes = wire::proto::value_to_vec(&value, pod).unwrap();
+            let proto: Object = wire::proto::from_slice(&bytes, pod).unwrap();
+            for o in [json, proto] {
+                assert_eq!(o.metadata.deletion_timestamp, Some(want), "{text}");
+            }
+        }
+        assert!("9999-13-31T23:59:59Z".parse::<Time>().is_err());
+        assert!("soon".parse::<Time>().is_err());
     }
 }

@@ -322,10 +322,7 @@ pub(crate) fn moment(bytes: &[u8]) -> Result<Option<Moment>, Error> {
     if seconds == time::ZERO_SECONDS && nanos == 0 {
         return Ok(None);
     }
-    if !(time::ZERO_SECONDS..=253_402_300_799).contains(&seconds) {
-        return Err(Error::Protobuf("timestamp out of range"));
-    }
-    Ok(Some(Moment { seconds, nanos }))
+    Ok(Some(Moment { seconds, nanos }.clamped()))
 }
 
 /// The bytes of field `tag` in a message of one field; `None` if absent.
@@ -1203,14 +1200,15 @@ pub(crate) fn put_varint(mut v: u64, out: &mut Vec<u8>) {
     out.push(v as u8);
 }
 
+/// A field of a number.
 #[inline]
-pub(crate) fn put_uint(tag: u32, v: u64, out: &mut Vec<u8>) {
+pub fn put_uint(tag: u32, v: u64, out: &mut Vec<u8>) {
     put_varint(u64::from(tag) << 3, out);
     put_varint(v, out);
 }
 
-#[inline]
 /// A length-delimited field.
+#[inline]
 pub fn put_bytes(tag: u32, b: &[u8], out: &mut Vec<u8>) {
     put_varint(u64::from(tag) << 3 | 2, out);
     put_varint(b.len() as u64, out);

@@ -14,6 +14,10 @@ pub struct Moment {
 /// Seconds of 0001-01-01T00:00:00Z, which Go calls the zero time.
 pub const ZERO_SECONDS: i64 = -62_135_596_800;
 
+/// Seconds of the first and last moment that four digits of a year can say.
+const FIRST_SECONDS: i64 = -62_167_219_200;
+const LAST_SECONDS: i64 = 253_402_300_799;
+
 /// Days since the epoch of a civil date (proleptic Gregorian).
 fn days_from_civil(year: i64, month: u32, day: u32) -> i64 {
     let y = if month <= 2 { year - 1 } else { year };
@@ -40,6 +44,23 @@ fn civil_from_days(days: i64) -> (i64, u32, u32) {
 }
 
 impl Moment {
+    /// The nearest moment of the years 0 to 9999: protobuf can hold others, which no client could read as text.
+    pub fn clamped(self) -> Moment {
+        if self.seconds < FIRST_SECONDS {
+            Moment {
+                seconds: FIRST_SECONDS,
+                nanos: 0,
+            }
+        } else if self.seconds > LAST_SECONDS {
+            Moment {
+                seconds: LAST_SECONDS,
+                nanos: 999_999_999,
+            }
+        } else {
+            self
+        }
+    }
+
     /// `2026-11-24T07:45:17Z`
     pub fn rfc3339(self) -> String {
         let mut s = String::with_capacity(20);
@@ -70,7 +91,8 @@ impl Moment {
 }
 
 /// Parses RFC 3339 as Go's `time.Parse(time.RFC3339, …)` does: fractions of any length, `Z` or an offset. The error is
-/// Go's message.
+/// Go's message. Unlike there, a moment whose year in UTC is not one of 0 to 9999 (an offset can lead there) is refused: it
+/// could not be read again.
 pub fn parse_rfc3339(s: &str) -> Result<Moment, String> {
     parse(s, "2006-01-02T15:04:05Z07:00", false)
 }
@@ -187,6 +209,9 @@ fn parse(s: &str, layout: &str, micro: bool) -> Result<Moment, String> {
         + minute * 60
         + second
         - offset;
+    if !(FIRST_SECONDS..=LAST_SECONDS).contains(&seconds) {
+        return Err(range("year in UTC"));
+    }
     Ok(Moment { seconds, nanos })
 }
 
@@ -338,7 +363,8 @@ mod tests {
             ("1970-01-01T00:00:00Z", 0),
             ("2000-02-29T12:00:01Z", 951_825_601),
             ("0001-01-01T00:00:00Z", ZERO_SECONDS),
-            ("9999-12-31T23:59:59Z", 253_402_300_799),
+            ("0000-01-01T00:00:00Z", FIRST_SECONDS),
+            ("9999-12-31T23:59:59Z", LAST_SECONDS),
         ] {
             let m = parse_rfc3339(text).unwrap();
             assert_eq!((m.seconds, m.nanos), (secs, 0));
@@ -359,6 +385,14 @@ mod tests {
             "parsing time \"2020-02-30T00:00:00Z\": day out of range"
         );
         assert!(parse_rfc3339("2020-01-01").is_err());
+        for beyond in ["9999-12-31T23:59:59-00:01", "0000-01-01T00:00:00+00:01"] {
+            let e = parse_rfc3339(beyond).unwrap_err();
+            assert!(e.ends_with(": year in UTC out of range"), "{e}");
+        }
+        for seconds in [i64::MIN, FIRST_SECONDS - 1, LAST_SECONDS + 1, i64::MAX] {
+            let m = Moment { seconds, nanos: 5 }.clamped();
+            assert!(parse_rfc3339(&m.rfc3339()).is_ok(), "{seconds}");
+        }
     }
 
     #[test]

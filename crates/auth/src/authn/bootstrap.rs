@@ -78,9 +78,8 @@ impl TokenAuthenticator for BootstrapTokens {
         let expiry = data(&s, "expiration");
         if !expiry.is_empty() {
             // An expiry that cannot be read counts as past.
-            let past = expiry
-                .parse::<jiff::Timestamp>()
-                .map_or(true, |t| t <= jiff::Timestamp::now());
+            let past =
+                api::time::seconds(&expiry).is_none_or(|t| t <= jiff::Timestamp::now().as_second());
             if past {
                 return Ok(None);
             }

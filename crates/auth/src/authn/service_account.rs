@@ -236,8 +236,7 @@ fn deleted(object: &Value, now: i64) -> bool {
     else {
         return false;
     };
-    t.parse::<jiff::Timestamp>()
-        .map_or(true, |t| t.as_second() < now.saturating_sub(LEEWAY))
+    api::time::seconds(t).is_none_or(|t| t < now.saturating_sub(LEEWAY))
 }
 
 fn account_user(ns: &str, name: &str, uid: &str) -> UserInfo {

@@ -141,7 +141,7 @@ fn deadline(shared: &Shared, pod: &Pod) -> Option<(Instant, bool)> {
         .get(&pod.metadata.uid)
         .and_then(|s| s.start_time)
         .or_else(|| pod.status.start_time.clone())?;
-    let start: jiff::Timestamp = start.parse().ok()?;
+    let start: client::Time = start.parse().ok()?;
     let left = start
         .as_second()
         .saturating_add(seconds)

@@ -6,7 +6,7 @@ use crate::value::Tree;
 
 /// Seconds since the epoch of an RFC 3339 time.
 pub fn epoch(text: &str) -> Option<i64> {
-    text.parse::<jiff::Timestamp>().ok().map(|t| t.as_second())
+    api::time::seconds(text)
 }
 
 /// The age of an object as a cell.
@@ -79,5 +79,6 @@ mod tests {
             "60s"
         );
         assert_eq!(since(&Value::Null, 0), "<unknown>");
+        assert_eq!(since(&"9999-12-31T23:59:59Z".into(), 0), "<invalid>");
     }
 }
