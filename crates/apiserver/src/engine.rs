@@ -175,15 +175,11 @@ pub fn timestamp() -> String {
 
 /// Seconds since the epoch as RFC 3339.
 pub fn format_time(seconds: i64) -> String {
-    jiff::Timestamp::from_second(seconds)
-        .map(|t| t.to_string())
-        .unwrap_or_default()
+    api::time::Moment { seconds, nanos: 0 }.clamped().rfc3339()
 }
 
 fn parse_time(s: &str) -> Option<i64> {
-    s.parse::<jiff::Timestamp>()
-        .ok()
-        .map(jiff::Timestamp::as_second)
+    api::time::seconds(s)
 }
 
 /// Makes the object's namespace that of the request.
@@ -295,6 +291,7 @@ impl Engine {
             user: r.user,
             namespace: r.namespace,
             name,
+            asked: r.name,
             subresource: r.subresource,
             dry_run: r.dry_run,
             now: r.now,

@@ -24,6 +24,8 @@ pub struct Context<'a> {
     pub namespace: &'a str,
     /// The name in the path or the object; may be empty on create until it is generated.
     pub name: &'a str,
+    /// The name in the path; empty where it has none.
+    pub asked: &'a str,
     /// The subresource; empty for the resource itself.
     pub subresource: &'a str,
     /// Whether nothing will be stored.

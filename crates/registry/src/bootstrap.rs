@@ -13,12 +13,13 @@ use std::time::Duration;
 use api::Status;
 use apiserver::chain::{Hook, HookContext};
 use apiserver::resource::ObjectWriter;
+use auth::authz::rules;
 use futures::FutureExt;
 use serde_json::{Value, json};
 use storage::{Expect, ListOptions, SharedStore, Written};
 
 use crate::alloc::{NodePorts, Range};
-use crate::resources::rbac::{GROUP as RBAC, missing, rules_of};
+use crate::resources::rbac::GROUP as RBAC;
 use crate::resources::service::{held_ips, held_ports};
 use crate::value::{Tree, same};
 
@@ -198,10 +199,10 @@ fn reconcile_role(o: &mut Value, expected: &Value) {
         o.put("aggregationRule.clusterRoleSelectors", all);
         return;
     }
-    let owned = rules_of(o);
+    let owned = rules::of_role(o);
     let mut rules = o.list("rules").to_vec();
-    for (rule, wanted) in expected.list("rules").iter().zip(rules_of(expected)) {
-        if !missing(&owned, std::slice::from_ref(&wanted)).is_empty() {
+    for (rule, wanted) in expected.list("rules").iter().zip(rules::of_role(expected)) {
+        if !rules::covers(&owned, std::slice::from_ref(&wanted)).is_empty() {
             rules.push(rule.clone());
         }
     }
@@ -290,6 +291,7 @@ async fn replace_binding(
         user: &ctx.user,
         namespace: now.namespace(),
         name: now.name(),
+        asked: now.name(),
         subresource: "",
         dry_run: false,
         now: &stamp,

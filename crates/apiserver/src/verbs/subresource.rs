@@ -34,6 +34,7 @@ impl Call {
             user: &self.user,
             namespace: request.namespace,
             name: request.name,
+            asked: &self.info.name,
             subresource: &self.info.subresource,
             dry_run: request.dry_run,
             now: &self.now,

@@ -20,7 +20,7 @@ fn strings(v: &Value, key: &str) -> Vec<String> {
 }
 
 /// A rule as a role's JSON has it.
-pub fn from_value(v: &Value) -> Rule {
+fn from_value(v: &Value) -> Rule {
     Rule {
         verbs: strings(v, "verbs"),
         api_groups: strings(v, "apiGroups"),
@@ -231,9 +231,20 @@ pub fn describe(rule: &Rule) -> String {
     format!("{{{}}}", parts.join(", "))
 }
 
-/// The text of the 403 for an attempt to grant `missing` (from [`covers`]). `errors` are those of finding the user's own
-/// rules.
-pub fn escalation_message(user: &UserInfo, missing: Vec<Rule>, errors: Option<&str>) -> String {
+/// Refuses to let a user grant rules that are not among `owned`, the user's own. `errors` are those of finding these.
+///
+/// # Errors
+/// The text of the 403. `system:masters` is not looked at: cluster-admin's binding covers it.
+pub fn confirm_no_escalation(
+    user: &UserInfo,
+    owned: &[Rule],
+    errors: Option<&str>,
+    requested: &[Rule],
+) -> Result<(), String> {
+    let missing = covers(owned, requested);
+    if missing.is_empty() {
+        return Ok(());
+    }
     let list: BTreeSet<String> = compact(missing).iter().map(describe).collect();
     let list: Vec<String> = list.into_iter().collect();
     let mut text = format!(
@@ -245,7 +256,7 @@ pub fn escalation_message(user: &UserInfo, missing: Vec<Rule>, errors: Option<&s
     if let Some(e) = errors {
         text.push_str(&format!("; resolution errors: [{e}]"));
     }
-    text
+    Err(text)
 }
 
 #[cfg(test)]
@@ -332,25 +343,77 @@ mod tests {
             ),
             rule(&["update"], &["apps"], &["deployments/scale"], &[], &[]),
         ];
-        let missing = covers(&owner, &asked);
         let user = UserInfo {
             name: "jane".into(),
             groups: vec!["a".into(), "b".into()],
             ..UserInfo::default()
         };
         assert_eq!(
-            escalation_message(&user, missing, None),
+            confirm_no_escalation(&user, &owner, None, &asked).unwrap_err(),
             "user \"jane\" (groups=[\"a\" \"b\"]) is attempting to grant RBAC permissions not currently held:\n\
              {APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"delete\" \"patch\"]}\n\
              {APIGroups:[\"\"], Resources:[\"secrets\"], Verbs:[\"get\" \"delete\" \"patch\"]}"
         );
         assert!(covers(&[rule(&["*"], &["*"], &["*"], &[], &[])], &asked).is_empty());
+        let incomplete = confirm_no_escalation(&user, &[], Some("e"), &asked[1..]);
         assert!(
-            !covers(
-                &[rule(&["get"], &[""], &["pods"], &["a"], &[])],
-                &[rule(&["get"], &[""], &["pods"], &[], &[])]
-            )
-            .is_empty()
+            incomplete
+                .unwrap_err()
+                .ends_with("; resolution errors: [e]")
         );
+    }
+
+    #[test]
+    fn what_is_not_covered_is_told_piece_by_piece() {
+        let own = of_role(&serde_json::json!({"rules": [
+            {"verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods", "*/scale"]},
+            {"verbs": ["get"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a"]},
+            {"verbs": ["get"], "nonResourceURLs": ["/healthz/*"]},
+        ]}));
+        for (asked, want) in [
+            (rule(&["get"], &[""], &["pods"], &[], &[]), ""),
+            (
+                rule(&["get", "delete"], &[""], &["pods"], &[], &[]),
+                "{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"delete\"]}",
+            ),
+            (
+                rule(&["*"], &[""], &["pods"], &[], &[]),
+                "{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"*\"]}",
+            ),
+            (rule(&["get"], &[""], &["deployments/scale"], &[], &[]), ""),
+            (
+                rule(&["get"], &[""], &["secrets"], &[], &[]),
+                "{APIGroups:[\"\"], Resources:[\"secrets\"], Verbs:[\"get\"]}",
+            ),
+            (
+                rule(&["get"], &[""], &["secrets"], &["a", "b"], &[]),
+                "{APIGroups:[\"\"], Resources:[\"secrets\"], ResourceNames:[\"b\"], Verbs:[\"get\"]}",
+            ),
+            (rule(&["get"], &[], &[], &[], &["/healthz/x"]), ""),
+            (
+                rule(&["get"], &[], &[], &[], &["/metrics"]),
+                "{NonResourceURLs:[\"/metrics\"], Verbs:[\"get\"]}",
+            ),
+        ] {
+            let told: Vec<String> = covers(&own, std::slice::from_ref(&asked))
+                .iter()
+                .map(describe)
+                .collect();
+            assert_eq!(told.join("\n"), want, "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn rules_of_too_many_parts_are_not_broken_down() {
+        let many: Vec<String> = (0..1000).map(|n| n.to_string()).collect();
+        let huge = Rule {
+            verbs: many.clone(),
+            api_groups: many.clone(),
+            resources: many,
+            ..Rule::default()
+        };
+        assert_eq!(covers(&[], std::slice::from_ref(&huge)), [huge.clone()]);
+        let all = rule(&["*"], &["*"], &["*"], &[], &[]);
+        assert!(covers(&[all], &[huge]).is_empty());
     }
 }

@@ -1,10 +1,9 @@
 //! Roles and bindings. Nobody may grant what they do not hold, unless they may `escalate` (roles) or `bind` (bindings).
 
-use std::collections::{BTreeSet, HashMap};
-
 use api::Status;
 use apiserver::resource::{Context, Reservation, Strategy};
 use async_trait::async_trait;
+use auth::authz::rules;
 use auth::{Attributes, Decision, GROUP_MASTERS, Rule};
 use serde_json::Value;
 
@@ -16,186 +15,10 @@ use crate::value::{Tree, same};
 /// `rbac.authorization.k8s.io`.
 pub const GROUP: &str = "rbac.authorization.k8s.io";
 
-/// The rules of a role object.
-pub fn rules_of(role: &Value) -> Vec<Rule> {
-    let texts = |r: &Value, key: &str| r.texts(key).iter().map(|s| (*s).to_owned()).collect();
-    role.list("rules")
-        .iter()
-        .map(|r| Rule {
-            verbs: texts(r, "verbs"),
-            api_groups: texts(r, "apiGroups"),
-            resources: texts(r, "resources"),
-            resource_names: texts(r, "resourceNames"),
-            non_resource_urls: texts(r, "nonResourceURLs"),
-        })
-        .collect()
-}
-
-fn has_all(owner: &[String], wanted: &str) -> bool {
-    owner.iter().any(|o| o == "*" || o == wanted)
-}
-
-fn resource_covered(owner: &[String], wanted: &str) -> bool {
-    owner.iter().any(|o| {
-        o == "*"
-            || o == wanted
-            || o.strip_prefix("*/")
-                .is_some_and(|sub| wanted.split_once('/').is_some_and(|(_, w)| w == sub))
-    })
-}
-
-fn path_covered(owner: &[String], wanted: &str) -> bool {
-    owner.iter().any(|o| {
-        o == "*" || o == wanted || o.strip_suffix('*').is_some_and(|p| wanted.starts_with(p))
-    })
-}
-
-/// A rule of one verb, group, resource and name, or of one verb and path.
-fn break_down(rule: &Rule) -> Vec<Rule> {
-    let mut out = vec![];
-    for verb in &rule.verbs {
-        for group in &rule.api_groups {
-            for resource in &rule.resources {
-                let names: Vec<Vec<String>> = if rule.resource_names.is_empty() {
-                    vec![vec![]]
-                } else {
-                    rule.resource_names
-                        .iter()
-                        .map(|n| vec![n.clone()])
-                        .collect()
-                };
-                out.extend(names.into_iter().map(|resource_names| Rule {
-                    verbs: vec![verb.clone()],
-                    api_groups: vec![group.clone()],
-                    resources: vec![resource.clone()],
-                    resource_names,
-                    non_resource_urls: vec![],
-                }));
-            }
-        }
-        out.extend(rule.non_resource_urls.iter().map(|path| Rule {
-            verbs: vec![verb.clone()],
-            non_resource_urls: vec![path.clone()],
-            ..Rule::default()
-        }));
-    }
-    out
-}
-
-fn covers(owner: &Rule, wanted: &Rule) -> bool {
-    wanted.verbs.iter().all(|v| has_all(&owner.verbs, v))
-        && wanted
-            .api_groups
-            .iter()
-            .all(|g| has_all(&owner.api_groups, g))
-        && wanted
-            .resources
-            .iter()
-            .all(|r| resource_covered(&owner.resources, r))
-        && wanted
-            .non_resource_urls
-            .iter()
-            .all(|p| path_covered(&owner.non_resource_urls, p))
-        && (owner.resource_names.is_empty()
-            || !wanted.resource_names.is_empty()
-                && wanted
-                    .resource_names
-                    .iter()
-                    .all(|n| owner.resource_names.contains(n)))
-}
-
-/// Into how many parts rules are broken down. A rule of a thousand verbs, groups and resources each would have a billion.
-const MAX_PARTS: usize = 20_000;
-
-/// How many parts [`break_down`] makes.
-fn parts(rule: &Rule) -> usize {
-    let names = rule.resource_names.len().max(1);
-    let resources = rule.api_groups.len().saturating_mul(rule.resources.len());
-    let of_verb = resources
-        .saturating_mul(names)
-        .saturating_add(rule.non_resource_urls.len());
-    rule.verbs.len().saturating_mul(of_verb)
-}
-
-/// The parts of `wanted` that none of `owned` covers. A rule that one of `owned` covers as a whole is not broken down, and
-/// one that would have too many parts is missing as a whole.
-pub fn missing(owned: &[Rule], wanted: &[Rule]) -> Vec<Rule> {
-    let mut room = MAX_PARTS;
-    let mut out = vec![];
-    for rule in wanted {
-        if owned.iter().any(|o| covers(o, rule)) {
-            continue;
-        }
-        match room.checked_sub(parts(rule)) {
-            Some(left) => {
-                room = left;
-                let lacks = |w: &Rule| !owned.iter().any(|o| covers(o, w));
-                out.extend(break_down(rule).into_iter().filter(lacks));
-            }
-            None => out.push(rule.clone()),
-        }
-    }
-    out
-}
-
-fn quoted(list: &[String]) -> String {
-    let each: Vec<String> = list.iter().map(|s| api::text::go_quote(s)).collect();
-    format!("[{}]", each.join(" "))
-}
-
-/// A rule as messages show it.
-fn compact(rule: &Rule) -> String {
-    let mut parts = vec![];
-    for (key, list) in [
-        ("APIGroups", &rule.api_groups),
-        ("Resources", &rule.resources),
-        ("NonResourceURLs", &rule.non_resource_urls),
-        ("ResourceNames", &rule.resource_names),
-        ("Verbs", &rule.verbs),
-    ] {
-        if !list.is_empty() {
-            parts.push(format!("{key}:{}", quoted(list).replace("\" \"", "\", \"")));
-        }
-    }
-    format!("{{{}}}", parts.join(", "))
-}
-
-/// Joins the verbs of rules that differ in nothing else.
-fn join_verbs(rules: Vec<Rule>) -> Vec<Rule> {
-    let mut out: Vec<Rule> = vec![];
-    let mut places: HashMap<[Vec<String>; 3], usize> = HashMap::new();
-    for r in rules {
-        if r.non_resource_urls.is_empty() {
-            let key = [&r.api_groups, &r.resources, &r.resource_names].map(Clone::clone);
-            let place = *places.entry(key).or_insert(out.len());
-            if let Some(o) = out.get_mut(place) {
-                o.verbs.extend(r.verbs);
-                continue;
-            }
-        }
-        out.push(r);
-    }
-    out
-}
-
 /// Refuses rules that the user does not hold.
-async fn confirm(ctx: &Context<'_>, rules: &[Rule]) -> Result<(), String> {
+async fn confirm(ctx: &Context<'_>, wanted: &[Rule]) -> Result<(), String> {
     let (owned, incomplete) = ctx.authorizer.rules_for(ctx.user, ctx.namespace).await;
-    let lacking = missing(&owned, rules);
-    if lacking.is_empty() {
-        return Ok(());
-    }
-    let lines: BTreeSet<String> = join_verbs(lacking).iter().map(compact).collect();
-    let mut why = format!(
-        "user {:?} (groups={}) is attempting to grant RBAC permissions not currently held:\n{}",
-        ctx.user.name,
-        quoted(&ctx.user.groups),
-        lines.into_iter().collect::<Vec<_>>().join("\n")
-    );
-    if let Some(err) = incomplete {
-        why.push_str(&format!("; resolution errors: [{err}]"));
-    }
-    Err(why)
+    rules::confirm_no_escalation(ctx.user, &owned, incomplete.as_deref(), wanted)
 }
 
 /// Whether the user holds a special verb on a role.
@@ -343,11 +166,12 @@ impl Strategy for Role {
         } else {
             "roles"
         };
-        if may(ctx, "escalate", resource, ctx.name).await {
+        // As upstream, a right to one name does not count where the path has none.
+        if may(ctx, "escalate", resource, ctx.asked).await {
             return Ok(Reservation::none());
         }
         let refuse = |why: &str| Status::forbidden(GROUP, resource, o.name(), why);
-        confirm(ctx, &rules_of(o))
+        confirm(ctx, &rules::of_role(o))
             .await
             .map_err(|why| refuse(&why))?;
         if aggregates(o) || old.is_some_and(aggregates) {
@@ -493,7 +317,7 @@ impl Strategy for Binding {
         } else {
             "rolebindings"
         };
-        confirm(ctx, &rules_of(&role))
+        confirm(ctx, &rules::of_role(&role))
             .await
             .map_err(|why| Status::forbidden(GROUP, own, o.name(), &why))?;
         Ok(Reservation::none())
@@ -524,70 +348,6 @@ pub fn cluster_role_binding(_: &Config) -> Parts {
 mod tests {
     use super::*;
     use serde_json::json;
-
-    fn rules(v: Value) -> Vec<Rule> {
-        rules_of(&json!({ "rules": v }))
-    }
-
-    #[test]
-    fn coverage() {
-        let own = rules(json!([
-            {"verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods", "*/scale"]},
-            {"verbs": ["get"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a"]},
-            {"verbs": ["get"], "nonResourceURLs": ["/healthz/*"]},
-        ]));
-        let lacks = |v: Value| {
-            missing(&own, &rules(v))
-                .iter()
-                .map(compact)
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(
-            lacks(json!([{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}])),
-            [""; 0]
-        );
-        assert_eq!(
-            lacks(json!([{"verbs": ["get", "delete"], "apiGroups": [""], "resources": ["pods"]}])),
-            ["{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"delete\"]}"]
-        );
-        assert_eq!(
-            lacks(json!([{"verbs": ["*"], "apiGroups": [""], "resources": ["pods"]}])),
-            ["{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"*\"]}"]
-        );
-        assert_eq!(
-            lacks(
-                json!([{"verbs": ["get"], "apiGroups": [""], "resources": ["deployments/scale"]}])
-            ),
-            [""; 0]
-        );
-        assert_eq!(
-            lacks(json!([{"verbs": ["get"], "apiGroups": [""], "resources": ["secrets"]}])),
-            ["{APIGroups:[\"\"], Resources:[\"secrets\"], Verbs:[\"get\"]}"]
-        );
-        let named = json!([{"verbs": ["get"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a", "b"]}]);
-        assert_eq!(
-            lacks(named),
-            ["{APIGroups:[\"\"], Resources:[\"secrets\"], ResourceNames:[\"b\"], Verbs:[\"get\"]}"]
-        );
-        assert_eq!(
-            lacks(json!([{"verbs": ["get"], "nonResourceURLs": ["/healthz/x"]}])),
-            [""; 0]
-        );
-        assert_eq!(
-            lacks(json!([{"verbs": ["get"], "nonResourceURLs": ["/metrics"]}])),
-            ["{NonResourceURLs:[\"/metrics\"], Verbs:[\"get\"]}"]
-        );
-    }
-
-    #[test]
-    fn messages() {
-        let r =
-            rules(json!([{"verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods"]}]));
-        assert_eq!(
-            compact(&r[0]),
-            "{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"get\", \"list\"]}"
-        );
-    }
 
     #[test]
     fn roles_and_bindings() {
