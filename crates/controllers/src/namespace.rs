@@ -45,6 +45,8 @@ pub struct Outcome {
     finalizers: BTreeMap<String, usize>,
     /// Seconds that pods may still take.
     grace: i64,
+    /// Pods are left, so the rest was not looked at.
+    pods_first: bool,
 }
 
 impl Outcome {
@@ -102,7 +104,8 @@ pub fn conditions(old: &[Condition], o: &Outcome, now: Time) -> Vec<Condition> {
         );
         ("ContentDeletionFailed", m)
     });
-    let remaining = (!o.remaining.is_empty()).then(|| {
+    // As upstream, what remains is told once the pods are gone.
+    let remaining = (!o.pods_first && !o.remaining.is_empty()).then(|| {
         (
             "SomeResourcesRemain",
             format!(
@@ -111,7 +114,7 @@ pub fn conditions(old: &[Condition], o: &Outcome, now: Time) -> Vec<Condition> {
             ),
         )
     });
-    let finalizers = (!o.finalizers.is_empty()).then(|| {
+    let finalizers = (!o.pods_first && !o.finalizers.is_empty()).then(|| {
         let m = format!(
             "Some content in the namespace has finalizers remaining: {}",
             list(&o.finalizers, " in")
@@ -232,7 +235,7 @@ async fn sync(client: &Client, seen: &Namespace) -> Result<Option<Duration>, cli
         return Ok(None);
     }
     let outcome = match discover(client).await {
-        Ok(found) => delete_all(client, name, found).await,
+        Ok(found) => delete_all(client, &ns, found).await,
         Err(e) => Outcome {
             undiscovered: Some(e.to_string()),
             ..Outcome::default()
@@ -294,7 +297,7 @@ fn is_ours_to_empty(now: &Namespace, uid: &str) -> bool {
         && now.spec.finalizers.iter().any(|f| f == FINALIZER)
 }
 
-async fn delete_all(client: &Client, namespace: &str, found: Discovered) -> Outcome {
+async fn delete_all(client: &Client, namespace: &Namespace, found: Discovered) -> Outcome {
     let mut out = Outcome {
         failed_groups: found.failed,
         ..Outcome::default()
@@ -308,6 +311,7 @@ async fn delete_all(client: &Client, namespace: &str, found: Discovered) -> Outc
         delete_resource(client, namespace, r, &mut out).await;
     }
     if !out.remaining.is_empty() {
+        out.pods_first = true;
         return out;
     }
     for r in &others {
@@ -316,28 +320,52 @@ async fn delete_all(client: &Client, namespace: &str, found: Discovered) -> Outc
     out
 }
 
-async fn delete_resource(client: &Client, namespace: &str, r: &ApiResource, out: &mut Outcome) {
-    let name = if r.resource.group.is_empty() {
-        format!("{}.", r.resource.plural)
-    } else {
-        format!("{}.{}", r.resource.plural, r.resource.group)
-    };
-    match empty(client, namespace, r).await {
+async fn delete_resource(
+    client: &Client,
+    namespace: &Namespace,
+    r: &ApiResource,
+    out: &mut Outcome,
+) {
+    let (name, now) = (&namespace.metadata.name, Time::now());
+    match empty(client, name, r).await {
         Ok(left) if left.is_empty() => {}
         Ok(left) => {
-            for o in &left {
-                for f in &o.metadata.finalizers {
-                    *out.finalizers.entry(f.clone()).or_default() += 1;
-                }
-                out.grace = out
-                    .grace
-                    .max(o.metadata.deletion_grace_period_seconds.unwrap_or(0));
-            }
-            out.remaining.insert(name, left.len());
+            let began = namespace.metadata.deletion_timestamp.unwrap_or(now);
+            let took = now.duration_since(began).as_secs();
+            still_there(name, &r.resource, &left, took, out);
         }
         Err(e) if e.is_not_found() || e.is_method_not_supported() => {}
         Err(e) => out.errors.push(e.to_string()),
     }
+}
+
+/// Notes what is still there of a resource, `took` seconds after the deletion began.
+fn still_there(
+    namespace: &str,
+    r: &client::Resource,
+    left: &[MetaView],
+    took: i64,
+    out: &mut Outcome,
+) {
+    let (mut grace, mut kept) = (0, false);
+    for o in left {
+        for f in &o.metadata.finalizers {
+            *out.finalizers.entry(f.clone()).or_default() += 1;
+            kept = true;
+        }
+        grace = grace.max(o.metadata.deletion_grace_period_seconds.unwrap_or(0));
+    }
+    let grace = if took < grace { grace } else { 0 };
+    out.grace = out.grace.max(grace);
+    if grace == 0 && !kept {
+        // Nothing explains it.
+        out.errors.push(format!(
+            "unexpected items still remain in namespace: {namespace} for gvr: {}/{}, Resource={}",
+            r.group, r.version, r.plural
+        ));
+    }
+    out.remaining
+        .insert(format!("{}.{}", r.plural, r.group), left.len());
 }
 
 /// Deletes all objects of a resource and returns those still there.
@@ -471,6 +499,39 @@ mod tests {
             ),
             ("True".into(), "no answer".into())
         );
+    }
+
+    #[test]
+    fn while_pods_are_left_only_what_nothing_explains_is_told() {
+        let left = |json: &str| -> Vec<MetaView> { serde_json::from_str(json).unwrap() };
+        for (json, took, grace, error) in [
+            (
+                r#"[{"metadata":{"deletionGracePeriodSeconds":30}}]"#,
+                5,
+                30,
+                "",
+            ),
+            (
+                r#"[{"metadata":{"deletionGracePeriodSeconds":30}}]"#,
+                31,
+                0,
+                "unexpected items still remain in namespace: n for gvr: /v1, Resource=pods",
+            ),
+            (r#"[{"metadata":{"finalizers":["x/y"]}}]"#, 31, 0, ""),
+        ] {
+            let mut o = Outcome::default();
+            still_there("n", &PODS, &left(json), took, &mut o);
+            o.pods_first = true;
+            assert_eq!(o.grace, grace);
+            assert_eq!(o.errors.join(""), error);
+            assert!(!o.lets_go(&[], Time::UNIX_EPOCH));
+            let told = conditions(&[], &o, Time::UNIX_EPOCH);
+            let status = |k: &str| condition(&told, k).unwrap().status.clone();
+            assert_eq!(status("NamespaceContentRemaining"), "False");
+            assert_eq!(status("NamespaceFinalizersRemaining"), "False");
+            let failed = if error.is_empty() { "False" } else { "True" };
+            assert_eq!(status("NamespaceDeletionContentFailure"), failed);
+        }
     }
 
     /// A dead group is waited for, not for ever; what is known to be there, and an apiserver that says nothing, are.
