@@ -3,7 +3,8 @@
 //!
 //! Invariants: no range is given to two nodes: what nodes have is taken up before the first one is given, and a range
 //! chosen for a node stays that node's until the node is gone, whatever became of the request that told it; ranges that
-//! overlap the services' are never given. A node for which nothing is left waits for another one to go.
+//! overlap the services' are never given. What a node says it has counts only up to a part of the cluster's range: unlike
+//! upstream, one node that says too much does not keep all others from having anything. A node for which nothing is left waits for another one to go.
 //!
 //! Absent on purpose: allocators of cloud providers.
 
@@ -29,6 +30,12 @@ const MAX_BITS_V6: u8 = 16;
 /// Most node ranges in an IPv4 cluster range, as a power of two: 2 MiB of bitmap.
 const MAX_BITS_V4: u8 = 24;
 
+/// Node ranges that a node may have, whatever part of the cluster's they are: those of a `--node-cidr-mask-size` that was four
+/// bits shorter.
+const MOST: usize = 16;
+/// Beyond these, the part of the cluster's range that one node may have.
+const PART: usize = 16;
+
 /// Why the flags cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -52,6 +59,9 @@ pub enum Error {
     /// A node's range lies elsewhere.
     #[error("cidr {0} is out the range of cluster cidr")]
     Outside(Cidr),
+    /// A node's range is a large part of the cluster's.
+    #[error("cidr {0} is too wide for one node")]
+    Wide(Cidr),
 }
 
 /// An IP range: its first address and the number of bits that are fixed.
@@ -245,6 +255,13 @@ impl Allocator {
         Ok(allocator)
     }
 
+    fn too_wide(&self, cidr: &Cidr) -> bool {
+        self.ranges.iter().any(|r| {
+            let count = r.indexes(cidr).map_or(0, |i| i.end() - i.start() + 1);
+            count > MOST && count > r.size() / PART
+        })
+    }
+
     fn mark(&mut self, cidr: &Cidr, used: bool) -> bool {
         let mut inside = false;
         for range in &mut self.ranges {
@@ -270,6 +287,7 @@ impl Allocator {
         let mut held = Vec::with_capacity(cidrs.len());
         for text in cidrs {
             match Cidr::parse(text) {
+                Ok(cidr) if self.too_wide(&cidr) => failed = Some(Error::Wide(cidr)),
                 Ok(cidr) => held.push(cidr),
                 Err(e) => failed = Some(e),
             }
@@ -536,6 +554,27 @@ mod tests {
             Err(Error::Outside(Cidr::parse("10.9.0.0/24").unwrap()))
         );
         assert_eq!(a.observe("h", &own("x")), Err(Error::Cidr("x".into())));
+    }
+
+    #[test]
+    fn one_node_does_not_keep_all_others_from_having_any() {
+        let wide = |s: &str| Err(Error::Wide(Cidr::parse(s).unwrap()));
+        for (cluster, node, given, refused) in [
+            ("10.0.0.0/16", 24, "10.0.16.0/20", "10.0.0.0/19"),
+            ("10.0.0.0/16", 24, "10.0.0.0/20", "0.0.0.0/0"),
+            ("10.0.0.0/12", 24, "10.0.0.0/16", "10.0.0.0/15"),
+        ] {
+            let mut a = allocator(&[cluster], &[], node, 64).unwrap();
+            assert_eq!(a.observe("a", &[given.to_owned()]), Ok(()), "{given}");
+            let held = a.held.clone();
+            assert_eq!(a.observe("b", &[refused.to_owned()]), wide(refused));
+            a.forget("b");
+            assert_eq!(a.held, held);
+            for n in 0..200 {
+                let c = a.assign(&n.to_string()).expect("room for others");
+                assert!(!c[0].overlaps(&Cidr::parse(given).unwrap()));
+            }
+        }
     }
 
     #[test]
