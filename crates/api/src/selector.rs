@@ -45,11 +45,18 @@ pub struct Requirement {
 pub trait Labels {
     /// The value of a label.
     fn get(&self, key: &str) -> Option<&str>;
+
+    /// Each label with its value.
+    fn each(&self, see: &mut dyn FnMut(&str, &str));
 }
 
 impl Labels for BTreeMap<String, String> {
     fn get(&self, key: &str) -> Option<&str> {
         BTreeMap::get(self, key).map(String::as_str)
+    }
+
+    fn each(&self, see: &mut dyn FnMut(&str, &str)) {
+        self.iter().for_each(|(k, v)| see(k, v));
     }
 }
 
@@ -57,17 +64,33 @@ impl Labels for BTreeMap<&str, &str> {
     fn get(&self, key: &str) -> Option<&str> {
         BTreeMap::get(self, key).copied()
     }
+
+    fn each(&self, see: &mut dyn FnMut(&str, &str)) {
+        self.iter().for_each(|(k, v)| see(k, v));
+    }
 }
 
 impl Labels for std::collections::HashMap<String, String> {
     fn get(&self, key: &str) -> Option<&str> {
         std::collections::HashMap::get(self, key).map(String::as_str)
     }
+
+    fn each(&self, see: &mut dyn FnMut(&str, &str)) {
+        self.iter().for_each(|(k, v)| see(k, v));
+    }
 }
 
 impl Labels for serde_json::Map<String, Value> {
     fn get(&self, key: &str) -> Option<&str> {
         serde_json::Map::get(self, key).and_then(Value::as_str)
+    }
+
+    fn each(&self, see: &mut dyn FnMut(&str, &str)) {
+        for (k, v) in self {
+            if let Some(v) = v.as_str() {
+                see(k, v);
+            }
+        }
     }
 }
 
@@ -76,12 +99,22 @@ impl Labels for [(String, String)] {
     fn get(&self, key: &str) -> Option<&str> {
         self.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
     }
+
+    fn each(&self, see: &mut dyn FnMut(&str, &str)) {
+        self.iter().for_each(|(k, v)| see(k, v));
+    }
 }
 
 /// The `metadata.labels` of an object, or no labels.
 impl Labels for Value {
     fn get(&self, key: &str) -> Option<&str> {
         self.as_object().and_then(|m| Labels::get(m, key))
+    }
+
+    fn each(&self, see: &mut dyn FnMut(&str, &str)) {
+        if let Some(m) = self.as_object() {
+            Labels::each(m, see);
+        }
     }
 }
 
@@ -184,7 +217,18 @@ impl Requirement {
 
     /// Whether labels satisfy it.
     pub fn matches<L: Labels + ?Sized>(&self, labels: &L) -> bool {
-        let value = labels.get(&self.key);
+        self.admits(labels.get(&self.key))
+    }
+
+    /// Whether it needs the label to be there.
+    fn needs(&self) -> bool {
+        !matches!(
+            self.operator,
+            Operator::NotIn | Operator::NotEquals | Operator::DoesNotExist
+        )
+    }
+
+    fn admits(&self, value: Option<&str>) -> bool {
         let among = |v: &str| {
             let found = self.values.binary_search_by(|x| x.as_str().cmp(v));
             found.is_ok()
@@ -228,7 +272,93 @@ impl fmt::Display for Requirement {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Selector {
     requirements: Vec<Requirement>,
+    /// What more than [`FEW`] requirements come to.
+    merged: Merged,
     nothing: bool,
+}
+
+/// As many requirements are looked at one after the other.
+const FEW: usize = 16;
+
+/// Requirements of which no two say the same of a label in other words: a selector of a request may have a hundred thousand,
+/// for each of as many objects. Empty when there are few.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Merged {
+    /// Sorted by key.
+    all: Vec<Requirement>,
+    /// Those that need their label to be there.
+    needing: usize,
+}
+
+impl Merged {
+    /// Of requirements that are sorted by key.
+    fn of(requirements: &[Requirement]) -> Merged {
+        let mut merged = Merged::default();
+        if requirements.len() <= FEW {
+            return merged;
+        }
+        for same in requirements.chunk_by(|a, b| a.key == b.key) {
+            let mut allowed: Option<Vec<String>> = None;
+            let mut forbidden = Vec::new();
+            let (mut exists, mut absent) = (false, false);
+            let (mut above, mut below): (Option<i64>, Option<i64>) = (None, None);
+            for r in same {
+                let number = || r.values.first().and_then(|v| v.parse::<i64>().ok());
+                match r.operator {
+                    Operator::In | Operator::Equals | Operator::DoubleEquals => {
+                        match &mut allowed {
+                            None => allowed = Some(r.values.clone()),
+                            Some(a) => a.retain(|v| r.values.binary_search(v).is_ok()),
+                        }
+                    }
+                    Operator::NotIn | Operator::NotEquals => forbidden.extend_from_slice(&r.values),
+                    Operator::Exists => exists = true,
+                    Operator::DoesNotExist => absent = true,
+                    Operator::GreaterThan => above = above.max(number()),
+                    Operator::LessThan => {
+                        below = [below, number()].into_iter().flatten().min();
+                    }
+                }
+            }
+            forbidden.sort_unstable();
+            forbidden.dedup();
+            let forbidden = (!forbidden.is_empty()).then_some(forbidden);
+            let one = |n: i64| vec![n.to_string()];
+            let all = [
+                (Operator::In, allowed),
+                (Operator::NotIn, forbidden),
+                (Operator::Exists, exists.then(Vec::new)),
+                (Operator::DoesNotExist, absent.then(Vec::new)),
+                (Operator::GreaterThan, above.map(one)),
+                (Operator::LessThan, below.map(one)),
+            ];
+            for (operator, values) in all {
+                if let (Some(values), Some(first)) = (values, same.first()) {
+                    merged.all.push(Requirement {
+                        key: first.key.clone(),
+                        operator,
+                        values,
+                    });
+                }
+            }
+        }
+        merged.needing = merged.all.iter().filter(|r| r.needs()).count();
+        merged
+    }
+
+    /// The work is that of the labels, not of the requirements.
+    fn matches<L: Labels + ?Sized>(&self, labels: &L) -> bool {
+        let (mut met, mut broken) = (0, false);
+        labels.each(&mut |key, value| {
+            let at = self.all.partition_point(|r| r.key.as_str() < key);
+            let of = self.all.iter().skip(at).take_while(|r| r.key == key);
+            for r in of {
+                broken |= !r.admits(Some(value));
+                met += usize::from(r.needs());
+            }
+        });
+        !broken && met == self.needing
+    }
 }
 
 impl Selector {
@@ -240,8 +370,8 @@ impl Selector {
     /// Matches no object.
     pub fn nothing() -> Selector {
         Selector {
-            requirements: Vec::new(),
             nothing: true,
+            ..Selector::default()
         }
     }
 
@@ -259,6 +389,7 @@ impl Selector {
     pub fn of(mut requirements: Vec<Requirement>) -> Selector {
         requirements.sort_by(|a, b| a.key.cmp(&b.key));
         Selector {
+            merged: Merged::of(&requirements),
             requirements,
             nothing: false,
         }
@@ -289,7 +420,13 @@ impl Selector {
 
     /// Whether labels satisfy all requirements.
     pub fn matches<L: Labels + ?Sized>(&self, labels: &L) -> bool {
-        !self.nothing && self.requirements.iter().all(|r| r.matches(labels))
+        if self.nothing {
+            return false;
+        }
+        if self.merged.all.is_empty() {
+            return self.requirements.iter().all(|r| r.matches(labels));
+        }
+        self.merged.matches(labels)
     }
 
     /// Whether an object's `metadata.labels` satisfy it.
@@ -819,6 +956,47 @@ mod tests {
             .iter()
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
             .collect()
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn many_requirements_mean_what_each_means(
+            asked in proptest::collection::vec((0usize..9, 0u8..4, proptest::collection::vec(0u8..5, 1..4)), 0..60),
+            have in proptest::collection::btree_map(0u8..5, 0u8..5, 0..5),
+        ) {
+            use Operator::*;
+            let all = [In, NotIn, Equals, DoubleEquals, NotEquals, Exists, DoesNotExist, GreaterThan, LessThan];
+            let requirements: Vec<Requirement> = asked
+                .into_iter()
+                .map(|(op, key, values)| {
+                    let count = match all[op] {
+                        In | NotIn => values.len(),
+                        Exists | DoesNotExist => 0,
+                        _ => 1,
+                    };
+                    let values = values.iter().take(count).map(u8::to_string).collect();
+                    Requirement::new(&format!("k{key}"), all[op], values, &Path::root()).unwrap()
+                })
+                .collect();
+            let labels: BTreeMap<String, String> =
+                have.iter().map(|(k, v)| (format!("k{k}"), v.to_string())).collect();
+            let plain = requirements.iter().all(|r| r.matches(&labels));
+            proptest::prop_assert_eq!(Selector::of(requirements).matches(&labels), plain);
+        }
+    }
+
+    /// A hundred thousand requirements for as many objects: each object costs what its labels do.
+    #[test]
+    fn a_long_selector_costs_an_object_its_labels() {
+        let mut text: Vec<String> = (0..50_000).map(|n| format!("a!={n}")).collect();
+        text.extend((0..50_000).map(|n| format!("!b{n}")));
+        let s = Selector::parse(&text.join(",")).unwrap();
+        for n in 0..100_000 {
+            let value = n.to_string();
+            let one = BTreeMap::from([("a", value.as_str()), ("c", "")]);
+            assert_eq!(s.matches(&one), n >= 50_000);
+        }
+        assert!(!s.matches(&labels(&[("b7", "")])));
     }
 
     #[test]

@@ -19,6 +19,10 @@ impl api::selector::Labels for Sorted<'_> {
         let at = self.0.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
         self.0.get(at).map(|(_, v)| &**v)
     }
+
+    fn each(&self, see: &mut dyn FnMut(&str, &str)) {
+        self.0.iter().for_each(|(k, v)| see(k, v));
+    }
 }
 
 impl Labels {
@@ -49,20 +53,35 @@ pub enum Field {
     Custom(usize),
 }
 
-/// One term of a field selector.
+/// What a field selector says of one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Term {
     /// What is compared.
     pub field: Field,
-    /// With what.
-    pub value: String,
-    /// `=` rather than `!=`.
+    /// With what: sorted.
+    pub values: Vec<String>,
+    /// `=` with each rather than `!=`.
     pub equal: bool,
 }
 
-/// A parsed field selector; the empty one matches everything.
+impl Term {
+    fn admits(&self, value: &str) -> bool {
+        let among = || {
+            self.values
+                .binary_search_by(|v| v.as_str().cmp(value))
+                .is_ok()
+        };
+        if self.equal {
+            self.values.len() == 1 && among()
+        } else {
+            !among()
+        }
+    }
+}
+
+/// A parsed field selector; the empty one matches everything. However long it was, it has two terms for a field at most.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Fields(pub Vec<Term>);
+pub struct Fields(Vec<Term>);
 
 impl Fields {
     /// Parses a selector for a resource, with its words for what it does not know.
@@ -100,7 +119,7 @@ impl Fields {
     /// Kinds that select by nothing else mostly have no words of their own for what they do not know.
     pub fn parse(s: &str, selectable: &[&str]) -> Result<Fields, Status> {
         let parsed = FieldSelector::parse(s).map_err(Status::bad_request)?;
-        let mut out = Vec::with_capacity(parsed.terms.len());
+        let mut out: Vec<Term> = Vec::new();
         for t in parsed.terms {
             let (key, value, equal) = (t.field.as_str(), t.value, !t.not);
             let field = match key {
@@ -122,11 +141,21 @@ impl Fields {
                     }
                 },
             };
-            out.push(Term {
-                field,
-                value,
-                equal,
-            });
+            match out
+                .iter_mut()
+                .find(|t| t.field == field && t.equal == equal)
+            {
+                Some(t) => t.values.push(value),
+                None => out.push(Term {
+                    field,
+                    values: vec![value],
+                    equal,
+                }),
+            }
+        }
+        for t in &mut out {
+            t.values.sort_unstable();
+            t.values.dedup();
         }
         Ok(Fields(out))
     }
@@ -141,26 +170,23 @@ impl Fields {
         self.0
             .iter()
             .find(|t| t.equal && t.field == Field::Name)
-            .map(|t| t.value.as_str())
+            .and_then(|t| Some(t.values.first()?.as_str()))
     }
 
     /// The first resource field that must equal a value, for indexes.
     pub fn required_custom(&self) -> Option<(usize, &str)> {
         self.0.iter().find_map(|t| match t.field {
-            Field::Custom(i) if t.equal => Some((i, t.value.as_str())),
+            Field::Custom(i) if t.equal => Some((i, t.values.first()?.as_str())),
             _ => None,
         })
     }
 
     /// Whether an object matches; `custom` gives the values in the order of the selectable fields.
     pub fn matches(&self, namespace: &str, name: &str, custom: impl Fn(usize) -> String) -> bool {
-        self.0.iter().all(|t| {
-            let same = match t.field {
-                Field::Name => name == t.value,
-                Field::Namespace => namespace == t.value,
-                Field::Custom(i) => custom(i) == t.value,
-            };
-            same == t.equal
+        self.0.iter().all(|t| match t.field {
+            Field::Name => t.admits(name),
+            Field::Namespace => t.admits(namespace),
+            Field::Custom(i) => t.admits(&custom(i)),
         })
     }
 }
@@ -208,12 +234,29 @@ mod tests {
     }
 
     #[test]
+    fn a_long_field_selector_is_a_short_one() {
+        let all: Vec<String> = (0..50_000)
+            .map(|n| format!("metadata.name!=n{n}"))
+            .collect();
+        let f = Fields::parse(&all.join(","), &[]).expect("valid");
+        assert_eq!(f.0.len(), 1);
+        assert!(f.matches("", "x", |_| String::new()));
+        assert!(!f.matches("", "n49999", |_| String::new()));
+    }
+
+    #[test]
     fn field_selectors_match_and_refuse() {
         let f = Fields::parse("metadata.name=a,spec.nodeName!=n\\,1", &["spec.nodeName"])
             .expect("valid");
         assert!(f.matches("ns", "a", |_| "n2".into()));
         assert!(!f.matches("ns", "a", |_| "n,1".into()));
         assert!(!f.matches("ns", "b", |_| String::new()));
+        let none = Fields::parse("metadata.name=a,metadata.name=b", &[]).expect("valid");
+        assert!(
+            !none.matches("", "a", |_| String::new()) && !none.matches("", "b", |_| String::new())
+        );
+        let same = Fields::parse("metadata.name=a,metadata.name==a", &[]).expect("valid");
+        assert!(same.matches("", "a", |_| String::new()));
         let e = Fields::parse("spec.bogus=x", &["spec.nodeName"]).expect_err("unknown");
         assert_eq!(e.message, "field label not supported: spec.bogus");
     }
