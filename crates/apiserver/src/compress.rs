@@ -93,6 +93,23 @@ pub async fn compress(response: Response) -> Response {
     Response::from_parts(parts, body)
 }
 
+/// What was compressed, as it was: inflated as it is sent, so that a slow reader holds a few kilobytes.
+pub fn inflated(bytes: Bytes) -> Body {
+    let decoder = flate2::bufread::GzDecoder::new(bytes::Buf::reader(bytes));
+    let pieces = futures::stream::unfold(decoder, |mut decoder| async {
+        let mut piece = vec![0; GATHER];
+        match std::io::Read::read(&mut decoder, &mut piece) {
+            Ok(0) => None,
+            Ok(n) => {
+                piece.truncate(n);
+                Some((Ok(Frame::data(piece.into())), decoder))
+            }
+            Err(e) => Some((Err(BoxError::from(e)), decoder)),
+        }
+    });
+    Body::Stream(Box::pin(http_body_util::StreamBody::new(pieces)))
+}
+
 fn gzip(inner: DynBody, encoder: GzEncoder<Vec<u8>>) -> Body {
     Body::Stream(Box::pin(Gzip {
         inner,
@@ -201,6 +218,21 @@ mod tests {
             let whole = Body::from(plain.to_vec());
             assert_eq!(sent(whole).await, (packed, plain.to_vec()));
         }
+    }
+
+    #[tokio::test]
+    async fn what_was_compressed_comes_out_whole() {
+        let plain = stream(40).collect().await.expect("a body").to_bytes();
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(&plain).expect("written");
+        let packed = Bytes::from(encoder.finish().expect("written"));
+        let out = inflated(packed.clone()).collect().await;
+        assert_eq!(out.expect("a body").to_bytes(), plain);
+        // What is broken ends in an error, not in a short answer.
+        let cut = packed.slice(..packed.len() / 2);
+        let e = inflated(cut).collect().await.expect_err("half of it");
+        let e = e.downcast::<std::io::Error>().expect("of reading");
+        assert_eq!(e.kind(), std::io::ErrorKind::UnexpectedEof);
     }
 
     #[test]

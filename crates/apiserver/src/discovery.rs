@@ -1,14 +1,17 @@
 //! What is served: `/api`, `/apis`, their groups and versions, in the legacy form and aggregated, and `/version`.
 //!
-//! Everything is derived from the table of resources; nothing is kept but the version's bytes.
+//! Everything is derived from the table of resources. A document is made when first asked for, and its bytes are kept as
+//! long as the table is the same.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use api::Status;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use http::HeaderMap;
-use http::header::{CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
 use serde_json::{Map, Value, json};
 
 use crate::Response;
@@ -16,17 +19,76 @@ use crate::body::Body;
 use crate::chain::{Config, Server};
 use crate::core::{Served, Table};
 use crate::encode;
-use crate::negotiate::{self, Media, Output};
+use crate::negotiate::{self, Media};
 use crate::query::Query;
 
 /// Documents that do not depend on requests.
 #[derive(Default)]
 pub struct Documents {
-    /// Those of `/openapi/v3`.
+    /// Those of `/openapi`.
     pub openapi: crate::openapi::Cache,
+    discovery: Mutex<Kept>,
+}
+
+/// What a discovery document is of, and how it is written.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    /// Without slashes at its ends; a path that exists.
+    path: String,
+    aggregated: bool,
+    media: Media,
+    pretty: bool,
+}
+
+/// Bytes with their type, and their hash where clients may have them already.
+#[derive(Clone)]
+struct Made {
+    media: &'static str,
+    tag: Option<HeaderValue>,
+    bytes: Bytes,
+}
+
+#[derive(Default)]
+struct Kept {
+    of: Weak<Table>,
+    made: HashMap<Key, Made>,
 }
 
 impl Documents {
+    /// The document of a key for these resources, made now unless it is kept.
+    fn discovery(
+        &self,
+        table: &Arc<Table>,
+        key: Key,
+        make: impl FnOnce() -> Result<Made, Status>,
+    ) -> Result<Made, Status> {
+        let lock = || {
+            self.discovery
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        let of = Arc::downgrade(table);
+        {
+            let mut kept = lock();
+            if !kept.of.ptr_eq(&of) {
+                *kept = Kept {
+                    of: of.clone(),
+                    made: HashMap::new(),
+                };
+            }
+            if let Some(made) = kept.made.get(&key) {
+                return Ok(made.clone());
+            }
+        }
+        let made = make()?;
+        let mut kept = lock();
+        // Another request may have seen other resources meanwhile.
+        if kept.of.ptr_eq(&of) {
+            kept.made.insert(key, made.clone());
+        }
+        Ok(made)
+    }
+
     /// `/version`
     pub fn version(&self, config: &Config) -> Response {
         let mut info = component::version::info();
@@ -72,97 +134,119 @@ pub fn serve(
     let table = server.engine.core.table();
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
     let core = |s: &Served| s.def.group.is_empty();
-    let document = match parts.as_slice() {
-        [] => {
-            let pretty = encode::any(Media::Json, true, &root(server, &table))?;
-            return Ok(Some(json_response(pretty)));
+    let exists = match parts.as_slice() {
+        [] | ["api" | "apis"] => true,
+        ["api", version] => table
+            .all
+            .iter()
+            .any(|s| core(s) && s.def.version == *version),
+        ["apis", name] => table.all.iter().any(|s| !core(s) && s.def.group == *name),
+        ["apis", name, version] => table.has(name, version),
+        _ => false,
+    };
+    if !exists {
+        return Ok(None);
+    }
+    let aggregated = matches!(parts.as_slice(), ["api" | "apis"]) && wants_aggregated(headers);
+    let (media, pretty) = if aggregated {
+        (aggregated_media(headers), false)
+    } else if parts.is_empty() {
+        (Media::Json, true)
+    } else {
+        // Lists of groups are served outside of the router.
+        if !matches!(parts.as_slice(), ["apis"] | ["apis", _]) {
+            negotiate::routed(headers, negotiate::OBJECTS)?;
         }
-        ["api"] => {
-            if wants_aggregated(headers) {
-                return Ok(Some(aggregated(&table, headers, true)));
-            }
-            json!({
+        let output = negotiate::output(headers, query, false)?;
+        (output.media, output.pretty)
+    };
+    let key = Key {
+        path: parts.join("/"),
+        aggregated,
+        media,
+        pretty,
+    };
+    let made = server.documents.discovery(&table, key, || {
+        if aggregated {
+            return Ok(aggregate(&table, media, parts == ["api"]));
+        }
+        let document = match parts.as_slice() {
+            [] => root(server, &table),
+            ["api"] => json!({
                 "kind": "APIVersions",
                 "versions": ["v1"],
                 "serverAddressByClientCIDRs": [
                     {"clientCIDR": "0.0.0.0/0", "serverAddress": server.config.advertise}
                 ],
-            })
-        }
-        ["apis"] => {
-            if wants_aggregated(headers) {
-                return Ok(Some(aggregated(&table, headers, false)));
+            }),
+            ["apis"] => {
+                let list: Vec<Value> = groups(&table).iter().map(|g| group(&table, g)).collect();
+                json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": list})
             }
-            let list: Vec<Value> = groups(&table).iter().map(|g| group(&table, g)).collect();
-            json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": list})
-        }
-        ["api", version]
-            if table
-                .all
-                .iter()
-                .any(|s| core(s) && s.def.version == *version) =>
-        {
-            resources(&table, "", version)
-        }
-        ["apis", name] if table.all.iter().any(|s| !core(s) && s.def.group == *name) => {
-            let mut g = group(&table, name);
-            if let Some(m) = g.as_object_mut() {
-                m.insert("kind".into(), "APIGroup".into());
-                m.insert("apiVersion".into(), "v1".into());
+            ["api", version] => resources(&table, "", version),
+            ["apis", name] => {
+                let mut g = group(&table, name);
+                if let Some(m) = g.as_object_mut() {
+                    m.insert("kind".into(), "APIGroup".into());
+                    m.insert("apiVersion".into(), "v1".into());
+                }
+                g
             }
-            g
-        }
-        ["apis", name, version] if table.has(name, version) => resources(&table, name, version),
-        _ => return Ok(None),
-    };
-    // Lists of groups are served outside of the router.
-    if !matches!(parts.as_slice(), ["apis"] | ["apis", _]) {
-        negotiate::routed(headers, negotiate::OBJECTS)?;
-    }
-    let output = negotiate::output(headers, query, false)?;
-    respond(&output, &document).map(Some)
+            ["apis", name, version] => resources(&table, name, version),
+            _ => return Err(Status::no_such_path()),
+        };
+        legacy(media, pretty, &document)
+    })?;
+    Ok(Some(respond(made, headers)))
 }
 
-fn respond(output: &Output, document: &Value) -> Result<Response, Status> {
-    let kind = document
-        .get("kind")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    let schema = api::schema::message("v1", kind);
-    let bytes = match schema {
+/// A document of the first form.
+fn legacy(media: Media, pretty: bool, document: &Value) -> Result<Made, Status> {
+    let text = |name: &str| document.get(name).and_then(Value::as_str);
+    let schema = text("kind").and_then(|kind| api::schema::message("v1", kind));
+    let (media, bytes) = match schema {
         Some(schema) => {
             let kind = encode::Kind {
                 schema,
                 // The core group's documents are older than their version.
-                api_version: document
-                    .get("apiVersion")
-                    .and_then(Value::as_str)
-                    .unwrap_or_default(),
-                kind,
+                api_version: text("apiVersion").unwrap_or_default(),
+                kind: text("kind").unwrap_or_default(),
                 dynamic: false,
             };
-            encode::tree(output.media, output.pretty, kind, document)?
+            (media, encode::tree(media, pretty, kind, document)?)
         }
-        None if output.media == Media::Protobuf => {
-            encode::any(Media::Json, output.pretty, document)?
+        None => {
+            let media = match media {
+                Media::Protobuf => Media::Json,
+                other => other,
+            };
+            (media, encode::any(media, pretty, document)?)
         }
-        None => encode::any(output.media, output.pretty, document)?,
     };
-    let media = if schema.is_none() && output.media == Media::Protobuf {
-        Media::Json
-    } else {
-        output.media
-    };
-    let mut r = Response::new(Body::from(bytes));
-    r.headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(media.name()));
-    Ok(r)
+    Ok(Made {
+        media: media.name(),
+        tag: None,
+        bytes: bytes.into(),
+    })
 }
 
-fn json_response(bytes: Vec<u8>) -> Response {
-    let mut r = Response::new(Body::from(bytes));
-    r.headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+fn respond(made: Made, headers: &HeaderMap) -> Response {
+    let known = made.tag.is_some() && headers.get(IF_NONE_MATCH) == made.tag.as_ref();
+    let mut r = Response::new(if known {
+        Body::empty()
+    } else {
+        Body::from(made.bytes)
+    });
+    if known {
+        *r.status_mut() = http::StatusCode::NOT_MODIFIED;
+    }
+    let h = r.headers_mut();
+    h.insert(CONTENT_TYPE, HeaderValue::from_static(made.media));
+    if let Some(tag) = made.tag {
+        h.insert(ETAG, tag);
+        h.insert(CACHE_CONTROL, HeaderValue::from_static("public"));
+        h.insert(VARY, HeaderValue::from_static("Accept"));
+    }
     r
 }
 
@@ -175,6 +259,7 @@ fn root(server: &Server, table: &Table) -> Value {
         "/healthz",
         "/livez",
         "/metrics",
+        "/openapi/v2",
         "/openapi/v3",
         "/openapi/v3/",
         "/readyz",
@@ -316,7 +401,7 @@ fn aggregated_media(headers: &HeaderMap) -> Media {
     }
 }
 
-fn aggregated(table: &Table, headers: &HeaderMap, core: bool) -> Response {
+fn aggregate(table: &Table, media: Media, core: bool) -> Made {
     let names = if core {
         vec![String::new()]
     } else {
@@ -338,7 +423,6 @@ fn aggregated(table: &Table, headers: &HeaderMap, core: bool) -> Response {
     let document = json!({
         "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items,
     });
-    let media = aggregated_media(headers);
     let kind =
         api::schema::message("apidiscovery.k8s.io/v2", "APIGroupDiscoveryList").map(|schema| {
             encode::Kind {
@@ -357,35 +441,17 @@ fn aggregated(table: &Table, headers: &HeaderMap, core: bool) -> Response {
         let _ = std::fmt::Write::write_fmt(&mut etag, format_args!("{b:02X}"));
     }
     etag.push('"');
-    let matches = headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok()) == Some(etag.as_str());
-    let mut r = Response::new(if matches {
-        Body::empty()
-    } else {
-        Body::from(bytes)
-    });
-    if matches {
-        *r.status_mut() = http::StatusCode::NOT_MODIFIED;
-    }
-    let h = r.headers_mut();
-    h.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static(match media {
+    Made {
+        media: match media {
             Media::Json => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
             Media::Yaml => "application/yaml;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
             Media::Protobuf => {
                 "application/vnd.kubernetes.protobuf;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
             }
-        }),
-    );
-    h.insert(
-        http::header::CACHE_CONTROL,
-        HeaderValue::from_static("public"),
-    );
-    h.insert(VARY, HeaderValue::from_static("Accept"));
-    if let Ok(v) = HeaderValue::from_str(&etag) {
-        h.insert(ETAG, v);
+        },
+        tag: HeaderValue::from_str(&etag).ok(),
+        bytes: bytes.into(),
     }
-    r
 }
 
 fn response_kind(own: (&str, &str), gvk: (&str, &str, &str)) -> Value {
@@ -445,4 +511,44 @@ fn aggregated_resources(table: &Table, group: &str, version: &str) -> Vec<Value>
             Value::Object(m)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_is_made_once_as_long_as_the_resources_are_the_same() {
+        let documents = Documents::default();
+        let key = || Key {
+            path: "apis".into(),
+            aggregated: true,
+            media: Media::Json,
+            pretty: false,
+        };
+        let mut made = 0;
+        let mut ask = |table: &Arc<Table>| {
+            let make = || {
+                made += 1;
+                Ok(aggregate(table, Media::Json, false))
+            };
+            documents.discovery(table, key(), make).expect("a document")
+        };
+        let (first, second) = (Arc::new(Table::default()), Arc::new(Table::default()));
+        let bytes = [&first, &first, &second, &second].map(|t| ask(t).bytes);
+        assert_eq!(bytes[0].as_ptr(), bytes[1].as_ptr());
+        assert_eq!(bytes[2].as_ptr(), bytes[3].as_ptr());
+        assert_eq!(made, 2);
+    }
+
+    #[test]
+    fn who_has_a_document_gets_no_bytes() {
+        let made = aggregate(&Table::default(), Media::Json, false);
+        let mut headers = HeaderMap::new();
+        assert_eq!(respond(made.clone(), &headers).status(), 200);
+        headers.insert(IF_NONE_MATCH, made.tag.clone().expect("a tag"));
+        let r = respond(made, &headers);
+        assert_eq!(r.status(), 304);
+        assert!(matches!(r.into_body(), Body::Full(None)));
+    }
 }

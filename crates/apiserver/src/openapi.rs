@@ -1,18 +1,19 @@
 //! `/openapi/v3`: the index, and one document per group and version, made from the schema tables when first asked for, and
-//! again when the resources it is about have changed. What is kept is compressed: all documents together take some 700 KiB.
-//! One is made at a time, whoever asks.
+//! again when the resources it is about have changed; `/openapi/v2`: all of them in one. What is kept is compressed: all
+//! documents of version 3 together take some 700 KiB, each form of version 2's some 300. One is made at a time, whoever asks.
 //!
 //! Descriptions come from a compressed table that the build script writes; it is inflated for the one document that is
-//! made. `/openapi/v2` is a document without definitions: kubectl asks it only for kinds that no v3 document has. Absent on
-//! purpose: descriptions of operations and parameters, and the protobuf form of the v3 documents.
+//! made. Absent on purpose: descriptions of operations and parameters, and the protobuf form of the v3 documents.
+
+mod gnostic;
+mod second;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use flate2::Compression;
-use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use http::header::{
     CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, EXPIRES, HeaderMap, HeaderValue,
@@ -30,20 +31,39 @@ use crate::core::{Served, Table};
 use crate::negotiate;
 use crate::query::Query;
 use crate::resource::{Subresource, SubresourceKind};
+use second::Form;
+
+/// One document of those that are kept.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Name {
+    /// `/openapi/v2`
+    Second(Form),
+    /// Below `/openapi/v3`
+    Third(String),
+}
+
+impl Name {
+    fn bytes(&self, table: &Table) -> Option<Vec<u8>> {
+        match self {
+            Name::Second(form) => second::document(table, *form).ok(),
+            Name::Third(name) => serde_json::to_vec(&Part::find(table, name)?.document(table)).ok(),
+        }
+    }
+}
 
 /// The documents that were asked for.
 #[derive(Default)]
 pub struct Cache {
     /// Also the turn of who makes one.
-    kept: tokio::sync::Mutex<Kept>,
+    kept: Arc<tokio::sync::Mutex<Kept>>,
 }
 
 #[derive(Default)]
 struct Kept {
     /// The resources that the index is of, and it.
     index: Option<(Weak<Table>, Bytes)>,
-    /// By name: the hash of what the document is made of, and its bytes, compressed.
-    documents: HashMap<String, (String, Bytes)>,
+    /// The hash of what the document is made of, and its bytes, compressed.
+    documents: HashMap<Name, (String, Bytes)>,
     /// Documents made so far.
     made: u64,
 }
@@ -59,32 +79,35 @@ impl Cache {
         }
         // Names come and go with resources.
         let Kept { documents, .. } = &mut *kept;
-        documents.retain(|name, _| Part::find(table, name).is_some());
+        documents.retain(|name, _| match name {
+            Name::Second(_) => true,
+            Name::Third(name) => Part::find(table, name).is_some(),
+        });
         let bytes = Bytes::from(serde_json::to_vec(&index(table)).ok()?);
         kept.index = Some((of, bytes.clone()));
         Some(bytes)
     }
 
     /// The document of a name that exists, compressed.
-    async fn document(&self, table: &Arc<Table>, name: &str, tag: &str) -> Option<Bytes> {
-        let mut kept = self.kept.lock().await;
-        if let Some((of, bytes)) = kept.documents.get(name)
+    async fn document(&self, table: &Arc<Table>, name: Name, tag: &str) -> Option<Bytes> {
+        let mut kept = Arc::clone(&self.kept).lock_owned().await;
+        if let Some((of, bytes)) = kept.documents.get(&name)
             && of == tag
         {
             return Some(bytes.clone());
         }
-        let (table, wanted) = (Arc::clone(table), name.to_owned());
+        let (table, tag) = (Arc::clone(table), tag.to_owned());
+        // The turn is over when the document is made, not when who asked goes away: otherwise the next would begin anew.
         let make = move || {
-            let document = Part::find(&table, &wanted)?.document(&table);
+            let bytes = name.bytes(&table)?;
             let mut out = GzEncoder::new(Vec::new(), Compression::default());
-            serde_json::to_writer(&mut out, &document).ok()?;
-            out.finish().ok().map(Bytes::from)
+            out.write_all(&bytes).ok()?;
+            let bytes = Bytes::from(out.finish().ok()?);
+            kept.made += 1;
+            kept.documents.insert(name, (tag, bytes.clone()));
+            Some(bytes)
         };
-        let bytes = tokio::task::spawn_blocking(make).await.ok()??;
-        kept.made += 1;
-        let entry = (tag.to_owned(), bytes.clone());
-        kept.documents.insert(name.to_owned(), entry);
-        Some(bytes)
+        tokio::task::spawn_blocking(make).await.ok()?
     }
 }
 
@@ -97,7 +120,7 @@ pub async fn serve(
 ) -> Option<Response> {
     let table = server.engine.core.table();
     if path == "/openapi/v2" {
-        return Some(second(headers));
+        return second_version(server, &table, headers).await;
     }
     let rest = path.strip_prefix("/openapi/v3")?;
     if rest.is_empty() {
@@ -139,31 +162,15 @@ pub async fn serve(
     let mut r = if known(headers, &tag) {
         not_modified(&tag)
     } else {
-        let bytes = server
-            .documents
-            .openapi
-            .document(&table, name, &tag)
-            .await?;
-        if crate::compress::accepted(headers) {
-            let mut r = send(bytes, &tag, headers);
-            let gzip = HeaderValue::from_static("gzip");
-            r.headers_mut().insert(CONTENT_ENCODING, gzip);
-            r
-        } else {
-            let mut plain = Vec::new();
-            GzDecoder::new(&*bytes).read_to_end(&mut plain).ok()?;
-            send(plain.into(), &tag, headers)
-        }
+        let name = Name::Third(name.to_owned());
+        let documents = &server.documents.openapi;
+        let bytes = documents.document(&table, name, &tag).await?;
+        packed(bytes, &tag, headers)
     };
-    let h = r.headers_mut();
-    let vary = if h.contains_key(CONTENT_ENCODING) {
-        "Accept, Accept-Encoding"
-    } else {
-        "Accept"
-    };
-    h.insert(VARY, HeaderValue::from_static(vary));
+    vary(&mut r);
     if !asked.is_empty() {
         // The URL names the content, so it never changes.
+        let h = r.headers_mut();
         h.insert(CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
         let year = jiff::Timestamp::now()
             .to_zoned(jiff::tz::TimeZone::UTC)
@@ -174,61 +181,96 @@ pub async fn serve(
     Some(r)
 }
 
-/// `/openapi/v2`, as protobuf where that is asked for.
-fn second(headers: &HeaderMap) -> Response {
-    const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-    let version = component::version::GIT_VERSION;
-    let accept = negotiate::accept(headers);
-    let protobuf = accept.contains("proto-openapi.spec.v2");
-    let bytes = if protobuf {
-        let mut info = Vec::new();
-        wire::proto::put_bytes(1, b"Kubernetes", &mut info);
-        wire::proto::put_bytes(2, version.as_bytes(), &mut info);
-        let mut out = Vec::new();
-        wire::proto::put_bytes(1, b"2.0", &mut out);
-        wire::proto::put_bytes(2, &info, &mut out);
-        out
-    } else {
-        let document = json!({
-            "swagger": "2.0",
-            "info": {"title": "Kubernetes", "version": version},
-            "paths": {},
-        });
-        document.to_string().into_bytes()
+/// `/openapi/v2`, as protobuf where that is asked for first.
+async fn second_version(
+    server: &Server,
+    table: &Arc<Table>,
+    headers: &HeaderMap,
+) -> Option<Response> {
+    let offered = Form::ALL
+        .iter()
+        .flat_map(|(form, media)| media.iter().map(move |m| (*m, (*form, media.first()))));
+    let Some((form, media)) = negotiate::preferred(headers, offered) else {
+        let mut r = Response::new(Body::empty());
+        *r.status_mut() = StatusCode::NOT_ACCEPTABLE;
+        vary(&mut r);
+        return Some(r);
     };
-    let tag = hex(ring::digest::digest(&ring::digest::SHA512, &bytes).as_ref());
-    let mut r = send(bytes.into(), &tag, headers);
+    let tag = tag_of(table, form);
+    let mut r = if known(headers, &tag) {
+        not_modified(&tag)
+    } else {
+        let documents = &server.documents.openapi;
+        let bytes = documents.document(table, Name::Second(form), &tag).await?;
+        packed(bytes, &tag, headers)
+    };
+    if let Some(media) = media.filter(|_| r.status() == StatusCode::OK) {
+        let media = HeaderValue::from_static(media);
+        r.headers_mut().insert(CONTENT_TYPE, media);
+    }
+    vary(&mut r);
+    Some(r)
+}
+
+/// Changes whenever the document would.
+fn tag_of(table: &Table, form: Form) -> String {
+    let mut context = ring::digest::Context::new(&ring::digest::SHA512);
+    for name in names(table) {
+        if let Some(part) = Part::find(table, &name) {
+            context.update(part.hash(table).as_bytes());
+        }
+    }
+    context.update(format!("{form:?}").as_bytes());
+    hex(context.finish().as_ref())
+}
+
+/// An answer of compressed bytes, for a client that may not take them so.
+fn packed(bytes: Bytes, tag: &str, headers: &HeaderMap) -> Response {
+    let gzip = crate::compress::accepted(headers);
+    let body = if gzip {
+        Body::from(bytes)
+    } else {
+        crate::compress::inflated(bytes)
+    };
+    let mut r = Response::new(body);
     let h = r.headers_mut();
-    h.insert(VARY, HeaderValue::from_static("Accept"));
-    if protobuf {
-        h.insert(CONTENT_TYPE, HeaderValue::from_static(PROTOBUF));
+    h.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    h.insert(ETAG, quoted(tag));
+    if gzip {
+        h.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
     r
+}
+
+fn vary(r: &mut Response) {
+    let h = r.headers_mut();
+    let by = if h.contains_key(CONTENT_ENCODING) {
+        "Accept, Accept-Encoding"
+    } else {
+        "Accept"
+    };
+    h.insert(VARY, HeaderValue::from_static(by));
 }
 
 fn quoted(tag: &str) -> HeaderValue {
     HeaderValue::from_str(&format!("\"{tag}\"")).unwrap_or(HeaderValue::from_static("\"\""))
 }
 
+/// Whether the client has what the tag is of; as `http.ServeContent` reads the header.
 fn known(headers: &HeaderMap, tag: &str) -> bool {
-    headers.get(IF_NONE_MATCH) == Some(&quoted(tag))
+    let tag = quoted(tag);
+    headers
+        .get_all(IF_NONE_MATCH)
+        .iter()
+        .flat_map(|v| v.as_bytes().split(|b| *b == b','))
+        .map(<[u8]>::trim_ascii)
+        .any(|t| t == b"*" || t.strip_prefix(b"W/").unwrap_or(t) == tag.as_bytes())
 }
 
 fn not_modified(tag: &str) -> Response {
     let mut r = Response::new(Body::empty());
     *r.status_mut() = StatusCode::NOT_MODIFIED;
     r.headers_mut().insert(ETAG, quoted(tag));
-    r
-}
-
-fn send(bytes: Bytes, tag: &str, headers: &HeaderMap) -> Response {
-    if known(headers, tag) {
-        return not_modified(tag);
-    }
-    let mut r = Response::new(Body::from(bytes));
-    let h = r.headers_mut();
-    h.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    h.insert(ETAG, quoted(tag));
     r
 }
 
@@ -299,9 +341,44 @@ const FIXED: &[(&str, &str, &str, &str, &[&str], &str)] = &[
         "getCodeVersion",
         "version",
         &["application/json"],
-        "",
+        VERSION,
     ),
 ];
+
+/// What `/version` answers; no table has it.
+const VERSION: &str = "Info";
+
+fn version_body(schemas: &mut Schemas<'_>) -> Value {
+    let always = [
+        "major",
+        "minor",
+        "gitVersion",
+        "gitCommit",
+        "gitTreeState",
+        "buildDate",
+        "goVersion",
+        "compiler",
+        "platform",
+    ];
+    let more = [
+        "emulationMajor",
+        "emulationMinor",
+        "minCompatibilityMajor",
+        "minCompatibilityMinor",
+    ];
+    let properties: Map<String, Value> = always
+        .iter()
+        .map(|name| ((*name).to_owned(), json!({"type": "string", "default": ""})))
+        .chain(
+            more.iter()
+                .map(|name| ((*name).to_owned(), json!({"type": "string"}))),
+        )
+        .collect();
+    schemas.known(
+        "io.k8s.apimachinery.pkg.version.Info",
+        json!({"type": "object", "required": always, "properties": properties}),
+    )
+}
 
 /// One document.
 enum Part<'a> {
@@ -357,28 +434,36 @@ impl<'a> Part<'a> {
         hex(context.finish().as_ref())
     }
 
-    fn document(&self, table: &Table) -> Value {
-        let text = inflate();
-        let mut schemas = Schemas::new(&text);
-        let paths = match self {
+    /// Its paths; what they refer to is added to the schemas.
+    fn paths(&self, table: &Table, schemas: &mut Schemas<'_>) -> Map<String, Value> {
+        match self {
             Part::Fixed(i) => {
                 let mut paths = Map::new();
                 if let Some((_, path, id, tag, media, kind)) = FIXED.get(*i) {
-                    let body = meta_body(&mut schemas, kind);
+                    let body = match *kind {
+                        VERSION => version_body(schemas),
+                        kind => meta_body(schemas, kind),
+                    };
                     paths.insert((*path).to_owned(), plain(id, tag, media, &body));
                 }
                 paths
             }
             Part::Group(g) => {
-                let body = meta_body(&mut schemas, "APIGroup");
+                let body = meta_body(schemas, "APIGroup");
                 let (title, tag) = (title(g), short(g));
                 let id = format!("get{title}APIGroup");
                 let mut paths = Map::new();
                 paths.insert(format!("/apis/{g}/"), plain(&id, &tag, ENCODINGS, &body));
                 paths
             }
-            Part::Version(group, version) => versioned(table, group, version, &mut schemas),
-        };
+            Part::Version(group, version) => versioned(table, group, version, schemas),
+        }
+    }
+
+    fn document(&self, table: &Table) -> Value {
+        let text = inflate();
+        let mut schemas = Schemas::new(&text);
+        let paths = self.paths(table, &mut schemas);
         json!({
             "openapi": "3.0.0",
             "info": {"title": "Kubernetes", "version": component::version::GIT_VERSION},
@@ -396,7 +481,8 @@ impl<'a> Part<'a> {
     }
 }
 
-fn index(table: &Table) -> Value {
+/// The names of all documents of version 3.
+fn names(table: &Table) -> BTreeSet<String> {
     let mut names: BTreeSet<String> = FIXED.iter().map(|f| f.0.to_owned()).collect();
     for s in &table.all {
         names.insert(root(&s.def.group, &s.def.version));
@@ -404,8 +490,12 @@ fn index(table: &Table) -> Value {
             names.insert(format!("apis/{}", s.def.group));
         }
     }
+    names
+}
+
+fn index(table: &Table) -> Value {
     let mut paths = Map::new();
-    for name in names {
+    for name in names(table) {
         if let Some(part) = Part::find(table, &name) {
             let url = format!("/openapi/v3/{name}?hash={}", part.hash(table));
             paths.insert(name, json!({"serverRelativeURL": url}));
@@ -1004,7 +1094,8 @@ fn versioned(
         let body = schemas.message(d.schema);
         mark(schemas, d.schema, gvk);
         let mut list_body = body.clone();
-        if let Some(m) = api::schema::message(&gv, &d.list_kind).filter(|_| d.storage.is_some()) {
+        let listed = d.storage.is_some() || d.computed.is_some();
+        if let Some(m) = api::schema::message(&gv, &d.list_kind).filter(|_| listed) {
             list_body = schemas.message(m);
             mark(schemas, m, (group, version, d.list_kind.as_str()));
         }
@@ -1300,9 +1391,10 @@ mod tests {
     #[tokio::test]
     async fn a_document_is_made_once_for_all_who_ask() {
         let (cache, table) = (Arc::new(Cache::default()), Arc::new(Table::default()));
+        let version = || Name::Third("version".into());
         let asking = (0..50).map(|_| {
             let (cache, table) = (cache.clone(), table.clone());
-            tokio::spawn(async move { cache.document(&table, "version", "one").await })
+            tokio::spawn(async move { cache.document(&table, version(), "one").await })
         });
         let mut all = Vec::new();
         for a in asking.collect::<Vec<_>>() {
@@ -1310,19 +1402,48 @@ mod tests {
         }
         assert!(all.windows(2).all(|w| w[0].as_ptr() == w[1].as_ptr()));
         let mut text = String::new();
-        let mut plain = GzDecoder::new(&*all[0]);
+        let mut plain = flate2::read::GzDecoder::new(&*all[0]);
         plain.read_to_string(&mut text).expect("gzip");
         let document: Value = serde_json::from_str(&text).expect("JSON");
         assert!(document["paths"]["/version/"].is_object());
         // Other resources, another document.
         cache
-            .document(&table, "version", "two")
+            .document(&table, version(), "two")
             .await
             .expect("a document");
         let first = cache.index(&table).await.expect("an index");
         let same = cache.index(&table).await.expect("an index");
         assert_eq!(first.as_ptr(), same.as_ptr());
         assert_eq!(cache.kept.lock().await.made, 2);
+    }
+
+    #[tokio::test]
+    async fn who_goes_away_does_not_begin_a_document_again() {
+        let (cache, table) = (Cache::default(), Arc::new(Table::default()));
+        for _ in 0..20 {
+            let asked = cache.document(&table, Name::Second(Form::Json), "one");
+            drop(futures::poll!(Box::pin(asked)));
+        }
+        let asked = cache.document(&table, Name::Second(Form::Json), "one");
+        assert!(asked.await.is_some());
+        assert_eq!(cache.kept.lock().await.made, 1);
+    }
+
+    #[test]
+    fn tags_are_compared_as_http_says() {
+        for (header, want) in [
+            ("\"A\"", true),
+            ("W/\"A\"", true),
+            ("\"B\", \"A\"", true),
+            ("*", true),
+            ("A", false),
+            ("\"B\"", false),
+            ("", false),
+        ] {
+            let mut h = HeaderMap::new();
+            h.insert(IF_NONE_MATCH, header.parse().expect("a header"));
+            assert_eq!(known(&h, "A"), want, "{header}");
+        }
     }
 
     #[test]
