@@ -412,8 +412,8 @@ impl State {
 pub enum Start {
     /// With the whole state, then changes.
     State(Snapshot),
-    /// With the changes after a revision.
-    After(Vec<Arc<Change>>),
+    /// With the changes after a revision, up to this one; see [`Cache::changes`].
+    After(Revision),
 }
 
 impl Cache {
@@ -865,8 +865,7 @@ impl Cache {
                         state.floor
                     )));
                 }
-                let from = state.ring.partition_point(|c| c.revision <= r);
-                Start::After(state.ring.range(from..).cloned().collect())
+                Start::After(state.revision)
             }
         };
         let (queue, rx) = mpsc::channel(QUEUE);
@@ -893,6 +892,32 @@ impl Cache {
                 queue: rx,
             },
         ))
+    }
+
+    /// Changes after a revision up to another, some `limit` at once; `None` when they are forgotten. A watcher takes them as
+    /// it sends them, so that a slow one holds no list of all.
+    pub fn changes(
+        &self,
+        after: Revision,
+        until: Revision,
+        limit: usize,
+    ) -> Option<Vec<Arc<Change>>> {
+        let state = self.lock();
+        if after < state.floor {
+            return None;
+        }
+        let from = state.ring.partition_point(|c| c.revision <= after);
+        let mut out: Vec<Arc<Change>> = Vec::new();
+        for change in state.ring.range(from..) {
+            // Changes of one revision come together.
+            let full =
+                out.len() >= limit && out.last().is_some_and(|l| l.revision < change.revision);
+            if full || change.revision > until {
+                break;
+            }
+            out.push(change.clone());
+        }
+        Some(out)
     }
 
     /// The store behind this cache.
@@ -1115,13 +1140,22 @@ mod tests {
         assert_eq!(seen, wanted, "what it got is without gaps");
         assert_eq!(drain(&mut narrow), (vec![7], false));
         // It resumes from the last revision it saw.
+        let mut after = seen.last().copied().expect("a revision");
         let (start, _again) = cache
-            .subscribe(Interest::All, seen.last().copied())
+            .subscribe(Interest::All, Some(after))
             .expect("a watch");
-        let Start::After(rest) = start else {
+        let Start::After(until) = start else {
             panic!("a backlog")
         };
-        let rest: Vec<Revision> = rest.iter().map(|c| c.revision).collect();
+        cache.take_in(vec![put("/registry/configmaps/a/later", last + 1)]);
+        let mut rest = Vec::new();
+        loop {
+            let more = cache.changes(after, until, 3).expect("not forgotten");
+            assert!(more.len() <= 3);
+            let Some(last) = more.last() else { break };
+            after = last.revision;
+            rest.extend(more.iter().map(|c| c.revision));
+        }
         assert_eq!(rest, (seen.len() as i64 + 1..=last).collect::<Vec<_>>());
         drop((slow, narrow));
         assert_eq!(cache.watching.load(Ordering::Relaxed), 1);
@@ -1138,6 +1172,8 @@ mod tests {
         cache.take_in(vec![put("/registry/configmaps/a/x", 301)]);
         let kept = i64::try_from(RING_MIN).expect("small");
         assert!(cache.subscribe(Interest::All, Some(301 - kept)).is_ok());
+        assert!(cache.changes(301 - kept, 301, 5).is_some());
+        assert!(cache.changes(300 - kept, 301, 5).is_none(), "a gap");
         let e = cache
             .subscribe(Interest::All, Some(100))
             .err()

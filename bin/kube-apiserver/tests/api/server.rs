@@ -151,7 +151,7 @@ impl Server {
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls))
             .await
             .map_err(std::io::Error::other)?;
-        tokio::spawn(connection);
+        tokio::spawn(connection.with_upgrades());
         Ok(Connection(sender))
     }
 

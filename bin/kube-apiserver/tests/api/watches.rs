@@ -1,6 +1,12 @@
 //! Watches: ordered, gapless, resumable, and narrow.
 
+use futures::StreamExt;
+use http::Method;
+use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::server::{Events, Server, text};
 
@@ -168,4 +174,63 @@ async fn a_watch_ends_when_its_time_is_over() {
     assert_eq!(short.next().await, None);
     c.post(MAPS, &map("b", "x")).await.expect(201);
     assert_eq!(long.brief().await, ("ADDED".into(), "b".into()));
+}
+
+/// A watch over a WebSocket: a message for each event, text for JSON, bytes for protobuf.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_over_a_websocket_has_a_message_for_each_event() {
+    let server = Server::start().await;
+    let mut c = server.with_namespace("w").await;
+    for name in ["a", "b"] {
+        c.post(MAPS, &map(name, "l")).await.expect(201);
+    }
+    for (accept, path) in [
+        (
+            "application/json",
+            format!("{MAPS}?watch=1&labelSelector=l%3Dl"),
+        ),
+        (
+            "application/vnd.kubernetes.protobuf",
+            "/api/v1/watch/namespaces/w/configmaps?labelSelector=l%3Dl".to_owned(),
+        ),
+    ] {
+        let mut watching = server.connect().await;
+        let headers = [
+            ("accept", accept),
+            ("connection", "Upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ];
+        let response = watching.open(Method::GET, &path, &headers, "").await;
+        assert_eq!(response.status(), 101);
+        assert_eq!(
+            response.headers()["sec-websocket-accept"],
+            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+        );
+        let io = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+        let mut ws = WebSocketStream::from_raw_socket(io, Role::Client, None).await;
+        let mut seen = Vec::new();
+        while seen.len() < 2 {
+            match ws.next().await.unwrap().unwrap() {
+                Message::Text(t) if accept == "application/json" => {
+                    let event: Value = serde_json::from_str(&t).unwrap();
+                    seen.push((text(&event, "/type"), text(&event, "/object/metadata/name")));
+                }
+                Message::Binary(b) if accept != "application/json" => {
+                    // A WatchEvent: its type, and the object in its envelope.
+                    let rest = b.strip_prefix(b"\x0a\x05ADDED\x12").unwrap();
+                    let start = rest.windows(4).position(|w| w == b"k8s\0").unwrap();
+                    let envelope = wire::envelope::unwrap(&rest[start..]).unwrap();
+                    assert_eq!(envelope.kind, "ConfigMap");
+                    let map = api::schema::message("v1", "ConfigMap").unwrap();
+                    let map: Value = wire::proto::from_slice(envelope.raw, map).unwrap();
+                    seen.push(("ADDED".into(), text(&map, "/metadata/name")));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let added = |name: &str| ("ADDED".to_owned(), name.to_owned());
+        assert_eq!(seen, [added("a"), added("b")]);
+    }
 }

@@ -4,10 +4,8 @@
 //! SPDY); logs are put into WebSocket messages here. Invariants: an address is resolved once, checked, and dialled as it
 //! was checked; a failed upgrade is answered and its connection closed, nothing is piped on it; a redirect is never
 //! followed, nor passed on from a kubelet; credentials of the client never reach the other side.
-//!
-//! Absent: rewriting of links in HTML pages.
 
-mod logs;
+mod links;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
@@ -17,6 +15,7 @@ use std::time::Duration;
 
 use api::Status;
 use bytes::Bytes;
+use component::places::Place;
 use http::header::{self, HeaderMap, HeaderValue};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Limited};
@@ -31,12 +30,21 @@ use crate::Response;
 use crate::body::{Body, BoxError};
 use crate::chain::Server;
 use crate::resource::Target;
+use crate::verbs::websocket;
 
 /// How long a connection to the other side may take to come up.
 const DIAL: Duration = Duration::from_secs(30);
 
 /// The most of a backend's failure that is read.
 const MAX_FAILURE: usize = 50_000;
+
+/// Headers by which a backend would say which pages may read its answers: it does not speak for this server.
+const CORS: [&str; 4] = [
+    "access-control-allow-credentials",
+    "access-control-allow-headers",
+    "access-control-allow-methods",
+    "access-control-allow-origin",
+];
 
 /// Headers of one hop, and those that carry the client's identity.
 const DROPPED: [&str; 11] = [
@@ -332,7 +340,7 @@ where
 {
     let messages = match &target.streamed {
         Some(_) if auth::authn::headers::is_websocket(request.headers()) => {
-            match logs::accept(request.headers()) {
+            match websocket::accept_log(request.headers()) {
                 Ok(m) => Some(m),
                 Err(refusal) => return Ok(*refusal),
             }
@@ -369,11 +377,30 @@ where
         if let Ok(v) = HeaderValue::from_str(&authority(target)) {
             h.insert(header::HOST, v);
         }
+        if let Some(peer) = request.extensions().get::<Caller>() {
+            let mut all: Vec<&[u8]> = h
+                .get_all(FORWARDED_FOR)
+                .iter()
+                .map(HeaderValue::as_bytes)
+                .collect();
+            let ip = peer.0.to_string();
+            all.push(ip.as_bytes());
+            if let Ok(v) = HeaderValue::from_bytes(&all.join(&b", "[..])) {
+                h.insert(FORWARDED_FOR, v);
+            }
+        }
+        if root.is_some()
+            && let Ok(v) = HeaderValue::from_str(request.uri().path())
+        {
+            h.insert("x-forwarded-uri", v);
+        }
         if let Some(u) = &upgrade {
             h.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
             h.insert(header::UPGRADE, u.clone());
         }
     }
+    // Answers without a body tell the length that another has.
+    let bare = request.method() == http::Method::HEAD;
     let asked = request
         .headers()
         .get(header::HOST)
@@ -381,6 +408,7 @@ where
         .map(str::to_owned);
     let client =
         (upgrade.is_some() || messages.is_some()).then(|| hyper::upgrade::on(&mut request));
+    let place = request.extensions_mut().remove::<Arc<Place>>();
     let outgoing = builder
         .body(request.into_body())
         .map_err(|e| bad_gateway(e.to_string()))?;
@@ -426,7 +454,7 @@ where
                 }
                 () = stop.cancelled() => {}
             }
-            drop((sender, driver));
+            drop((sender, driver, place));
         });
         return Ok(response);
     }
@@ -456,9 +484,10 @@ where
         _driver: driver,
     };
     if let (Some(messages), Some(client)) = (messages, client) {
+        let body = Body::Stream(Box::pin(body)).keeping(place);
         return Ok(messages.answer(client, body, stop.clone()));
     }
-    for name in DROPPED {
+    for name in DROPPED.into_iter().chain(CORS) {
         head.headers.remove(name);
     }
     head.headers.remove(header::SET_COOKIE);
@@ -472,10 +501,40 @@ where
         head.headers
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    let mut response = Response::new(Body::Stream(Box::pin(body)));
+    let page = root.is_some() && location.is_none() && !bare && is_html(&head.headers);
+    let body = if let (Some(root), true) = (root, page) {
+        let (root, other) = (root.to_owned(), authority(target));
+        let link = move |link: &str| relocated(link, &root, &other, asked.as_deref());
+        let encoding = head.headers.get(header::CONTENT_ENCODING);
+        let encoding = encoding.map_or(Ok(""), HeaderValue::to_str);
+        match links::Page::new(body, encoding.unwrap_or("?"), link) {
+            Ok(page) => {
+                head.headers.remove(header::CONTENT_LENGTH);
+                Body::Stream(Box::pin(page))
+            }
+            Err(body) => Body::Stream(Box::pin(body)),
+        }
+    } else {
+        Body::Stream(Box::pin(body))
+    };
+    let mut response = Response::new(body);
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     Ok(response)
+}
+
+const FORWARDED_FOR: &str = "x-forwarded-for";
+
+/// Whom a request comes from, among its extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller(pub IpAddr);
+
+fn is_html(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.split(';').next())
+        .is_some_and(|v| v.trim() == "text/html")
 }
 
 /// The task that drives a backend's connection, which ends with this.
@@ -684,6 +743,51 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn pages_and_headers_of_proxies_are_as_a_proxy_leaves_them() {
+        let answer = "HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: 64\r\n\
+            Access-Control-Allow-Origin: *\r\n\r\n\
+            <a href=\"/y\"><a href=\"http://10.0.0.1:80/z\"><a href=\"//other/z\">";
+        let mut request = get(false);
+        let headers = request.headers_mut();
+        headers.insert("x-forwarded-for", HeaderValue::from_static("192.0.2.1"));
+        let caller = Caller("192.0.2.2".parse().unwrap());
+        request.extensions_mut().insert(caller);
+        let (got, seen) = ask(pod(), Some(ROOT), request, answer).await;
+        let (head, body) = got.unwrap();
+        let seen = seen.to_ascii_lowercase();
+        assert!(
+            seen.contains("x-forwarded-for: 192.0.2.1, 192.0.2.2\r\n"),
+            "{seen}"
+        );
+        assert!(
+            seen.contains(&format!("x-forwarded-uri: {ROOT}/x\r\n")),
+            "{seen}"
+        );
+        assert_eq!(head.headers.get("access-control-allow-origin"), None);
+        assert_eq!(head.headers.get("content-length"), None);
+        let want = format!("<a href=\"{ROOT}/y\"><a href=\"{ROOT}/z\"><a href=\"//other/z\">");
+        assert_eq!(body, want);
+        // What is no page, and what a kubelet streams, passes as it is.
+        for (root, answer) in [
+            (
+                Some(ROOT),
+                "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 13\r\n\r\n<a href=\"/y\">",
+            ),
+            (
+                None,
+                "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 13\r\n\r\n<a href=\"/y\">",
+            ),
+        ] {
+            let (got, _) = ask(pod(), root, get(false), answer).await;
+            let (head, body) = got.unwrap();
+            assert_eq!(
+                (&*body, &head.headers["content-length"]),
+                (&b"<a href=\"/y\">"[..], &HeaderValue::from_static("13"))
+            );
+        }
+    }
+
     /// CVE-2020-8559, CVE-2022-3172: a kubelet's redirect is neither followed nor passed on.
     #[tokio::test]
     async fn cve_2020_8559_redirects_of_kubelets_end_here() {
@@ -783,7 +887,7 @@ mod tests {
                 r = r.header("sec-websocket-protocol", protocol);
             }
             let r = r.body(Full::<Bytes>::default()).expect("a request");
-            match logs::accept(r.headers()) {
+            match websocket::accept_log(r.headers()) {
                 Ok(_) => assert_eq!(code, 101, "{protocol}"),
                 Err(refusal) => assert_eq!(refusal.status().as_u16(), code, "{protocol}"),
             }

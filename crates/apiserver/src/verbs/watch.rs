@@ -8,11 +8,14 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use api::Status;
+use auth::authn::headers::is_websocket;
 use bytes::{Bytes, BytesMut};
+use component::places::Place;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http_body::Frame;
 use rand::Rng;
@@ -22,12 +25,13 @@ use tokio::time::{Instant, Sleep};
 use super::Call;
 use super::read::{Selection, at_least};
 use crate::Response;
-use crate::body::{Body, BoxError};
-use crate::cache::{Cache, Change, Entry, FrameKey, Interest, Start, Subscription};
+use crate::body::{Body, BoxError, Input};
+use crate::cache::{Cache, Change, Entry, FrameKey, Interest, Snapshot, Start, Subscription};
 use crate::core::Served;
 use crate::encode;
 use crate::negotiate::{self, Form, Include, Media, Output};
 use crate::options::{ListOptions, Listing};
+use crate::verbs::websocket;
 
 /// How often an idle watch tells its revision. Source: upstream's `defaultBookmarkFrequency`.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
@@ -39,7 +43,7 @@ const MIN_SECONDS: u64 = 1800;
 const MAX_SECONDS: u64 = 366 * 24 * 3600;
 
 impl Call {
-    pub(super) async fn watch(&self) -> Result<Response, Status> {
+    pub(super) async fn watch(&self, request: http::Request<Input>) -> Result<Response, Status> {
         let output = negotiate::stream(&self.headers, &self.query)?;
         let watch_list = self.server.config.features.enabled("WatchList");
         let mut options = ListOptions::parse(&self.query, Listing::Watch { watch_list })?;
@@ -93,7 +97,7 @@ impl Call {
             Err(status) => {
                 // As upstream: the watch begins and ends with the error as its only event.
                 let frame = encode::status_frame(output.media, &status);
-                return Ok(self.stream_response(output, Body::from(frame)));
+                return Ok(self.stream_response(output, Body::from(frame), request));
             }
         };
         let seconds = match options.timeout {
@@ -101,12 +105,15 @@ impl Call {
             // As upstream, a time before now has passed.
             Some(asked) => u64::try_from(asked).unwrap_or(0).min(MAX_SECONDS),
         };
-        let (initial_items, initial_revision, backlog) = match start {
+        let (initial_items, initial_revision, missed) = match start {
             Start::State(s) => {
-                let items: VecDeque<Arc<Entry>> = s.range(&prefix, &prefix).cloned().collect();
-                (items, s.revision, VecDeque::new())
+                let revision = s.revision;
+                (Some(Initial::new(s, &prefix)), revision, None)
             }
-            Start::After(changes) => (VecDeque::new(), after.unwrap_or(0), changes.into()),
+            Start::After(until) => {
+                let after = after.unwrap_or(0);
+                (None, after, Some((after, until)))
+            }
         };
         let now = Instant::now();
         let stream = Watch {
@@ -119,7 +126,8 @@ impl Call {
             subscription: Some(subscription),
             initial: initial_items,
             initial_end: (initial == Some(true) && options.bookmarks).then_some(initial_revision),
-            backlog,
+            missed,
+            backlog: VecDeque::new(),
             after: initial_revision,
             end: Box::pin(tokio::time::sleep_until(now + Duration::from_secs(seconds))),
             bookmark: options
@@ -128,11 +136,34 @@ impl Call {
             stop: Box::pin(self.server.stop.clone().cancelled_owned()),
             told: initial_revision,
             gone: false,
+            // A message is one event.
+            gather: if is_websocket(&self.headers) {
+                0
+            } else {
+                GATHER
+            },
         };
-        Ok(self.stream_response(output, Body::Stream(Box::pin(stream))))
+        Ok(self.stream_response(output, Body::Stream(Box::pin(stream)), request))
     }
 
-    fn stream_response(&self, output: Output, body: Body) -> Response {
+    fn stream_response(
+        &self,
+        output: Output,
+        body: Body,
+        mut request: http::Request<Input>,
+    ) -> Response {
+        if is_websocket(&self.headers) {
+            let form = match output.media {
+                Media::Protobuf => websocket::Form::Framed,
+                Media::Json | Media::Yaml => websocket::Form::Text,
+            };
+            let place = request.extensions_mut().remove::<Arc<Place>>();
+            let client = hyper::upgrade::on(&mut request);
+            return match websocket::accept_watch(&self.headers, form) {
+                Ok(m) => m.answer(client, body.keeping(place), self.server.stop.clone()),
+                Err(refusal) => *refusal,
+            };
+        }
         let mut response = self.respond(200, output.media, body);
         let name = HeaderValue::from_static(output.media.stream_name());
         response.headers_mut().insert(CONTENT_TYPE, name);
@@ -182,8 +213,49 @@ fn form_number(output: &Output) -> u8 {
     match output.form {
         Form::Object => media,
         Form::Partial(beta) => 2 + 2 * u8::from(beta) + media,
-        // Ages make rows differ from second to second.
-        Form::Table(_, Include::Metadata | Include::None | Include::Object) => 255,
+        // The ages in a row are those of the moment when the first watcher was told.
+        Form::Table(beta, include) => {
+            let include = match include {
+                Include::Metadata => 0,
+                Include::None => 1,
+                Include::Object => 2,
+            };
+            6 + 3 * u8::from(beta) + include
+        }
+    }
+}
+
+/// What there is when a watch begins, taken a little at a time: a watcher that reads slowly holds no list of all.
+struct Initial {
+    state: Snapshot,
+    prefix: Bytes,
+    /// Where to go on.
+    start: Vec<u8>,
+    taken: VecDeque<Arc<Entry>>,
+}
+
+/// Objects, or changes, taken at once.
+const TAKEN: usize = 64;
+
+impl Initial {
+    fn new(state: Snapshot, prefix: &[u8]) -> Initial {
+        Initial {
+            state,
+            prefix: Bytes::copy_from_slice(prefix),
+            start: prefix.to_vec(),
+            taken: VecDeque::new(),
+        }
+    }
+
+    fn next(&mut self) -> Option<Arc<Entry>> {
+        if self.taken.is_empty() {
+            let more = self.state.range(&self.prefix, &self.start);
+            self.taken = more.take(TAKEN).cloned().collect();
+            let last = self.taken.back()?;
+            self.start = last.key.to_vec();
+            self.start.push(0);
+        }
+        self.taken.pop_front()
     }
 }
 
@@ -195,8 +267,10 @@ struct Watch {
     selection: Selection,
     prefix: Bytes,
     subscription: Option<Subscription>,
-    initial: VecDeque<Arc<Entry>>,
+    initial: Option<Initial>,
     initial_end: Option<Revision>,
+    /// Changes that came before the watch began are still to be sent: after the first revision, up to the second.
+    missed: Option<(Revision, Revision)>,
     backlog: VecDeque<Arc<Change>>,
     after: Revision,
     end: Pin<Box<Sleep>>,
@@ -204,6 +278,8 @@ struct Watch {
     stop: Pin<Box<tokio_util::sync::WaitForCancellationFutureOwned>>,
     told: Revision,
     gone: bool,
+    /// Bytes gathered into one write.
+    gather: usize,
 }
 
 impl Watch {
@@ -255,11 +331,12 @@ impl Watch {
 
     /// The next bytes; `Ready(None)` is the end.
     fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
-        while let Some(e) = self.initial.pop_front() {
+        while let Some(e) = self.initial.as_mut().and_then(Initial::next) {
             if self.selects(&e) {
                 return Poll::Ready(Some(self.added(&e)));
             }
         }
+        self.initial = None;
         if let Some(revision) = self.initial_end.take() {
             return Poll::Ready(Some(self.served.encoder().bookmark(
                 &self.output,
@@ -274,6 +351,17 @@ impl Watch {
                     Ok(Some(b)) => return Poll::Ready(Some(Ok(b))),
                     Err(s) => return Poll::Ready(Some(Err(s))),
                 }
+            }
+            if let Some((after, until)) = self.missed {
+                let Some(more) = self.cache.changes(after, until, TAKEN) else {
+                    // Too slow.
+                    self.cache.ended_slow.fetch_add(1, Ordering::Relaxed);
+                    self.subscription = None;
+                    return Poll::Ready(None);
+                };
+                self.missed = more.last().map(|last| (last.revision, until));
+                self.backlog = more.into();
+                continue;
             }
             let Some(subscription) = self.subscription.as_mut() else {
                 return Poll::Ready(None);
@@ -346,7 +434,7 @@ impl http_body::Body for Watch {
         // One frame alone goes out as it is, shared; several that are ready are gathered into one write.
         let mut gathered: Option<BytesMut> = None;
         let mut len = first.len();
-        while len < GATHER {
+        while len < this.gather {
             match this.next(cx) {
                 Poll::Ready(Some(Ok(b))) => {
                     len += b.len();
