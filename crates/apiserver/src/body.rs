@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// The largest request body in bytes. Source: upstream's `MaxRequestBodyBytes`.
 pub const MAX_REQUEST_BYTES: usize = 3 * 1024 * 1024;
@@ -36,28 +36,64 @@ impl Body {
 }
 
 impl Body {
-    /// Keeps something until the body is sent, or `limit` is over; a whole body needs it no more.
-    pub fn holding<T: Send + 'static>(self, held: T, limit: Duration) -> Body {
+    /// Keeps something until the body is sent; a whole body needs it no more.
+    pub fn keeping<T: Send + 'static>(self, held: T) -> Body {
+        match self {
+            Body::Full(_) => self,
+            Body::Stream(inner) => Body::Stream(Box::pin(Holding {
+                inner,
+                _held: Box::new(held),
+                cut: None,
+            })),
+        }
+    }
+
+    /// As [`Body::keeping`], for `limit`; after that what `next` gives, in its place. When it gives nothing, the body ends
+    /// there, broken.
+    pub fn holding<T, U, F>(
+        self,
+        held: T,
+        limit: Duration,
+        next: impl FnOnce() -> F + Send + 'static,
+    ) -> Body
+    where
+        T: Send + 'static,
+        U: Send + 'static,
+        F: Future<Output = Option<U>> + Send,
+    {
         let inner = match self {
             Body::Full(_) => return self,
             Body::Stream(inner) => inner,
         };
-        let sent = CancellationToken::new();
-        let guard = sent.clone().drop_guard();
+        let (sent, cut) = (CancellationToken::new(), CancellationToken::new());
+        let (guard, end) = (sent.clone().drop_guard(), cut.clone());
         tokio::spawn(async move {
-            let _ = tokio::time::timeout(limit, sent.cancelled()).await;
+            if tokio::time::timeout(limit, sent.cancelled()).await.is_ok() {
+                return;
+            }
             drop(held);
+            match next().await {
+                Some(_held) => sent.cancelled().await,
+                None => end.cancel(),
+            }
         });
         Body::Stream(Box::pin(Holding {
             inner,
-            _guard: guard,
+            _held: Box::new(guard),
+            cut: Some(Box::pin(cut.cancelled_owned())),
         }))
     }
 }
 
+/// The reader of an answer was slow, and there is no room for more like it.
+#[derive(Debug, thiserror::Error)]
+#[error("too many answers are read slowly")]
+struct TooSlow;
+
 struct Holding {
     inner: DynBody,
-    _guard: DropGuard,
+    _held: Box<dyn Send>,
+    cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl http_body::Body for Holding {
@@ -68,6 +104,12 @@ impl http_body::Body for Holding {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(cut) = &mut self.cut
+            && cut.as_mut().poll(cx).is_ready()
+        {
+            self.cut = None;
+            return Poll::Ready(Some(Err(TooSlow.into())));
+        }
         self.inner.as_mut().poll_frame(cx)
     }
 

@@ -27,6 +27,7 @@ use crate::query::Query;
 use crate::request_info::{BadPath, RequestInfo};
 use crate::shares::{self, Budget, Shares};
 use crate::verbs::Call;
+use crate::verbs::connect::Caller;
 
 /// What an operator may set.
 #[derive(Clone, Debug)]
@@ -154,7 +155,7 @@ pub struct Server {
 
 /// How long a refused request's body is read.
 const DRAIN: Duration = Duration::from_millis(200);
-/// How long an answer that is streamed keeps its place; a slow reader's goes on without.
+/// How long an answer that is streamed keeps its place; a slow reader's needs one of those for what lasts after that.
 const STREAMED: Duration = Duration::from_secs(10);
 
 impl Server {
@@ -187,7 +188,7 @@ impl Server {
             && !long
             && self.config.features.enabled("APIResponseCompression")
             && crate::compress::accepted(request.headers());
-        let label = self.metrics.begin(&info, &self.engine.core);
+        let label = self.metrics.begin(&info, &self.engine.core.table());
 
         let limit = match query.get("timeout").filter(|t| !long && !t.is_empty()) {
             None => self.config.request_timeout,
@@ -308,11 +309,35 @@ impl Server {
             };
             let read = read_limited(body, |n| account.grow(n)).await;
             match read {
+                Ok(Ok(bytes))
+                    if negotiate::content_type(&parts.headers) != negotiate::PROTOBUF
+                        && !account.plant(&bytes) =>
+                {
+                    return Ok(too_many_requests());
+                }
                 Ok(read) => (Input::Read(read), Some(account)),
                 Err(NoRoom) => return Ok(too_many_requests()),
             }
         };
-        let request = http::Request::from_parts(parts, body);
+        let mut request = http::Request::from_parts(parts, body);
+        if let Some(address) = peer.address {
+            let caller = Caller(address.ip().to_canonical());
+            request.extensions_mut().insert(caller);
+        }
+
+        // A place for what lasts.
+        let level = shares::level(&user, &info);
+        let counted = !user.in_group(auth::GROUP_MASTERS);
+        if counted && info.long_running() {
+            let Some(place) = self.shares.stay(level, &user.name).await else {
+                return Ok(too_many_requests());
+            };
+            // A stream that outlives its answer takes the place with it.
+            let place = Arc::new(place);
+            request.extensions_mut().insert(Arc::clone(&place));
+            let response = self.route(info, query, user, request).await?;
+            return Ok(response.map(|body| body.keeping(place)));
+        }
 
         // A place among the requests in flight.
         let place = match shares::share(&user, &info) {
@@ -328,9 +353,14 @@ impl Server {
         };
 
         // Where to.
+        let name = user.name.clone();
         let response = self.clone().route(info, query, user, request).await?;
         Ok(match place {
-            Some(place) => response.map(|body| body.holding(place, STREAMED)),
+            Some(place) => response.map(|body| {
+                body.holding(place, STREAMED, move || async move {
+                    self.shares.stay(level, &name).await
+                })
+            }),
             None => response,
         })
     }
@@ -360,6 +390,7 @@ impl Server {
             let call = Call {
                 raw_query: request.uri().query().unwrap_or_default().to_owned(),
                 method: request.method().clone(),
+                agent: crate::verbs::agent(request.headers()),
                 headers: request.headers().clone(),
                 server: self.clone(),
                 info,

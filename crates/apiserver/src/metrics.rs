@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use component::metrics::{Counter, Family, Gauge, Histogram, Registry};
+use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue};
 
 use crate::Response;
 use crate::body::Body;
 use crate::chain::Server;
-use crate::core::Core;
+use crate::core::Table;
 use crate::request_info::RequestInfo;
 
 /// The server's own metrics, with upstream's names.
@@ -20,6 +21,15 @@ pub struct Metrics {
     inflight: Arc<Family<Gauge>>,
 }
 
+/// A request in flight, until this is dropped: also when its client goes away.
+struct InFlight(Arc<Gauge>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// What a request is counted as.
 pub struct Label {
     verb: &'static str,
@@ -28,7 +38,7 @@ pub struct Label {
     resource: String,
     subresource: String,
     scope: &'static str,
-    kind: &'static str,
+    _flight: InFlight,
 }
 
 const SECONDS: &[f64] = &[
@@ -66,13 +76,14 @@ impl Metrics {
     }
 
     /// Counts a request in.
-    pub fn begin(&self, info: &RequestInfo, core: &Core) -> Label {
+    pub fn begin(&self, info: &RequestInfo, table: &Table) -> Label {
         let kind = if info.mutating() {
             "mutating"
         } else {
             "readOnly"
         };
-        self.inflight.with(&[kind]).inc();
+        let flight = self.inflight.with(&[kind]);
+        flight.inc();
         let verb = match info.verb.as_str() {
             "get" => "GET",
             "list" => "LIST",
@@ -91,12 +102,11 @@ impl Metrics {
             resource: String::new(),
             subresource: String::new(),
             scope: "",
-            kind,
+            _flight: InFlight(flight),
         };
         if !info.is_resource {
             return label;
         }
-        let table = core.table();
         if let Some(s) = table.find(&info.group, &info.version, &info.resource) {
             label.group.clone_from(&s.def.group);
             label.version.clone_from(&s.def.version);
@@ -122,13 +132,10 @@ impl Metrics {
 
     /// Counts it out.
     pub fn end(&self, l: Label, code: u16, took: Duration) {
-        self.inflight.with(&[l.kind]).dec();
-        let mut digits = [0u8; 3];
-        for (i, d) in digits.iter_mut().enumerate() {
-            let place = [100, 10, 1].get(i).copied().unwrap_or(1);
-            *d = b'0' + u8::try_from(code / place % 10).unwrap_or(0);
-        }
-        let code = std::str::from_utf8(&digits).unwrap_or("000");
+        // A backend behind a proxy may answer any number.
+        let code = StatusCode::from_u16(code).ok();
+        let code = code.filter(|c| c.canonical_reason().is_some());
+        let code = code.as_ref().map_or("unknown", StatusCode::as_str);
         self.requests
             .with(&[
                 code,
@@ -212,5 +219,41 @@ impl Metrics {
             HeaderValue::from_static(component::metrics::CONTENT_TYPE),
         );
         r
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::query::Query;
+
+    #[test]
+    fn who_goes_away_is_not_in_flight_and_numbers_of_backends_are_no_labels() {
+        let metrics = Metrics::new(&Default::default());
+        let get = http::Method::GET;
+        let begin = || {
+            let info = RequestInfo::parse(&get, "/version", &Query::parse("")).expect("a path");
+            metrics.begin(&info, &Table::default())
+        };
+        let flying = || metrics.inflight.with(&["readOnly"]).get();
+        let first = begin();
+        assert_eq!(flying(), 1.0);
+        drop(first);
+        assert_eq!(flying(), 0.0);
+        for code in [200, 299, 298, 999, 7] {
+            metrics.end(begin(), code, Duration::ZERO);
+        }
+        assert_eq!(flying(), 0.0);
+        let text = metrics.registry.render();
+        let of = |code: &str| {
+            let line = text
+                .lines()
+                .find(|l| l.contains(&format!("code=\"{code}\"")));
+            line.and_then(|l| l.rsplit(' ').next().map(str::to_owned))
+        };
+        assert_eq!(
+            (of("200"), of("unknown"), of("299")),
+            (Some("1".into()), Some("4".into()), None)
+        );
     }
 }

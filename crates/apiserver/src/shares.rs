@@ -1,4 +1,5 @@
-//! What each kind of client may take of the server: places among the requests in flight, and bytes of bodies.
+//! What each kind of client may take of the server: places among the requests in flight, places for what lasts (watches,
+//! streams, answers to slow readers), and bytes of bodies.
 //!
 //! Levels, their shares and who belongs to which are upstream's suggested priority levels and flow schemas
 //! (`apiserver/pkg/apis/flowcontrol/bootstrap`), save that whoever is not authenticated is in `catch-all`. What a level may
@@ -92,37 +93,61 @@ pub fn level(user: &UserInfo, info: &RequestInfo) -> Share {
     }
 }
 
+/// What lasts, for each place in flight: with upstream's 600, 38,400 in all, of which one user has a quarter of what its level
+/// can have, some 5,800. A kubelet has some hundreds of watches, a large installation's agents some thousands as one user.
+const LASTING: usize = 64;
+
 /// The places of a server.
-pub struct Shares(Arc<Places>);
+pub struct Shares {
+    flight: Arc<Places>,
+    lasting: Arc<Places>,
+}
 
 impl Shares {
-    /// `total` places.
+    /// `total` places in flight.
     pub fn new(total: usize) -> Shares {
-        let shares: usize = LEVELS.iter().map(|l| l.2).sum();
-        let own = |(_, _, n, lent): &(Share, &str, usize, usize)| {
-            ((total * n * (100 - lent)).div_ceil(shares * 100)).max(1)
-        };
-        let pool = total.saturating_sub(LEVELS.iter().map(own).sum());
-        let levels = LEVELS.iter().map(|l| {
-            let own = own(l);
-            let pooled = l.0 != Share::CatchAll;
-            Level {
-                name: l.1,
-                own,
-                pooled,
-                per_user: ((own + if pooled { pool } else { 0 }) / 4).max(1),
-                queue: if pooled { QUEUE } else { 0 },
-                queue_per_user: QUEUE / 4,
-            }
-        });
-        Shares(Places::new(levels.collect(), pool))
+        Shares {
+            flight: places(total, QUEUE),
+            lasting: places(total.saturating_mul(LASTING), 0),
+        }
     }
 
     /// A place; waits for it. `None`: there is no room to wait.
     pub async fn enter(&self, share: Share, user: &str) -> Option<Place> {
         let at = LEVELS.iter().position(|l| l.0 == share)?;
-        self.0.enter(at, user).await.ok()
+        self.flight.enter(at, user).await.ok()
     }
+
+    /// A place for what lasts, at once or not at all.
+    pub async fn stay(&self, share: Share, user: &str) -> Option<Place> {
+        let at = LEVELS.iter().position(|l| l.0 == share)?;
+        self.lasting.enter(at, user).await.ok()
+    }
+}
+
+/// `total` places, shared out. `queue`: those that wait for a place of a level, at most.
+fn places(total: usize, queue: usize) -> Arc<Places> {
+    let shares: usize = LEVELS.iter().map(|l| l.2).sum();
+    let own = |(_, _, n, lent): &(Share, &str, usize, usize)| {
+        (total
+            .saturating_mul(n * (100 - lent))
+            .div_ceil(shares * 100))
+        .max(1)
+    };
+    let pool = total.saturating_sub(LEVELS.iter().map(own).sum());
+    let levels = LEVELS.iter().map(|l| {
+        let own = own(l);
+        let pooled = l.0 != Share::CatchAll;
+        Level {
+            name: l.1,
+            own,
+            pooled,
+            per_user: ((own + if pooled { pool } else { 0 }) / 4).max(1),
+            queue: if pooled { queue } else { 0 },
+            queue_per_user: queue / 4,
+        }
+    });
+    Places::new(levels.collect(), pool)
 }
 
 /// Bytes of bodies that are held at once, from their first byte until their requests are answered.
@@ -133,6 +158,12 @@ const BYTES_PER_USER: usize = BYTES / 4;
 const BYTES_OF_OTHERS: usize = BYTES / 4 * 3;
 /// Of these, what those may have who are not authenticated.
 const BYTES_OF_NOBODY: usize = 4 * 1024 * 1024;
+/// What the tree of one body, or a list read from the store, counts at most, so that the largest is let in beside others of
+/// its user.
+pub const TREE: usize = BYTES_PER_USER / 2;
+/// What an object and any other value of a tree take, at least.
+const OBJECT: usize = 640;
+const VALUE: usize = 32;
 /// What a body counts at least: the buffers of its stream and its task.
 const LEAST: usize = 16 * 1024;
 
@@ -179,6 +210,13 @@ impl Account {
         self.bytes += bytes;
         let more = self.bytes.saturating_sub(self.paid);
         more == 0 || self.pay(more)
+    }
+
+    /// The body will be a tree. `false`: there is no room for it. Small objects take a hundred times their text.
+    pub fn plant(&mut self, text: &[u8]) -> bool {
+        let count = |sign: u8| text.iter().filter(|b| **b == sign).count();
+        let tree = OBJECT * count(b'{') + VALUE * (count(b',') + count(b'['));
+        self.grow(tree.min(TREE))
     }
 
     fn others(&self) -> bool {
@@ -347,6 +385,31 @@ mod tests {
     }
 
     #[test]
+    fn what_lasts_is_shared_out_and_nobody_waits_for_it() {
+        let shares = Shares::new(8);
+        let stay = |share: Share, name: &str| {
+            let place = shares.stay(share, name).now_or_never();
+            place.expect("an answer at once")
+        };
+        let mine: Vec<Place> = std::iter::from_fn(|| stay(Share::WorkloadLow, "a")).collect();
+        assert!(
+            (50..=8 * LASTING / 4).contains(&mine.len()),
+            "{}",
+            mine.len()
+        );
+        assert!(stay(Share::WorkloadLow, "b").is_some());
+        assert!(stay(Share::NodeHigh, "n").is_some());
+        drop(mine);
+        assert!(stay(Share::WorkloadLow, "a").is_some());
+        assert!(
+            Shares::new(usize::MAX)
+                .stay(Share::System, "x")
+                .now_or_never()
+                .is_some()
+        );
+    }
+
+    #[test]
     fn bodies_are_admitted_in_bytes() {
         let budget = Arc::new(Budget::default());
         let fill = |user: &UserInfo, share: Share| -> Vec<Account> {
@@ -369,6 +432,18 @@ mod tests {
         let slow = std::iter::from_fn(|| small.open(&jane, Share::GlobalDefault));
         let slow: Vec<Account> = slow.take(100_000).collect();
         assert_eq!(slow.len(), BYTES_PER_USER / LEAST);
+        // What becomes a large tree counts as such, and one is let in whatever it becomes.
+        let trees = Arc::new(Budget::default());
+        let plant = |text: &str| {
+            let mut a = trees.open(&jane, Share::GlobalDefault)?;
+            (a.grow(text.len()) && a.plant(text.as_bytes())).then_some(a)
+        };
+        let (small, large) = (r#"{"a":{}}"#, "{},".repeat(1_000_000));
+        let held: Vec<Account> = std::iter::from_fn(|| plant(&large)).take(100).collect();
+        assert_eq!(held.len(), 1);
+        assert!(plant(small).is_some());
+        drop(held);
+        assert!(std::iter::from_fn(|| plant(small)).take(500).count() == 500);
         // Nodes and the control plane have bytes of their own, and masters are not counted.
         assert!(!fill(&user("system:node:a", "system:nodes"), Share::NodeHigh).is_empty());
         let root = user("root", auth::GROUP_MASTERS);

@@ -23,7 +23,7 @@ pub const MAX_DEPTH: u32 = 10_000;
 
 /// Most objects in one tree, those included that Go prints though they were not given. An object of a few bytes takes
 /// more than half a kilobyte as a tree; what fits into a request and makes sense has far fewer.
-pub const MAX_OBJECTS: u32 = 250_000;
+pub const MAX_OBJECTS: u32 = 100_000;
 
 /// Roughly the length of a tree as JSON, and how deep it nests: 0 for a scalar. Walks without recursion.
 pub fn extent(value: &Value) -> (usize, u32) {

@@ -61,6 +61,67 @@ async fn slow_bodies_hold_no_place() {
     drop(slow);
 }
 
+/// Watches of one user are a part of all, and those of others go on.
+#[tokio::test]
+async fn one_users_watches_do_not_keep_others_from_watching() {
+    let places = [
+        "--max-requests-inflight=1",
+        "--max-mutating-requests-inflight=1",
+    ];
+    let server = Server::start_with(&places).await;
+    let mut root = server.with_namespace("a").await;
+    let review = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+        "metadata": {"name": "watchers"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "watchers"}]});
+    let path = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
+    root.post(path, &review).await.expect(201);
+    let mut held = Vec::new();
+    let mut watch = async |user: &str| {
+        let mut c = server.connect().await;
+        let headers = [
+            ("impersonate-user", user),
+            ("impersonate-group", "watchers"),
+        ];
+        let path = "/api/v1/namespaces/a/pods?watch=1";
+        let answer = c.open(Method::GET, path, &headers, "").await;
+        let code = answer.status().as_u16();
+        if code == 429 {
+            assert_eq!(answer.headers()["retry-after"], "1");
+        }
+        held.push((c, answer));
+        code
+    };
+    let mut got = 0;
+    while watch("greedy").await == 200 {
+        got += 1;
+        assert!(got < 128, "no end");
+    }
+    assert!(got > 8, "{got}");
+    assert_eq!(watch("greedy").await, 429);
+    assert_eq!(watch("other").await, 200);
+    // What has ended makes room.
+    held.clear();
+    testkit::wait_until("there is room again", Duration::from_secs(30), async || {
+        let mut c = server.connect().await;
+        let headers = [
+            ("impersonate-user", "greedy"),
+            ("impersonate-group", "watchers"),
+        ];
+        let path = "/api/v1/namespaces/a/pods?watch=1&timeoutSeconds=1";
+        match c
+            .open(Method::GET, path, &headers, "")
+            .await
+            .status()
+            .as_u16()
+        {
+            200 => Ok(()),
+            code => Err(code.to_string()),
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn cve_2023_44487_an_http2_connection_of_nobody_ends_after_its_answer() {
     let server = Server::start().await;
@@ -91,7 +152,8 @@ async fn versions_and_authorities_of_tls() {
     let server = Server::start_with(&["--tls-min-version=VersionTLS13"]).await;
     let old: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS12];
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    assert!(server.handshake(provider.clone(), old).await.is_err());
+    let e = server.handshake(provider.clone(), old).await.unwrap_err();
+    assert!(e.to_string().contains("ProtocolVersion"), "{e}");
     let hints = server
         .handshake(provider, rustls::ALL_VERSIONS)
         .await
