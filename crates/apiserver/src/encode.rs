@@ -350,14 +350,6 @@ impl Encoder<'_> {
                 .into_iter()
                 .flatten()
         };
-        let members = |out: &mut Vec<u8>, of: &Value, keys: &[&str]| {
-            for (i, key) in keys.iter().enumerate() {
-                out.extend_from_slice(if i > 0 { b",\"" } else { b"{\"" });
-                out.extend_from_slice(key.as_bytes());
-                out.extend_from_slice(b"\":");
-                wire::json::encode_any(of.get(key).unwrap_or(&Value::Null), out);
-            }
-        };
         members(out, table, &["kind", "apiVersion"]);
         out.extend_from_slice(b",\"metadata\":");
         let metadata = table.get("metadata").unwrap_or(&Value::Null);
@@ -376,21 +368,33 @@ impl Encoder<'_> {
             if i > 0 {
                 out.push(b',');
             }
-            members(out, row, &["cells"]);
-            out.extend_from_slice(b",\"object\":");
-            match row.get("object") {
-                None => out.extend_from_slice(b"null"),
-                Some(o)
-                    if o.get("kind").and_then(Value::as_str) == Some("PartialObjectMetadata") =>
-                {
-                    wire::json::encode(o, partial_kind(beta)?.schema, out).map_err(failed)?;
-                }
-                Some(o) if self.kind().dynamic => wire::json::encode_any(o, out),
-                Some(o) => wire::json::encode(o, self.def.schema, out).map_err(failed)?,
-            }
-            out.push(b'}');
+            self.row_json(row, beta, out)?;
         }
         out.extend_from_slice(b"]}");
+        Ok(())
+    }
+
+    /// Appends a row of a Table.
+    fn row_json(&self, row: &Value, beta: bool, out: &mut Vec<u8>) -> Result<(), Status> {
+        members(out, row, &["cells"]);
+        if let Some(Value::Array(all)) = row.get("conditions") {
+            for (i, c) in all.iter().enumerate() {
+                out.extend_from_slice(if i == 0 { b",\"conditions\":[" } else { b"," });
+                members(out, c, &["type", "status", "reason", "message"]);
+                out.push(b'}');
+            }
+            out.push(b']');
+        }
+        out.extend_from_slice(b",\"object\":");
+        match row.get("object") {
+            None => out.extend_from_slice(b"null"),
+            Some(o) if o.get("kind").and_then(Value::as_str) == Some("PartialObjectMetadata") => {
+                wire::json::encode(o, partial_kind(beta)?.schema, out).map_err(failed)?;
+            }
+            Some(o) if self.kind().dynamic => wire::json::encode_any(o, out),
+            Some(o) => wire::json::encode(o, self.def.schema, out).map_err(failed)?,
+        }
+        out.push(b'}');
         Ok(())
     }
 
@@ -618,19 +622,23 @@ impl Lister {
         let (kind, api_version) = match output.form {
             Form::Object => (self.def.list_kind.as_str(), self.api_version.as_str()),
             Form::Partial(beta) => ("PartialObjectMetadataList", meta_version(beta)),
-            Form::Table(beta, include) => {
-                let now = unix_now();
-                let mut rows = Vec::with_capacity(items.len());
-                for i in &items {
-                    rows.push(e.row(Source::Stored(i), beta, include, now)?);
-                }
-                let table = e.table(beta, metadata.clone(), rows);
-                return Ok(e.table_bytes(output, &table, beta)?.into());
-            }
+            Form::Table(beta, _) => ("Table", meta_version(beta)),
         };
-        match output.media {
-            Media::Json => {
-                let mut head = Vec::with_capacity(256);
+        let table = match output.form {
+            Form::Table(beta, _) => Some((beta, e.table(beta, metadata.clone(), Vec::new()))),
+            _ => None,
+        };
+        let (mut head, mut tail) = (Vec::with_capacity(256), Vec::new());
+        match (output.media, &table) {
+            // A Table has no protobuf.
+            (Media::Protobuf, None) => {
+                return self.proto_list(output.form, kind, api_version, metadata, items);
+            }
+            (Media::Json | Media::Protobuf, Some((beta, table))) => {
+                e.table_json(table, *beta, &mut head)?;
+                tail = head.split_off(head.len().saturating_sub(2));
+            }
+            (Media::Json, None) => {
                 head.extend_from_slice(b"{\"kind\":");
                 wire::json::encode_any(&Value::String(kind.into()), &mut head);
                 head.extend_from_slice(b",\"apiVersion\":");
@@ -638,53 +646,47 @@ impl Lister {
                 head.extend_from_slice(b",\"metadata\":");
                 list_meta(&mut head)?;
                 head.extend_from_slice(b",\"items\":[");
-                let stream = JsonList {
-                    lister: self.clone(),
-                    form: output.form,
-                    buffer: head,
-                    items: items.into_iter(),
-                    pretty: output.pretty.then(Indent::default),
-                    first: true,
-                    done: false,
-                };
-                Ok(Body::Stream(Box::pin(stream)))
+                tail.extend_from_slice(b"]}");
             }
-            Media::Protobuf => self.proto_list(output.form, kind, api_version, metadata, items),
-            media => {
-                let mut values = Vec::with_capacity(items.len());
-                for i in &items {
-                    let v = match output.form {
-                        Form::Partial(beta) => e.partial(Source::Stored(i), beta)?,
-                        _ => {
-                            let mut v = codec::decode(&self.def, &i.value, i.revision)?;
-                            // Go prints the elements of typed lists without their type.
-                            if !e.kind().dynamic
-                                && let Some(m) = v.as_object_mut()
-                            {
-                                m.remove("kind");
-                                m.remove("apiVersion");
-                            }
-                            v
-                        }
-                    };
-                    values.push(v);
+            // Keys are sorted.
+            (Media::Yaml, Some((_, table))) => {
+                let mut table = table.clone();
+                if let Some(m) = table.as_object_mut() {
+                    m.remove("rows");
                 }
-                let list = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata, "items": values});
-                let schema = api::schema::message(api_version, kind);
-                match schema.filter(|_| !e.kind().dynamic) {
-                    Some(schema) => {
-                        let kind = Kind {
-                            schema,
-                            api_version,
-                            kind,
-                            dynamic: false,
-                        };
-                        Ok(tree(media, output.pretty, kind, &list)?.into())
-                    }
-                    None => Ok(any(media, output.pretty, &list)?.into()),
-                }
+                wire::yaml::encode_any(&table, &mut head);
+                head.extend_from_slice(b"rows:");
+            }
+            (Media::Yaml, None) => {
+                wire::yaml::encode_any(&json!({"apiVersion": api_version}), &mut head);
+                head.extend_from_slice(b"items:");
+                let mut meta = Vec::new();
+                list_meta(&mut meta)?;
+                let meta: Value = serde_json::from_slice(&meta).map_err(failed)?;
+                wire::yaml::encode_any(&json!({"kind": kind, "metadata": meta}), &mut tail);
             }
         }
+        let yaml = output.media == Media::Yaml;
+        if !yaml && !output.pretty {
+            // Go's encoder ends with a newline, its indented form does not.
+            tail.push(b'\n');
+        }
+        if yaml {
+            head.extend_from_slice(if items.is_empty() { b" []\n" } else { b"\n" });
+        }
+        let stream = TextList {
+            lister: self.clone(),
+            form: output.form,
+            yaml,
+            buffer: head,
+            tail,
+            items: items.into_iter(),
+            pretty: (output.pretty && !yaml).then(Indent::default),
+            now: unix_now(),
+            first: true,
+            done: false,
+        };
+        Ok(Body::Stream(Box::pin(stream)))
     }
 
     fn proto_list(
@@ -818,48 +820,82 @@ fn put_bytes(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
 /// Bytes per piece of a streamed list.
 const CHUNK: usize = 64 * 1024;
 
-struct JsonList {
+/// A list, or a Table, in JSON or YAML.
+struct TextList {
     lister: Lister,
     form: Form,
+    yaml: bool,
     /// For people.
     pretty: Option<Indent>,
     buffer: Vec<u8>,
+    /// What comes after the items.
+    tail: Vec<u8>,
     items: std::vec::IntoIter<Arc<Entry>>,
+    /// Of the ages in a Table: one moment for all.
+    now: i64,
     first: bool,
     done: bool,
 }
 
-impl JsonList {
+impl TextList {
     fn fill(&mut self) -> Result<(), Status> {
-        let e = self.lister.encoder();
         while self.buffer.len() < CHUNK {
             let Some(item) = self.items.next() else {
-                self.buffer.extend_from_slice(b"]}");
-                // Go's encoder ends with a newline, its indented form does not.
-                if self.pretty.is_none() {
-                    self.buffer.push(b'\n');
-                }
+                self.buffer.append(&mut self.tail);
                 self.done = true;
                 break;
             };
-            if !self.first {
-                self.buffer.push(b',');
+            if self.yaml {
+                let item = [self.tree(&item)?];
+                wire::yaml::encode_any(&Value::Array(item.into()), &mut self.buffer);
+            } else {
+                if !self.first {
+                    self.buffer.push(b',');
+                }
+                self.json(&item)?;
             }
             self.first = false;
-            match self.form {
-                Form::Partial(beta) => {
-                    let p = e.partial(Source::Stored(&item), beta)?;
-                    wire::json::encode(&p, partial_kind(beta)?.schema, &mut self.buffer)
-                        .map_err(failed)?;
-                }
-                _ => e.json_into(Source::Stored(&item), true, None, &mut self.buffer)?,
-            }
         }
         Ok(())
     }
+
+    fn json(&mut self, item: &Entry) -> Result<(), Status> {
+        let (e, source) = (self.lister.encoder(), Source::Stored(item));
+        let out = &mut self.buffer;
+        match self.form {
+            Form::Object => e.json_into(source, true, None, out),
+            Form::Partial(beta) => {
+                let p = e.partial(source, beta)?;
+                wire::json::encode(&p, partial_kind(beta)?.schema, out).map_err(failed)
+            }
+            Form::Table(beta, include) => {
+                let row = e.row(source, beta, include, self.now)?;
+                e.row_json(&row, beta, out)
+            }
+        }
+    }
+
+    /// The item as YAML shows it.
+    fn tree(&self, item: &Entry) -> Result<Value, Status> {
+        let (e, source) = (self.lister.encoder(), Source::Stored(item));
+        let mut json = Vec::new();
+        match self.form {
+            Form::Object if e.kind().dynamic => {
+                return codec::decode(&self.lister.def, &item.value, item.revision);
+            }
+            Form::Table(beta, include) => return e.row(source, beta, include, self.now),
+            // The printed form decides which zero values are shown. Elements of typed lists have no type.
+            Form::Object => e.json_into(source, true, None, &mut json)?,
+            Form::Partial(beta) => {
+                let p = e.partial(source, beta)?;
+                wire::json::encode(&p, partial_kind(beta)?.schema, &mut json).map_err(failed)?;
+            }
+        }
+        wire::json::parse(&json).map_err(failed)
+    }
 }
 
-impl http_body::Body for JsonList {
+impl http_body::Body for TextList {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -952,6 +988,16 @@ impl http_body::Body for ProtoList {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.left)
+    }
+}
+
+/// Begins an object with some of the members of another.
+fn members(out: &mut Vec<u8>, of: &Value, keys: &[&str]) {
+    for (i, key) in keys.iter().enumerate() {
+        out.extend_from_slice(if i > 0 { b",\"" } else { b"{\"" });
+        out.extend_from_slice(key.as_bytes());
+        out.extend_from_slice(b"\":");
+        wire::json::encode_any(of.get(key).unwrap_or(&Value::Null), out);
     }
 }
 

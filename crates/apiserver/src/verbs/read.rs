@@ -16,6 +16,7 @@ use crate::codec;
 use crate::encode::Source;
 use crate::options::{ListOptions, Listing, parse_revision};
 use crate::select::{Fields, Labels};
+use crate::shares::Account;
 
 /// Upstream's continue token: the revision of the list and the key to go on from, relative to the list's prefix.
 #[derive(Serialize, Deserialize)]
@@ -159,6 +160,15 @@ struct Page {
     /// The key after which more follows, relative to the prefix.
     next: Option<String>,
     remaining: Option<i64>,
+    /// Of what was read from the store for it, until it is sent.
+    account: Option<Account>,
+}
+
+/// Keys read at once from the store where it is not known how many of them are wanted.
+const READ: usize = 500;
+
+fn crowded() -> Status {
+    Status::too_many_requests("Too many requests, please try again later.", 1)
 }
 
 impl Call {
@@ -238,6 +248,7 @@ impl Call {
         let page = self.page(&options, &selection).await?;
         let metadata = list_meta(&page);
         let body = self.served.lister().list(&output, &metadata, page.items)?;
+        let body = body.keeping(page.account);
         Ok(self.respond(200, output.media, body))
     }
 
@@ -321,39 +332,61 @@ impl Call {
         if let Some(snapshot) = cache.snapshot_at(revision) {
             return Ok(self.cut(cache, snapshot, prefix, start, limit, selection));
         }
-        let mut items = Vec::new();
+        // What is read here is this request's alone, so it is counted as a body is.
+        let mut account = self.account().ok_or_else(crowded)?;
+        let (mut items, mut held) = (Vec::new(), 0);
         let mut start = start.to_vec();
         loop {
-            let want = if limit == 0 { 500 } else { limit - items.len() };
+            let want = if limit == 0 || !selection.is_empty() {
+                READ
+            } else {
+                limit - items.len()
+            };
             let (found, listed) = cache.list_at(prefix, &start, revision, want).await?;
-            let last = found.last().map(|e| e.key.clone());
-            items.extend(
-                found
-                    .into_iter()
-                    .filter(|e| selection.matches(cache, self, e)),
-            );
-            let Some(last) = last.filter(|_| listed.more) else {
+            let count = found.len();
+            if let Some(last) = found.last() {
+                start = last.key.to_vec();
+                start.push(0);
+            }
+            for (i, entry) in found.into_iter().enumerate() {
+                let key = entry.key.clone();
+                if selection.matches(cache, self, &entry) {
+                    let bytes = entry.value.len();
+                    // A list of any length is let in beside others of its user.
+                    if held < crate::shares::TREE && !account.grow(bytes) {
+                        return Err(crowded());
+                    }
+                    held += bytes;
+                    items.push(entry);
+                }
+                if limit > 0 && items.len() >= limit {
+                    let read = i + 1;
+                    let more = read < count || listed.more;
+                    let left = listed.count - i64::try_from(read).unwrap_or(0);
+                    return Ok(Page {
+                        items,
+                        revision,
+                        next: more.then(|| relative(prefix, &key)),
+                        remaining: (more && selection.is_empty()).then_some(left.max(0)),
+                        account: Some(account),
+                    });
+                }
+            }
+            if !listed.more || count == 0 {
                 return Ok(Page {
                     items,
                     revision,
                     next: None,
                     remaining: None,
-                });
-            };
-            start = last.to_vec();
-            start.push(0);
-            if limit > 0 && items.len() >= limit {
-                let next = relative(prefix, &last);
-                let remaining = (listed.count - i64::try_from(want).unwrap_or(0)).max(0);
-                let remaining = selection.is_empty().then_some(remaining);
-                return Ok(Page {
-                    items,
-                    revision,
-                    next: Some(next),
-                    remaining,
+                    account: Some(account),
                 });
             }
         }
+    }
+
+    fn account(&self) -> Option<Account> {
+        let level = crate::shares::level(&self.user, &self.info);
+        self.server.budget.open(&self.user, level)
     }
 
     fn cut(
@@ -385,6 +418,7 @@ impl Call {
                 revision: snapshot.revision,
                 next: None,
                 remaining: None,
+                account: None,
             };
         }
         for e in snapshot.range(prefix, start) {
@@ -411,6 +445,7 @@ impl Call {
             revision: snapshot.revision,
             next,
             remaining,
+            account: None,
         }
     }
 }
@@ -475,7 +510,9 @@ mod tests {
     #[test]
     fn tokens_cannot_leave_their_prefix() {
         for start in ["../x\0", "a/../../b\0", "/../x\0"] {
-            assert!(decode_token(&encode_token(5, start)).is_err(), "{start}");
+            let e = decode_token(&encode_token(5, start)).err().expect(start);
+            let why = format!("continue key is not valid: {start}");
+            assert!(e.code == 400 && e.message.ends_with(&why), "{}", e.message);
         }
     }
 }
