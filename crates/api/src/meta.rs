@@ -273,11 +273,14 @@ fn validate_managed_fields(meta: &Value, path: &Path, errors: &mut ErrorList) {
     }
 }
 
+/// Bytes of a field manager's name, at most.
+pub const FIELD_MANAGER_MAX: usize = 128;
+
 /// The checks of a field manager's name; empty is valid.
 pub fn validate_field_manager(manager: &str, path: &Path) -> ErrorList {
     let mut errors = ErrorList::new();
-    if manager.len() > 128 {
-        errors.too_long(path, 128);
+    if manager.len() > FIELD_MANAGER_MAX {
+        errors.too_long(path, FIELD_MANAGER_MAX);
     }
     for (i, c) in manager.char_indices() {
         if errors.full() {

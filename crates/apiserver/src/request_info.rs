@@ -1,6 +1,6 @@
 //! What a request is about, read from its path, method and query alone.
 //!
-//! Source: upstream's `endpoints/request/requestinfo.go`. Invariants: no segment is `.` or `..` or holds a `/` after
+//! Source: upstream's `endpoints/request/requestinfo.go`. Invariants: no segment is empty, `.` or `..` or holds a `/` after
 //! decoding (such paths are refused before anything else looks at them); the verb never comes from the body.
 
 use crate::query::{Query, percent_decode};
@@ -41,7 +41,8 @@ pub struct RequestInfo {
 pub enum BadPath {
     /// It has broken escapes.
     Escapes,
-    /// It climbs, or hides a slash.
+    /// It climbs, hides a slash, or says the same as another in more slashes: whoever filters paths in front of this server
+    /// must not be led past.
     Segments,
 }
 
@@ -70,6 +71,9 @@ impl RequestInfo {
             verb: method.as_str().to_ascii_lowercase(),
             ..RequestInfo::default()
         };
+        if path.starts_with("//") {
+            return Err(BadPath::Segments);
+        }
         let all = segments(path)?;
         let mut parts = all.as_slice();
         let prefix = parts.first().map_or("", |(_, d)| d.as_str());
@@ -131,7 +135,7 @@ impl RequestInfo {
         if all
             .iter()
             .take(all.len() - parts.len() + used)
-            .any(|(_, d)| unsafe_segment(d))
+            .any(|(_, d)| d.is_empty() || unsafe_segment(d))
         {
             return Err(BadPath::Segments);
         }
@@ -359,7 +363,6 @@ mod tests {
                 "",
             ),
             ("/api/v1/watch/namespaces/a/namespaces", true, "a", "", ""),
-            ("/api/v1/namespaces//nodes/b", true, "", "b", ""),
         ];
         for (url, within, namespace, name, subresource) in table {
             let i = parse("GET", url).expect(url);
@@ -370,6 +373,29 @@ mod tests {
             );
             assert_eq!(i.subresource, subresource, "{url}");
         }
+    }
+
+    /// A filter in front of this server, such as kubectl proxy's, sees a path once.
+    #[test]
+    fn more_slashes_do_not_say_the_same() {
+        for url in [
+            "//api/v1/pods",
+            "//healthz",
+            "/apis//v1/pods",
+            "/api//v1/pods",
+            "/api/v1//pods",
+            "/api/v1/namespaces//pods",
+            "/api/v1/namespaces//nodes/b",
+            "/api/v1/namespaces/a//pods",
+            "/api/v1/namespaces/a/pods//exec",
+            "/api/v1/watch//pods",
+        ] {
+            assert_eq!(parse("GET", url), Err(BadPath::Segments), "{url}");
+        }
+        // What lies behind a proxy is the other side's.
+        let i = parse("GET", "/api/v1/nodes/n/proxy//a//b/").expect("a proxy path");
+        assert_eq!(i.rest, "//a//b/");
+        assert!(parse("GET", "/api/v1/pods/").is_ok());
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub mod connect;
 mod read;
 mod subresource;
 mod watch;
+mod websocket;
 mod write;
 
 use std::sync::Arc;
@@ -50,8 +51,36 @@ pub struct Call {
     pub served: Arc<Served>,
     /// RFC 3339 in seconds.
     pub now: String,
+    /// The first part of the user agent; see [`agent`].
+    pub agent: String,
     /// `Warning:` headers of the answer.
     pub warnings: Warnings,
+}
+
+/// The first part of the user agent as far as a field manager's name can hold it, without what cannot be printed; `unknown`
+/// for none. Source: upstream's `prefixFromUserAgent`.
+pub fn agent(headers: &HeaderMap) -> String {
+    let value = headers.get(http::header::USER_AGENT);
+    let first = value.and_then(|v| v.as_bytes().split(|b| *b == b'/').next());
+    let first = first.unwrap_or_default();
+    // No character takes more than four bytes, and the rest is not looked at.
+    let head = first
+        .get(..4 * api::meta::FIELD_MANAGER_MAX)
+        .unwrap_or(first);
+    let mut out = String::new();
+    for c in String::from_utf8_lossy(head).chars() {
+        if c.is_control() {
+            continue;
+        }
+        if out.len() + c.len_utf8() > api::meta::FIELD_MANAGER_MAX {
+            break;
+        }
+        out.push(c);
+    }
+    if out.is_empty() {
+        out.push_str("unknown");
+    }
+    out
 }
 
 impl Call {
@@ -77,11 +106,13 @@ impl Call {
             return self.subresource(request).await;
         }
         let verb = self.info.verb.as_str();
+        if verb == "watch" {
+            return self.watch(request).await;
+        }
         let body = request.into_body();
         match verb {
             "get" => self.get().await,
             "list" => self.list().await,
-            "watch" => self.watch().await,
             "create" => self.create(body.whole()).await,
             "update" => self.update(body.whole()).await,
             "patch" => self.patch(body.whole()).await,
@@ -199,16 +230,11 @@ impl Call {
 
     /// The name that managedFields gets: the parameter, or the user agent's first part.
     fn manager<'a>(&'a self, field_manager: &'a str) -> &'a str {
-        if !field_manager.is_empty() {
-            return field_manager;
+        if field_manager.is_empty() {
+            &self.agent
+        } else {
+            field_manager
         }
-        let agent = self
-            .headers
-            .get(http::header::USER_AGENT)
-            .and_then(|v| v.to_str().ok())
-            .and_then(|a| a.split('/').next())
-            .unwrap_or_default();
-        if agent.is_empty() { "unknown" } else { agent }
     }
 
     fn warn(&self, texts: impl IntoIterator<Item = String>) {
@@ -648,3 +674,33 @@ fn other_type(named: &str, found: &str, gvk: (&str, &str, &str)) -> String {
 
 /// A client of this process: hooks use it.
 pub use engine::Writer;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_agent_is_a_manager_of_a_managers_length() {
+        let of = |agent: &[u8]| {
+            let mut h = HeaderMap::new();
+            let value = HeaderValue::from_bytes(agent).expect("a header");
+            h.insert(http::header::USER_AGENT, value);
+            super::agent(&h)
+        };
+        assert_eq!(super::agent(&HeaderMap::new()), "unknown");
+        for (agent, want) in [
+            ("kubectl/v1.37.0 (linux/amd64)", "kubectl"),
+            ("/x", "unknown"),
+            ("a\tb/c", "ab"),
+            ("jürgen", "jürgen"),
+        ] {
+            assert_eq!(of(agent.as_bytes()), want);
+        }
+        assert_eq!(of(&[b'x'; 1 << 20]).len(), api::meta::FIELD_MANAGER_MAX);
+        assert_eq!(
+            of("ü".repeat(1 << 16).as_bytes()).len(),
+            api::meta::FIELD_MANAGER_MAX
+        );
+        assert!(of(&[0xff; 100]).len() <= api::meta::FIELD_MANAGER_MAX);
+    }
+}
