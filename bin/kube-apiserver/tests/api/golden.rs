@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use crate::fields;
 use crate::server::{Answer, Server};
 
 /// Differences that are accepted, in `tests/golden/accepted.json`: each names one field of one answer, and both values to
@@ -292,6 +293,24 @@ fn owners(request: &Value, object: &Value) -> Option<String> {
     (!met).then(|| format!("{path}: {wanted} is not among {}", Value::Array(all)))
 }
 
+/// What is wrong with the fields that a creation or an apply gave to its manager.
+fn owned(request: &Value, object: &Value) -> Option<String> {
+    let path = request["path"].as_str()?;
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    let kind = header(request, "content-type").unwrap_or("application/json");
+    let apply = kind == "application/apply-patch+yaml";
+    let named = query
+        .split('&')
+        .find_map(|q| q.strip_prefix("fieldManager="));
+    let body = &request["body"];
+    let created = request["method"] == "POST" && kind == "application/json";
+    if !(created || apply) || body["kind"] != object["kind"] {
+        return None;
+    }
+    let wrong = fields::wrong(body, object, named.unwrap_or("unknown"), apply)?;
+    Some(format!("{path}: {wrong}"))
+}
+
 fn header<'a>(request: &'a Value, name: &str) -> Option<&'a str> {
     let all = request.get("headers")?.as_object()?;
     let found = all.iter().find(|(k, _)| k.eq_ignore_ascii_case(name))?;
@@ -457,6 +476,7 @@ async fn answers_are_upstreams() {
             let object = answer.json();
             if object["metadata"]["uid"].is_string() {
                 surprises.extend(owners(request, &object).map(|o| format!("{name}: {o}")));
+                surprises.extend(owned(request, &object).map(|o| format!("{name}: {o}")));
             }
             if object["kind"] == "Pod" && method == Method::POST && !path.contains("dryRun") {
                 play_scheduler(&server, &object).await;

@@ -127,6 +127,55 @@ async fn numbers_at_their_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn times_at_their_ends() {
+    let server = Server::start().await;
+    let mut c = server.with_namespace("bad").await;
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/bad/leases";
+    let events = "/api/v1/namespaces/bad/events";
+    for (i, (given, told)) in [
+        ("9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999999Z"),
+        ("0000-01-01T00:00:00.000000Z", "0000-01-01T00:00:00.000000Z"),
+        (
+            "9999-12-31T23:59:59.000000+24:00",
+            "9999-12-30T23:59:59.000000Z",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("l{i}");
+        let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+            "metadata": {"name": name}, "spec": {"renewTime": given}});
+        c.post(leases, &lease).await.expect(201);
+        let got = c.get(&format!("{leases}/{name}")).await.expect(200);
+        assert_eq!(text(&got, "/spec/renewTime"), told);
+        let event = json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": name},
+            "involvedObject": {"kind": "Pod", "name": "p", "namespace": "bad"},
+            "lastTimestamp": given, "firstTimestamp": given});
+        c.post(events, &event).await.expect(201);
+    }
+    // A year that could not be read again.
+    for given in ["9999-12-31T23:59:59-00:01", "0000-01-01T00:00:00+00:01"] {
+        let event = json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": "x"},
+            "involvedObject": {"kind": "Pod", "name": "p", "namespace": "bad"}, "lastTimestamp": given});
+        let a = c.post(events, &event).await;
+        assert_eq!(a.code, 400, "{}", a.text());
+        assert!(a.text().contains("out of range"), "{}", a.text());
+    }
+    for path in [leases, events] {
+        for accept in [
+            "application/json",
+            "application/yaml",
+            "application/vnd.kubernetes.protobuf",
+            "application/json;as=Table;g=meta.k8s.io;v=v1",
+        ] {
+            let a = c.call(Method::GET, path, &[("accept", accept)], "").await;
+            assert_eq!(a.code, 200, "{accept} {path}: {}", a.text());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn warnings_are_cut() {
     let server = Server::start().await;
     let mut c = server.with_namespace("bad").await;

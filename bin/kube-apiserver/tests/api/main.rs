@@ -10,6 +10,8 @@
 
 mod absent;
 mod bad_input;
+mod documents;
+mod fields;
 mod golden;
 mod limits;
 mod pages;

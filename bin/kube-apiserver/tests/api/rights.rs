@@ -18,7 +18,7 @@ async fn allow(c: &mut Connection, name: &str, namespace: &str, rules: Value) {
     const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
     let role = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
-        "metadata": {"name": name}, "rules": rules,
+        "metadata": {"name": name}, "rules": &rules,
     });
     c.post(&format!("{RBAC}/clusterroles"), &role)
         .await
@@ -42,6 +42,23 @@ async fn allow(c: &mut Connection, name: &str, namespace: &str, rules: Value) {
     c.post(&format!("{RBAC}/{path}"), &binding)
         .await
         .expect(201);
+    // Rights are read from what the server has seen of its store.
+    let first = |key: &str| text(&rules, &format!("/0/{key}/0"));
+    let resource = first("resources");
+    let (resource, sub) = resource.split_once('/').unwrap_or((&resource, ""));
+    let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": {"namespace": namespace, "verb": first("verbs"),
+            "group": first("apiGroups"), "resource": resource, "subresource": sub}}});
+    let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let limit = std::time::Duration::from_secs(30);
+    testkit::wait_until("jane has the right", limit, async || {
+        let got = ask(c, Method::POST, path, &review).await.expect(201);
+        match got["status"]["allowed"] == json!(true) {
+            true => Ok(()),
+            false => Err(got.to_string()),
+        }
+    })
+    .await;
 }
 
 async fn ask(c: &mut Connection, method: Method, path: &str, body: &Value) -> Answer {
@@ -156,6 +173,47 @@ async fn scope_what_belongs_to_the_cluster_is_not_found_below_a_namespace() {
         }
     }
     assert!(cluster > 20 && local > 50, "{cluster} {local}");
+}
+
+/// A right to `escalate` one role counts where the path names the role; the one to `bind` it wherever it is bound.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_to_one_name_counts_where_the_path_has_it() {
+    let server = Server::start().await;
+    let mut c = server.with_namespace("a").await;
+    let group = "rbac.authorization.k8s.io";
+    let rules = json!([
+        {"verbs": ["create", "update", "patch", "get"], "apiGroups": [group], "resources": ["roles", "rolebindings"]},
+        {"verbs": ["escalate", "bind"], "apiGroups": [group], "resources": ["roles"], "resourceNames": ["r"]},
+    ]);
+    allow(&mut c, "keeper", "a", rules).await;
+    let roles = format!("/apis/{group}/v1/namespaces/a/roles");
+    let role = json!({"apiVersion": format!("{group}/v1"), "kind": "Role", "metadata": {"name": "r"},
+        "rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["secrets"]}]});
+    let refused = ask(&mut c, Method::POST, &roles, &role).await;
+    assert_eq!(refused.code, 403, "{}", refused.text());
+    let why = text(&refused.json(), "/message");
+    assert!(
+        why.ends_with(
+            "user \"jane\" (groups=[\"system:authenticated\"]) is attempting to grant RBAC permissions not currently \
+             held:\n{APIGroups:[\"\"], Resources:[\"secrets\"], Verbs:[\"get\"]}"
+        ),
+        "{why}"
+    );
+    let created = ask(&mut c, Method::PUT, &format!("{roles}/r"), &role).await;
+    assert_eq!(created.code, 201, "{}", created.text());
+    let binding = |name: &str, role: &str| {
+        json!({"apiVersion": format!("{group}/v1"), "kind": "RoleBinding", "metadata": {"name": name},
+            "roleRef": {"apiGroup": group, "kind": "Role", "name": role},
+            "subjects": [{"apiGroup": group, "kind": "User", "name": "x"}]})
+    };
+    let bindings = format!("/apis/{group}/v1/namespaces/a/rolebindings");
+    let a = ask(&mut c, Method::POST, &bindings, &binding("b", "r")).await;
+    assert_eq!(a.code, 201, "{}", a.text());
+    let mut other = role.clone();
+    other["metadata"]["name"] = json!("s");
+    c.post(&roles, &other).await.expect(201);
+    let a = ask(&mut c, Method::POST, &bindings, &binding("s", "s")).await;
+    assert_eq!(a.code, 403, "{}", a.text());
 }
 
 /// Scope, as it was seen: a right in one namespace reaches no other.
