@@ -3,7 +3,8 @@
 //! Recording never waits: events go through a bounded queue and are dropped when it is full, or when one object causes too
 //! many (`v1`: 25 at once, then one per 5 minutes). Repetitions become a count or a series of the first one.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ const SIMILAR: usize = 10;
 const SIMILAR_WITHIN: Duration = Duration::from_secs(600);
 const SERIES_ENDS: Duration = Duration::from_secs(360);
 const IN_FLIGHT: usize = 32;
-/// Longest message, in bytes; what programs print can be of any length, and the last thousands are remembered.
+/// Longest message, in bytes; what programs print can be of any length.
 const MAX_MESSAGE: usize = 16 * 1024;
 
 /// `type` of an event.
@@ -295,13 +296,17 @@ fn namespace(r: &ObjectReference) -> &str {
     }
 }
 
+/// What stands for an object, a reason or a message: to remember them whole takes kilobytes for each event. Keyed, so that
+/// nobody can make two that are the same.
+type Key = u64;
+
 /// A map that forgets its oldest entries.
-struct Bounded<K, V> {
-    map: HashMap<K, V>,
-    order: VecDeque<K>,
+struct Bounded<V> {
+    map: HashMap<Key, V>,
+    order: VecDeque<Key>,
 }
 
-impl<K: Clone + Eq + std::hash::Hash, V> Bounded<K, V> {
+impl<V> Bounded<V> {
     fn new() -> Self {
         Bounded {
             map: HashMap::new(),
@@ -309,37 +314,40 @@ impl<K: Clone + Eq + std::hash::Hash, V> Bounded<K, V> {
         }
     }
 
-    fn entry(&mut self, key: &K, make: impl FnOnce() -> V) -> &mut V {
-        if !self.map.contains_key(key) {
+    fn entry(&mut self, key: Key, make: impl FnOnce() -> V) -> &mut V {
+        if !self.map.contains_key(&key) {
             if self.map.len() >= CACHE
                 && let Some(oldest) = self.order.pop_front()
             {
                 self.map.remove(&oldest);
             }
-            self.order.push_back(key.clone());
+            self.order.push_back(key);
         }
-        self.map.entry(key.clone()).or_insert_with(make)
+        self.map.entry(key).or_insert_with(make)
     }
 }
 
 type ObjectId = (ObjectReference, EventType);
 
 struct Logged {
-    name: String,
+    name: Box<str>,
     count: i32,
-    first: String,
+    first: Box<str>,
 }
 
 /// What client-go's correlator knows.
 struct Correlator {
-    spam: Bounded<ObjectId, TokenBucket>,
-    similar: Bounded<(ObjectId, String), (HashSet<String>, Instant)>,
-    logged: Bounded<(ObjectId, String, String), Option<Logged>>,
+    hasher: RandomState,
+    spam: Bounded<TokenBucket>,
+    /// Messages of an object and reason, and when the last came.
+    similar: Bounded<(Vec<Key>, Instant)>,
+    logged: Bounded<Option<Logged>>,
 }
 
 impl Correlator {
     fn new() -> Correlator {
         Correlator {
+            hasher: RandomState::new(),
             spam: Bounded::new(),
             similar: Bounded::new(),
             logged: Bounded::new(),
@@ -347,42 +355,46 @@ impl Correlator {
     }
 
     /// The message to write and the key under which it is counted; `None` to drop the event.
-    fn admit(
-        &mut self,
-        e: &Incoming,
-        now: Instant,
-    ) -> Option<(String, (ObjectId, String, String))> {
-        let object = ObjectReference {
-            resource_version: String::new(),
-            field_path: String::new(),
-            ..e.regarding.clone()
+    fn admit(&mut self, e: &Incoming, now: Instant) -> Option<(String, Key)> {
+        let of = |parts: &dyn Fn(&mut DefaultHasher)| {
+            let mut hasher = self.hasher.build_hasher();
+            parts(&mut hasher);
+            hasher.finish()
         };
-        let object = (object, e.kind);
-        let similar = self.similar.entry(&(object.clone(), e.reason.clone()), || {
-            (HashSet::new(), now)
+        let object = of(&|h| {
+            let r = &e.regarding;
+            (
+                &r.kind,
+                &r.namespace,
+                &r.name,
+                &r.uid,
+                &r.api_version,
+                e.kind,
+            )
+                .hash(h);
         });
-        if now.saturating_duration_since(similar.1) > SIMILAR_WITHIN {
-            similar.0.clear();
+        let reason = of(&|h| (object, &e.reason).hash(h));
+        let text = of(&|h| e.message.hash(h));
+        let mut key = of(&|h| (reason, &e.regarding.field_path, &e.message).hash(h));
+        let (messages, last) = self.similar.entry(reason, || (Vec::new(), now));
+        if now.saturating_duration_since(*last) > SIMILAR_WITHIN {
+            messages.clear();
         }
-        similar.1 = now;
-        similar.0.insert(e.message.clone());
+        *last = now;
+        if !messages.contains(&text) {
+            messages.push(text);
+        }
         let mut message = e.message.clone();
-        let mut key = (
-            object.clone(),
-            e.reason.clone(),
-            format!("{}\0{message}", e.regarding.field_path),
-        );
-        if similar.0.len() >= SIMILAR {
-            let any = similar.0.iter().find(|m| **m != e.message).cloned();
-            if let Some(any) = any {
-                similar.0.remove(&any);
+        if messages.len() >= SIMILAR {
+            if let Some(any) = messages.iter().position(|m| *m != text) {
+                messages.remove(any);
             }
             message = format!("(combined from similar events): {message}");
-            key.2 = String::new();
+            key = reason;
         }
         let bucket = self
             .spam
-            .entry(&object, || TokenBucket::new(SPAM_QPS, SPAM_BURST));
+            .entry(object, || TokenBucket::new(SPAM_QPS, SPAM_BURST));
         bucket.try_take(now).then_some((message, key))
     }
 }
@@ -395,7 +407,7 @@ async fn core(writer: Writer, mut receiver: mpsc::Receiver<Incoming>) {
         };
         let api = writer.client.namespaced(&EVENTS, namespace(&e.regarding));
         let now = print_time(e.at);
-        let logged = correlator.logged.entry(&key, || None);
+        let logged = correlator.logged.entry(key, || None);
         if let Some(l) = logged {
             let count = l.count.saturating_add(1);
             let patch =
@@ -408,7 +420,7 @@ async fn core(writer: Writer, mut receiver: mpsc::Receiver<Incoming>) {
                 // Events expire: the next one begins anew, with the old count.
                 None => {
                     *logged = Some(Logged {
-                        name: event_name(&e.regarding.name, e.at),
+                        name: event_name(&e.regarding.name, e.at).into(),
                         count,
                         first: l.first.clone(),
                     })
@@ -416,9 +428,9 @@ async fn core(writer: Writer, mut receiver: mpsc::Receiver<Incoming>) {
             }
         } else {
             *logged = Some(Logged {
-                name: event_name(&e.regarding.name, e.at),
+                name: event_name(&e.regarding.name, e.at).into(),
                 count: 1,
-                first: now.clone(),
+                first: now.clone().into(),
             });
         }
         let Some(l) = logged else { continue };
