@@ -100,7 +100,7 @@ pub fn inputs(dir: &Path) -> Vec<Input> {
     }
     // As large as a file may be.
     out.push(input("configuration: nested", || {
-        let text = "{a: ".repeat((256 << 10) / 4);
+        let text = "{a: ".repeat((128 << 10) / 4);
         let _ = fields::KIND.parse::<KubeletConfiguration>("f", &text);
     }));
     out.push(input("a long line of a log", || {

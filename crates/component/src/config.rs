@@ -112,7 +112,7 @@ impl Field {
 }
 
 /// Largest file, in bytes: the parser looks at each level of nesting for each token.
-const MAX_CONFIG: usize = 256 << 10;
+const MAX_CONFIG: usize = 128 << 10;
 
 /// A kind of configuration file.
 #[derive(Clone, Copy, Debug)]
@@ -135,7 +135,7 @@ pub struct Loaded<T> {
 }
 
 impl Kind {
-    /// Reads the file as `T`, which need not know `apiVersion` and `kind`. A file may have 256 KiB; YAML aliases
+    /// Reads the file as `T`, which need not know `apiVersion` and `kind`. A file may have 128 KiB; YAML aliases
     /// are bounded by the parser.
     ///
     /// # Errors

@@ -262,8 +262,8 @@ impl<F: Fn(&str) -> String> Rewriter<F> {
 /// How the page is encoded.
 enum Encoding {
     Plain,
-    Gzip(GzDecoder<Vec<u8>>, GzEncoder<Vec<u8>>),
-    Deflate(DeflateDecoder<Vec<u8>>, DeflateEncoder<Vec<u8>>),
+    Gzip(Box<(GzDecoder<Vec<u8>>, GzEncoder<Vec<u8>>)>),
+    Deflate(Box<(DeflateDecoder<Vec<u8>>, DeflateEncoder<Vec<u8>>)>),
 }
 
 /// A page on its way; see the module.
@@ -280,14 +280,14 @@ impl<B, F: Fn(&str) -> String> Page<B, F> {
     pub fn new(inner: B, encoding: &str, link: F) -> Result<Page<B, F>, B> {
         let encoding = match encoding {
             "" | "identity" => Encoding::Plain,
-            "gzip" => Encoding::Gzip(
+            "gzip" => Encoding::Gzip(Box::new((
                 GzDecoder::new(Vec::new()),
                 GzEncoder::new(Vec::new(), Compression::fast()),
-            ),
-            "deflate" => Encoding::Deflate(
+            ))),
+            "deflate" => Encoding::Deflate(Box::new((
                 DeflateDecoder::new(Vec::new()),
                 DeflateEncoder::new(Vec::new(), Compression::fast()),
-            ),
+            ))),
             _ => return Err(inner),
         };
         Ok(Page {
@@ -314,7 +314,8 @@ impl<B, F: Fn(&str) -> String> Page<B, F> {
         let data = data.unwrap_or_default();
         Ok(match &mut self.encoding {
             Encoding::Plain => rewrite(data, end),
-            Encoding::Gzip(from, to) => {
+            Encoding::Gzip(both) => {
+                let (from, to) = &mut **both;
                 from.write_all(data)?;
                 if end {
                     from.try_finish()?;
@@ -328,7 +329,8 @@ impl<B, F: Fn(&str) -> String> Page<B, F> {
                 }
                 std::mem::take(to.get_mut())
             }
-            Encoding::Deflate(from, to) => {
+            Encoding::Deflate(both) => {
+                let (from, to) = &mut **both;
                 from.write_all(data)?;
                 if end {
                     from.try_finish()?;
