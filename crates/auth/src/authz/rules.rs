@@ -1,6 +1,6 @@
 //! Policy rules: reading, matching, comparing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use api::text::go_quote;
 use serde_json::Value;
@@ -116,35 +116,96 @@ fn breakdown(rule: &Rule) -> Vec<Rule> {
     out
 }
 
-fn covers_one(owner: &Rule, sub: &Rule) -> bool {
-    let all =
-        |set: &[String], wanted: &[String]| has(set, "*") || wanted.iter().all(|w| has(set, w));
-    let resources = has(&owner.resources, "*")
-        || sub.resources.iter().all(|r| {
-            has(&owner.resources, r)
-                || r.split_once('/')
-                    .is_some_and(|(_, s)| has(&owner.resources, &format!("*/{s}")))
-        });
-    let urls = sub.non_resource_urls.iter().all(|u| {
-        owner
-            .non_resource_urls
-            .iter()
-            .any(|o| o == u || (o.ends_with('*') && u.starts_with(o.trim_end_matches('*'))))
-    });
-    let names = if sub.resource_names.is_empty() {
-        owner.resource_names.is_empty()
-    } else {
-        owner.resource_names.is_empty()
-            || sub
-                .resource_names
+/// A rule that somebody holds, ready to be asked about many others.
+struct Held<'a> {
+    verbs: HashSet<&'a str>,
+    api_groups: HashSet<&'a str>,
+    resources: HashSet<&'a str>,
+    /// The subresources of any resource: `scale` of `*/scale`.
+    of_any: HashSet<&'a str>,
+    names: HashSet<&'a str>,
+    urls: HashSet<&'a str>,
+    /// What stands before the `*` of URLs.
+    prefixes: Vec<&'a str>,
+}
+
+impl<'a> Held<'a> {
+    fn new(rule: &'a Rule) -> Held<'a> {
+        fn set(list: &[String]) -> HashSet<&str> {
+            list.iter().map(String::as_str).collect()
+        }
+        let resources = set(&rule.resources);
+        let urls = set(&rule.non_resource_urls);
+        Held {
+            verbs: set(&rule.verbs),
+            api_groups: set(&rule.api_groups),
+            of_any: resources
                 .iter()
-                .all(|n| has(&owner.resource_names, n))
-    };
-    all(&owner.verbs, &sub.verbs)
-        && all(&owner.api_groups, &sub.api_groups)
-        && resources
-        && names
-        && urls
+                .filter_map(|r| r.strip_prefix("*/"))
+                .collect(),
+            names: set(&rule.resource_names),
+            prefixes: urls
+                .iter()
+                .filter(|u| u.ends_with('*'))
+                .map(|u| u.trim_end_matches('*'))
+                .collect(),
+            resources,
+            urls,
+        }
+    }
+
+    /// No less than how often [`Held::covers`] looks something up.
+    fn cost(&self, sub: &Rule) -> usize {
+        let urls = sub
+            .non_resource_urls
+            .len()
+            .saturating_mul(1 + self.prefixes.len());
+        1 + sub.verbs.len()
+            + sub.api_groups.len()
+            + sub.resources.len()
+            + sub.resource_names.len()
+            + urls
+    }
+
+    fn covers(&self, sub: &Rule) -> bool {
+        let all = |set: &HashSet<&str>, wanted: &[String]| {
+            set.contains("*") || wanted.iter().all(|w| set.contains(w.as_str()))
+        };
+        let resources = self.resources.contains("*")
+            || sub.resources.iter().all(|r| {
+                self.resources.contains(r.as_str())
+                    || r.split_once('/')
+                        .is_some_and(|(_, s)| self.of_any.contains(s))
+            });
+        let names = self.names.is_empty()
+            || !sub.resource_names.is_empty()
+                && sub
+                    .resource_names
+                    .iter()
+                    .all(|n| self.names.contains(n.as_str()));
+        resources
+            && names
+            && all(&self.verbs, &sub.verbs)
+            && all(&self.api_groups, &sub.api_groups)
+            && sub.non_resource_urls.iter().all(|u| {
+                self.urls.contains(u.as_str()) || self.prefixes.iter().any(|p| u.starts_with(p))
+            })
+    }
+}
+
+/// How often something may be looked up to tell whether rules are covered: thousands of rules held against thousands asked for
+/// are millions. Upstream has no such limit.
+const MAX_LOOKUPS: usize = 5_000_000;
+
+/// Whether one of some rules covers another; `None` if `left` does not suffice to tell.
+fn covered(owner: &[Held<'_>], sub: &Rule, left: &mut usize) -> Option<bool> {
+    for held in owner {
+        *left = left.checked_sub(held.cost(sub))?;
+        if held.covers(sub) {
+            return Some(true);
+        }
+    }
+    Some(false)
 }
 
 /// Into how many parts rules are broken down. A rule of a thousand verbs, groups and resources each would have a billion.
@@ -161,18 +222,25 @@ fn parts(rule: &Rule) -> usize {
 }
 
 /// What of `requested` no rule of `owner` covers, broken into rules of one verb, group, resource and name each. Empty:
-/// covered. A rule that would have too many parts and is not covered by one rule is returned as a whole.
+/// covered. A rule that would have too many parts and is not covered by one rule, or of which it costs too much to tell, is
+/// returned as a whole.
 pub fn covers(owner: &[Rule], requested: &[Rule]) -> Vec<Rule> {
-    let mut room = MAX_PARTS;
+    let owner: Vec<Held<'_>> = owner.iter().map(Held::new).collect();
+    let (mut room, mut left) = (MAX_PARTS, MAX_LOOKUPS);
     let mut out = Vec::new();
     for rule in requested {
-        if owner.iter().any(|o| covers_one(o, rule)) {
-            continue;
+        match covered(&owner, rule, &mut left) {
+            Some(true) => continue,
+            Some(false) => {}
+            None => {
+                out.push(rule.clone());
+                continue;
+            }
         }
         match room.checked_sub(parts(rule)) {
-            Some(left) => {
-                room = left;
-                let lacks = |sub: &Rule| !owner.iter().any(|o| covers_one(o, sub));
+            Some(rest) => {
+                room = rest;
+                let lacks = |sub: &Rule| covered(&owner, sub, &mut left) != Some(true);
                 out.extend(breakdown(rule).into_iter().filter(lacks));
             }
             None => out.push(rule.clone()),
@@ -418,5 +486,31 @@ mod tests {
         );
         let all = rule(&["*"], &["*"], &["*"], &[], &[]);
         assert!(covers(&[all], &[huge]).is_empty());
+    }
+
+    /// Nothing quadratic: neither many words in one rule nor many rules make the question long; what costs too much to tell
+    /// is not held.
+    #[test]
+    fn rules_in_any_number_are_told_in_time() {
+        let texts = |text: &str, n: usize| vec![text.to_owned(); n];
+        let base = rule(&["get"], &[""], &["pods"], &[], &[]);
+        let mut held = base.clone();
+        held.verbs = texts("list", 50_000);
+        held.verbs.push("get".to_owned());
+        let asked = Rule {
+            verbs: texts("get", 50_000),
+            ..base.clone()
+        };
+        assert!(covers(&[held], &[asked]).is_empty());
+        let many = |prefix: &str| -> Vec<Rule> {
+            (0..20_000)
+                .map(|n| Rule {
+                    resource_names: vec![format!("{prefix}{n}")],
+                    ..base.clone()
+                })
+                .collect()
+        };
+        assert_eq!(covers(&many("a"), &many("b")).len(), 20_000);
+        assert!(covers(std::slice::from_ref(&base), &many("b")).is_empty());
     }
 }
