@@ -66,6 +66,21 @@ impl Amounts {
         }
     }
 
+    /// These amounts together with those of the same names in `before`.
+    fn on_top_of(&self, before: &Amounts) -> Amounts {
+        let scalars = self.scalars.iter().map(|(name, own)| {
+            let below = before.scalars.get(name).copied().unwrap_or_default();
+            (name.clone(), own.saturating_add(below))
+        });
+        Amounts {
+            cpu: self.cpu.saturating_add(before.cpu),
+            memory: self.memory.saturating_add(before.memory),
+            ephemeral: self.ephemeral.saturating_add(before.ephemeral),
+            pods: self.pods,
+            scalars: scalars.collect(),
+        }
+    }
+
     /// Raises each amount to at least the other's.
     pub fn max(&mut self, other: &Amounts) {
         self.cpu = self.cpu.max(other.cpu);
@@ -105,14 +120,12 @@ pub fn pod_requests(spec: &PodSpec, non_zero: bool) -> Amounts {
     let mut init = Amounts::default();
     for c in &spec.init_containers {
         let own = container(c, non_zero);
+        // What only the sidecars before it ask for was looked at when they came: there may be thousands, each with a name
+        // of its own.
+        init.max(&own.on_top_of(&sidecars));
         if c.restart_policy.as_deref() == Some("Always") {
             running.add(&own);
             sidecars.add(&own);
-            init.max(&sidecars);
-        } else {
-            let mut step = sidecars.clone();
-            step.add(&own);
-            init.max(&step);
         }
     }
     running.max(&init);
@@ -163,6 +176,33 @@ mod tests {
         // Running: 100m + 1000m + sidecar 500m = 1600m; steps: 2000m, 500m, 500m + 1000m.
         let a = pod_requests(&spec, false);
         assert_eq!((a.cpu, a.memory), (2000, 3 << 30));
+    }
+
+    /// Nothing quadratic: each sidecar asks for something else.
+    #[test]
+    fn many_sidecars_of_many_resources() {
+        const MANY: i64 = 30_000;
+        let own = |i: i64| {
+            let requests = [(format!("x/{i}"), (i + 1).to_string())].into();
+            Container {
+                resources: Some(Resources { requests }),
+                restart_policy: Some("Always".to_owned()),
+                ..Container::default()
+            }
+        };
+        let mut spec = PodSpec {
+            init_containers: (0..MANY).map(own).collect(),
+            ..PodSpec::default()
+        };
+        spec.init_containers.push(own(7));
+        spec.init_containers.push(Container {
+            restart_policy: None,
+            ..own(9)
+        });
+        let a = pod_requests(&spec, false);
+        assert_eq!(a.scalars.len(), MANY as usize);
+        assert_eq!((a.scalars["x/7"], a.scalars["x/8"]), (16, 9));
+        assert_eq!(a.scalars["x/9"], 20);
     }
 
     #[test]
