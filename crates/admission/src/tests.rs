@@ -683,3 +683,147 @@ async fn external_ips_may_only_go() {
         }
     }
 }
+
+/// Allows one question and no other.
+struct Only(auth::Attributes);
+
+#[async_trait::async_trait]
+impl auth::Authorizer for Only {
+    async fn authorize(&self, a: &auth::Attributes) -> (auth::Decision, String) {
+        let decision = if *a == self.0 {
+            auth::Decision::Allow
+        } else {
+            auth::Decision::NoOpinion
+        };
+        (decision, String::new())
+    }
+
+    async fn rules_for(&self, _: &UserInfo, _: &str) -> (Vec<auth::Rule>, Option<String>) {
+        (Vec::new(), None)
+    }
+}
+
+/// What plugins ask the authorizer is the whole question: who, what, and of which signer, account or audience.
+#[tokio::test]
+async fn questions_to_the_authorizer_are_whole() {
+    let c = cluster();
+    c.put(
+        "pods",
+        "golden",
+        json!({"metadata": {"name": "p", "uid": "pu"}, "spec": {"nodeName": "n1"}}),
+    );
+    let jane = UserInfo {
+        name: "jane".into(),
+        ..UserInfo::default()
+    };
+    let signers = |verb: &str, name: &str| auth::Attributes {
+        user: jane.clone(),
+        verb: verb.into(),
+        group: "certificates.k8s.io".into(),
+        version: "*".into(),
+        resource: "signers".into(),
+        name: name.into(),
+        is_resource: true,
+        ..auth::Attributes::default()
+    };
+    let audience = auth::Attributes {
+        user: node_user(),
+        verb: "request-serviceaccounts-token-audience".into(),
+        namespace: "golden".into(),
+        version: "v1".into(),
+        resource: "vault".into(),
+        name: "default".into(),
+        is_resource: true,
+        ..auth::Attributes::default()
+    };
+    let csr = |status: Value| json!({"metadata": {"name": "c"}, "spec": {"signerName": "example.com/s"}, "status": status});
+    let approved = csr(json!({"conditions": [{"type": "Approved"}]}));
+    let signed = csr(json!({"certificate": "eA=="}));
+    let token = json!({"spec": {"audiences": ["vault"], "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "pu"}}});
+    let requests = "certificatesigningrequests";
+    let of = |user: &UserInfo, op, resource, sub, ns, name| Ask {
+        user: user.clone(),
+        sub,
+        group: if resource == requests {
+            "certificates.k8s.io"
+        } else {
+            ""
+        },
+        ..ask(op, resource, ns, name)
+    };
+    let approve = || of(&jane, Operation::Update, requests, "approval", "", "c");
+    let sign = || of(&jane, Operation::Update, requests, "status", "", "c");
+    let issue = || {
+        let sub = "token";
+        of(
+            &node_user(),
+            Operation::Create,
+            "serviceaccounts",
+            sub,
+            "golden",
+            "default",
+        )
+    };
+    for (allowed, ask, new, good) in [
+        (
+            signers("approve", "example.com/s"),
+            approve(),
+            &approved,
+            true,
+        ),
+        (
+            signers("approve", "example.com/*"),
+            approve(),
+            &approved,
+            true,
+        ),
+        (
+            signers("approve", "example.com/t"),
+            approve(),
+            &approved,
+            false,
+        ),
+        (
+            signers("sign", "example.com/s"),
+            approve(),
+            &approved,
+            false,
+        ),
+        (signers("sign", "example.com/s"), sign(), &signed, true),
+        (signers("sign", "example.com/*"), sign(), &approved, true),
+        (signers("approve", "example.com/s"), sign(), &signed, false),
+        (
+            signers("sign", "other.com/s"),
+            sign(),
+            &csr(json!({})),
+            true,
+        ),
+        (audience.clone(), issue(), &token, true),
+        (signers("sign", "example.com/s"), issue(), &token, false),
+    ] {
+        let told = format!("{allowed:?} {} {}", ask.resource, ask.sub);
+        let deps = Deps::new(Arc::new(Only(allowed)));
+        let chain = Chain::new(&["NodeRestriction".into()], &[], &deps).unwrap();
+        let a = Attributes {
+            operation: ask.op,
+            user: &ask.user,
+            group: ask.group,
+            version: "v1",
+            resource: ask.resource,
+            subresource: ask.sub,
+            kind: "",
+            namespace: ask.ns,
+            name: ask.name,
+            dry_run: false,
+            reader: &c,
+        };
+        let mut object = new.clone();
+        let old = csr(json!({}));
+        let admitted = chain.admit(&a, Some(&mut object), Some(&old)).await;
+        let got = match admitted {
+            Ok(()) => chain.validate(&a, Some(&object), Some(&old)).await,
+            refused => refused,
+        };
+        assert_eq!(got.is_ok(), good, "{told}: {got:?}");
+    }
+}
