@@ -32,6 +32,9 @@ pub enum Stale {
 /// program run instead of one each.
 const FEW: usize = 16;
 
+/// Of more addresses of one service port the flows are left alone: each costs a program run, for which other services wait.
+const MOST: usize = 64;
+
 /// What must be forgotten after `changes` were applied to `before`.
 pub fn stale(before: &Entries, changes: &Changes) -> Vec<Stale> {
     let mut out = Vec::new();
@@ -46,7 +49,7 @@ pub fn stale(before: &Entries, changes: &Changes) -> Vec<Stale> {
             let has: BTreeSet<_> = has.iter().collect();
             let gone: Vec<_> = had.iter().filter(|e| !has.contains(e)).collect();
             let kept: BTreeSet<_> = now.iter().flat_map(|e| e.addresses()).collect();
-            for service in e.addresses() {
+            for service in e.addresses().take(MOST) {
                 // Somebody else may have the address now.
                 if !had.is_empty() && !kept.contains(service) && now.is_some() || gone.len() > FEW {
                     out.push(Stale::Service {
@@ -64,7 +67,7 @@ pub fn stale(before: &Entries, changes: &Changes) -> Vec<Stale> {
             && had.is_empty()
             && !has.is_empty()
         {
-            out.extend(e.addresses().map(|service| Stale::Service {
+            out.extend(e.addresses().take(MOST).map(|service| Stale::Service {
                 service: service.clone(),
             }));
             if e.node_port != 0 {
@@ -145,5 +148,27 @@ mod tests {
             false,
         );
         assert!(stale(&m.entries().clone(), &m.take_changes()).is_empty());
+    }
+
+    /// One object: a service of thousands of addresses does not hold up the others with a program run for each.
+    #[test]
+    fn a_service_of_many_addresses_costs_a_bounded_number_of_runs() {
+        let mut m = Model::new("n", Family::V4);
+        let mut s = service("dns", "10.0.0.10");
+        s.spec.ports[0].protocol = "UDP".into();
+        s.spec.external_ips = (0..5_000u32)
+            .map(|n| std::net::Ipv4Addr::from(0xc000_0000 + n).to_string())
+            .collect();
+        m.service(Arc::new(s));
+        m.take_changes();
+        let mut told = Vec::new();
+        for ips in [&[("10.1.0.1", "n", ready())][..], &[]] {
+            let before = m.entries().clone();
+            let mut s = slice("dns", "dns-1", ips);
+            s.ports[0].protocol = Some("UDP".into());
+            m.slice(Arc::new(s), false);
+            told.push(stale(&before, &m.take_changes()).len());
+        }
+        assert_eq!(told, [MOST, MOST]);
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! Absent: topology hints and `trafficDistribution`; every usable endpoint is used.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -281,6 +281,13 @@ const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 const HEADLESS: &str = "service.kubernetes.io/headless";
 const MAX_AFFINITY: i64 = 86_400;
 
+/// The most endpoints of one service port: rules tell them apart by 16 bits.
+const MAX_ENDPOINTS: usize = 65_536;
+
+/// The most elements of rules that one service may come to. Its ports, addresses and endpoints multiply, so that an object of
+/// a megabyte could say billions. Upstream has no such limit.
+const MAX_ELEMENTS: usize = 500_000;
+
 impl Model {
     /// For one family, on a node.
     pub fn new(node: &str, family: Family) -> Model {
@@ -546,6 +553,8 @@ impl Model {
             .metadata
             .creation_timestamp
             .map_or(0, client::Time::as_nanosecond);
+        let mut room = MAX_ELEMENTS;
+        let mut left_out = 0;
         for (index, port) in spec.ports.iter().enumerate() {
             let (Some(protocol), true) = (Protocol::parse(&port.protocol), port.port != 0) else {
                 continue;
@@ -556,27 +565,55 @@ impl Model {
                 port: port.name.clone(),
                 protocol,
             };
+            if out.contains_key(&name) {
+                // Of two ports of one name the first counts, as everywhere.
+                continue;
+            }
             let (endpoints, local_endpoints) = self.endpoints(key, &port.name, protocol);
+            let each = (endpoints.len() + local_endpoints.len()).max(1);
+            let outer = external_ips.len() + load_balancer_ips.len();
+            let whole = each
+                .saturating_mul(outer + 1)
+                .saturating_add(source_ranges.as_ref().map_or(0, Vec::len));
+            // The cluster IP comes first, and what is left out is closed, not open.
+            let with_outer = whole <= room;
+            let Some(left) = room.checked_sub(if with_outer { whole } else { each }) else {
+                left_out += 1;
+                continue;
+            };
+            room = left;
+            left_out += usize::from(!with_outer);
+            let outer = |list: &Vec<String>| {
+                if with_outer { list.clone() } else { Vec::new() }
+            };
             let entry = Arc::new(Entry {
                 cluster_ip: Some(cluster_ip.clone()),
                 port: port.port,
                 node_port: port.node_port,
-                external_ips: external_ips.clone(),
-                load_balancer_ips: load_balancer_ips.clone(),
-                source_ranges: source_ranges.clone(),
+                external_ips: outer(&external_ips),
+                load_balancer_ips: outer(&load_balancer_ips),
+                source_ranges: source_ranges.as_ref().map(outer),
                 affinity,
                 external_local: spec.external_traffic_policy == "Local",
                 internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
                 endpoints,
                 local_endpoints,
             });
-            // Of two ports of one name the first counts, as everywhere.
-            out.entry(name).or_insert(Wanted {
+            let wanted = Wanted {
                 entry,
                 created,
                 index,
                 lost: BTreeSet::new(),
-            });
+            };
+            out.insert(name, wanted);
+        }
+        if left_out > 0 {
+            tracing::warn!(
+                namespace = key.0,
+                service = key.1,
+                ports = left_out,
+                "A service has more addresses and endpoints than one may have; some ports have fewer, or no rules"
+            );
         }
         out
     }
@@ -618,8 +655,15 @@ impl Model {
                     } else {
                         continue;
                     };
-                    *set.entry((ip.to_string(), target)).or_default() |=
-                        e.node_name.as_deref() == Some(self.node.as_str());
+                    let full = set.len() >= MAX_ENDPOINTS;
+                    let local = e.node_name.as_deref() == Some(self.node.as_str());
+                    match set.entry((ip.to_string(), target)) {
+                        btree_map::Entry::Occupied(mut known) => *known.get_mut() |= local,
+                        btree_map::Entry::Vacant(free) if !full => {
+                            free.insert(local);
+                        }
+                        btree_map::Entry::Vacant(_) => {}
+                    }
                 }
             }
         }
@@ -924,6 +968,49 @@ pub(crate) mod tests {
             ranges(&["10.1.0.0/16", "10.0.0.1/8"]),
             Some(vec!["10.0.0.0/8".to_owned()])
         );
+    }
+
+    /// One object: a service's ports, addresses and endpoints multiply, and none comes to more than its share.
+    #[test]
+    fn one_service_comes_to_a_bounded_number_of_elements() {
+        let mut m = Model::new("n1", Family::V4);
+        let mut s = service("a", "10.0.0.1");
+        let port = s.spec.ports[0].clone();
+        s.spec.ports = (1..=1_000)
+            .map(|n| ServicePort {
+                name: format!("p{n}"),
+                port: n,
+                ..port.clone()
+            })
+            .collect();
+        s.spec.external_ips = (0..2_000u32)
+            .map(|n| std::net::Ipv4Addr::from(0xc600_0000 + n).to_string())
+            .collect();
+        m.service(Arc::new(s));
+        m.service(Arc::new(external("b", "10.0.0.2", "192.0.2.1")));
+        m.take_changes();
+        let of = |m: &Model, name: &str| -> Vec<(usize, usize)> {
+            let all = m.entries().iter().filter(|(k, _)| k.name == name);
+            all.map(|(_, e)| (e.external_ips.len(), e.endpoints.len()))
+                .collect()
+        };
+        let all = of(&m, "a");
+        assert_eq!(all.len(), 1_000, "each has its cluster IP");
+        let addresses: usize = all.iter().map(|(ips, _)| ips).sum();
+        assert!((100_000..=MAX_ELEMENTS).contains(&addresses), "{addresses}");
+        assert_eq!(of(&m, "b"), [(1, 0)], "the others have what they ask for");
+
+        let mut m = Model::new("n1", Family::V4);
+        m.service(Arc::new(service("a", "10.0.0.1")));
+        let ips: Vec<String> = (0..70_000u32)
+            .map(|n| std::net::Ipv4Addr::from(0x0b00_0000 + n).to_string())
+            .collect();
+        for (i, part) in ips.chunks(10_000).enumerate() {
+            let endpoints: Vec<_> = part.iter().map(|ip| (ip.as_str(), "n2", ready())).collect();
+            m.slice(Arc::new(slice("a", &format!("a-{i}"), &endpoints)), false);
+        }
+        m.take_changes();
+        assert_eq!(of(&m, "a"), [(0, MAX_ENDPOINTS)]);
     }
 
     #[test]
