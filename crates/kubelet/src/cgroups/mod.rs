@@ -6,6 +6,7 @@
 //!
 //! Invariant: nothing outside the cgroup root's `kubepods` is written or removed.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -33,7 +34,7 @@ pub struct Cgroups {
 }
 
 /// Limits of a cgroup; zero or `None` leaves a value alone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "plain data")]
 pub struct Limits {
     pub shares: Option<i64>,
@@ -42,6 +43,41 @@ pub struct Limits {
     /// Bytes; -1 for none.
     pub memory: Option<i64>,
     pub pids: Option<i64>,
+    /// Bytes of huge pages by the bytes of a page; a size that is not there has none.
+    pub huge_pages: Option<BTreeMap<i64, i64>>,
+}
+
+/// The bytes of a page by its name in cgroups: `2MB`.
+fn page_size(name: &str) -> Option<i64> {
+    let (number, unit) = name.split_at_checked(name.len().checked_sub(2)?)?;
+    let shift = match unit {
+        "KB" => 10,
+        "MB" => 20,
+        "GB" => 30,
+        _ => return None,
+    };
+    number.parse::<i64>().ok()?.checked_mul(1 << shift)
+}
+
+/// The limits of huge pages in a cgroup's directory, whose files end in `end`.
+fn huge_page_files(dir: &Path, end: &str, limits: &BTreeMap<i64, i64>) -> Vec<(PathBuf, String)> {
+    let mut out: Vec<(PathBuf, String)> = fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|e| {
+            let name = e.file_name();
+            let size = name
+                .to_str()?
+                .strip_prefix("hugetlb.")?
+                .strip_suffix(end)
+                .and_then(page_size)?;
+            let limit = limits.get(&size).copied().unwrap_or(0);
+            Some((e.path(), limit.to_string()))
+        })
+        .collect();
+    out.sort();
+    out
 }
 
 impl Cgroups {
@@ -155,6 +191,7 @@ impl Cgroups {
         let mut l = Limits {
             shares: Some(2),
             pids: (self.pids > 0).then_some(self.pids),
+            huge_pages: Some(resources::huge_page_limits(pod)),
             ..Limits::default()
         };
         if pod.qos() != Qos::BestEffort {
@@ -226,9 +263,16 @@ impl Cgroups {
             if let Some(p) = l.pids {
                 put(at.join("pids.max"), p.to_string())?;
             }
+            for (file, limit) in l
+                .huge_pages
+                .iter()
+                .flat_map(|limits| huge_page_files(&at, ".max", limits))
+            {
+                put(file, limit)?;
+            }
             return Ok(());
         }
-        for controller in ["cpu", "memory", "pids"] {
+        for controller in ["cpu", "memory", "pids", "hugetlb"] {
             let base = self.mount.join(controller);
             if !base.exists() {
                 continue;
@@ -251,6 +295,15 @@ impl Cgroups {
                 "memory" => {
                     if let Some(m) = l.memory {
                         put(dir.join("memory.limit_in_bytes"), m.to_string())?;
+                    }
+                }
+                "hugetlb" => {
+                    for (file, limit) in l
+                        .huge_pages
+                        .iter()
+                        .flat_map(|limits| huge_page_files(&dir, ".limit_in_bytes", limits))
+                    {
+                        put(file, limit)?;
                     }
                 }
                 _ => {
@@ -451,7 +504,8 @@ mod tests {
                 shares: Some(256),
                 quota: Some(50_000),
                 memory: Some(1 << 20),
-                pids: Some(50)
+                pids: Some(50),
+                huge_pages: Some(BTreeMap::new()),
             }
         );
         c.ensure_pod(&pod, true).unwrap();
@@ -463,5 +517,40 @@ mod tests {
         assert_eq!(c.pods(), ["u1"]);
         assert!(c.remove_pod("u1").unwrap());
         assert!(c.pods().is_empty());
+    }
+
+    /// A pod has the huge pages that its containers have together, and none of another size.
+    #[test]
+    fn huge_pages_are_limited_on_v1_and_v2() {
+        let pod: Pod = serde_json::from_str(
+            r#"{"metadata":{"uid":"u1"},"spec":{"containers":[
+                {"name":"a","resources":{"limits":{"hugepages-2Mi":"4Mi","cpu":"1","memory":"1Mi"}}},
+                {"name":"b","resources":{"limits":{"hugepages-2Mi":"6Mi"}}}]}}"#,
+        )
+        .unwrap();
+        for (v2, base, end) in [(false, "hugetlb", ".limit_in_bytes"), (true, "", ".max")] {
+            let dir = tempfile::tempdir().unwrap();
+            let c = Cgroups {
+                mount: dir.path().into(),
+                v2,
+                ..cgroups(CgroupDriver::Cgroupfs, "/t")
+            };
+            let at = dir
+                .path()
+                .join(base)
+                .join(c.parent(&pod).trim_start_matches('/'));
+            fs::create_dir_all(&at).unwrap();
+            let file = |size: &str| at.join(format!("hugetlb.{size}{end}"));
+            for size in ["2MB", "1GB", "x"] {
+                fs::write(file(size), "max").unwrap();
+            }
+            c.ensure_pod(&pod, true).unwrap();
+            let read = |size: &str| fs::read_to_string(file(size)).unwrap();
+            assert_eq!(
+                (read("2MB"), read("1GB"), read("x")),
+                ("10485760".into(), "0".into(), "max".into()),
+                "v2: {v2}"
+            );
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! What a pod asks of the node: requests, limits, QoS class, and the kernel values that follow from them.
 
+use std::collections::BTreeMap;
+
 use super::quantity::Quantity;
 use super::{Container, Map, Pod};
 
@@ -132,6 +134,119 @@ fn aggregate(pod: &Pod, of: impl Fn(&Container) -> Quantity) -> Quantity {
     sum.max(init)
 }
 
+/// The sums of a pod's containers by name, as [`aggregate`] has them for one: each amount is looked at once, since a pod may
+/// have thousands of containers which each ask for something else.
+fn totals<'a>(
+    pod: &'a Pod,
+    of: impl Fn(&'a Container) -> BTreeMap<&'a str, Quantity>,
+) -> BTreeMap<&'a str, Quantity> {
+    let mut sum: BTreeMap<&str, Quantity> = BTreeMap::new();
+    let add = |sum: &mut BTreeMap<&'a str, Quantity>, name, q| {
+        let all = sum.entry(name).or_default();
+        *all = *all + q;
+    };
+    for c in &pod.spec.containers {
+        for (name, q) in of(c) {
+            add(&mut sum, name, q);
+        }
+    }
+    let mut sidecars: BTreeMap<&str, Quantity> = BTreeMap::new();
+    let mut init: BTreeMap<&str, Quantity> = BTreeMap::new();
+    for c in &pod.spec.init_containers {
+        for (name, q) in of(c) {
+            let step = sidecars.get(name).copied().unwrap_or_default() + q;
+            let most = init.entry(name).or_default();
+            *most = (*most).max(step);
+            if c.is_sidecar() {
+                sidecars.insert(name, step);
+                add(&mut sum, name, q);
+            }
+        }
+    }
+    for (name, q) in init {
+        let all = sum.entry(name).or_default();
+        *all = (*all).max(q);
+    }
+    sum
+}
+
+fn limits_of(c: &Container) -> BTreeMap<&str, Quantity> {
+    parsed(&c.resources.limits).collect()
+}
+
+/// The limit stands in where only that is given.
+fn requests_of(c: &Container) -> BTreeMap<&str, Quantity> {
+    let limits = parsed(&c.resources.limits);
+    limits.chain(parsed(&c.resources.requests)).collect()
+}
+
+fn parsed(map: &Map) -> impl Iterator<Item = (&str, Quantity)> {
+    map.iter()
+        .filter_map(|(name, q)| Some((name.as_str(), Quantity::parse(q)?)))
+}
+
+/// [`pod_request`] of every resource that is named.
+pub fn pod_requests(pod: &Pod) -> BTreeMap<&str, Quantity> {
+    let mut all = totals(pod, requests_of);
+    if let Some(r) = &pod.spec.resources {
+        all.extend(parsed(&r.limits).chain(parsed(&r.requests)));
+    }
+    for (name, q) in parsed(&pod.spec.overhead) {
+        let sum = all.entry(name).or_default();
+        *sum = *sum + q;
+    }
+    all
+}
+
+/// [`pod_limit`] of every resource that has one.
+pub fn pod_limits(pod: &Pod) -> BTreeMap<&str, Quantity> {
+    let mut limited: BTreeMap<&str, usize> = BTreeMap::new();
+    let containers = || pod.spec.init_containers.iter().chain(&pod.spec.containers);
+    for (name, _) in containers().flat_map(limits_of).filter(|(_, q)| q.0 > 0) {
+        *limited.entry(name).or_default() += 1;
+    }
+    let count = containers().count();
+    let mut all = totals(pod, limits_of);
+    all.retain(|name, _| limited.get(name) == Some(&count));
+    all.extend(pod.spec.resources.iter().flat_map(|r| parsed(&r.limits)));
+    for (name, q) in parsed(&pod.spec.overhead) {
+        if let Some(sum) = all.get_mut(name) {
+            *sum = *sum + q;
+        }
+    }
+    all
+}
+
+/// The huge pages in some lists of a pod and its containers: the size of the pages and the amount, in bytes.
+pub fn huge_pages(
+    pod: &Pod,
+    list: fn(&super::Resources) -> &Map,
+) -> impl Iterator<Item = (i64, i64)> {
+    let containers = pod.spec.init_containers.iter().chain(&pod.spec.containers);
+    let all = pod
+        .spec
+        .resources
+        .iter()
+        .chain(containers.map(|c| &c.resources));
+    all.flat_map(move |r| parsed(list(r)))
+        .filter_map(|(name, q)| Some((page_of(name)?, q.value())))
+}
+
+/// The bytes of a page by the resource's name.
+fn page_of(resource: &str) -> Option<i64> {
+    let size = resource.strip_prefix("hugepages-")?;
+    Quantity::parse(size).map(Quantity::value)
+}
+
+/// How many bytes of huge pages a pod may use, by the size of the pages.
+pub fn huge_page_limits(pod: &Pod) -> BTreeMap<i64, i64> {
+    let mut all = totals(pod, limits_of);
+    all.extend(pod.spec.resources.iter().flat_map(|r| parsed(&r.limits)));
+    all.into_iter()
+        .filter_map(|(name, q)| Some((page_of(name)?, q.value())))
+        .collect()
+}
+
 /// Shares of the cgroup v1 cpu controller for a number of millicores (2..=262144).
 pub fn milli_to_shares(milli: i64) -> i64 {
     if milli == 0 {
@@ -224,5 +339,32 @@ mod tests {
         assert_eq!(oom_score_adj(&p, c, 4 << 30), 3);
         let p = pod(r#""containers":[{"name":"a","resources":{"requests":{"cpu":"1"}}}]"#);
         assert_eq!(oom_score_adj(&p, &p.spec.containers[0], 16 << 30), 999);
+    }
+
+    /// Nothing quadratic: all names at once come to what each does alone, and thousands of them cost no more than their sum.
+    #[test]
+    fn many_containers_of_many_resources() {
+        let mut p = pod(r#""initContainers":[
+                {"name":"s","restartPolicy":"Always","resources":{"requests":{"x/0":"1","x/1":"2"},"limits":{"x/1":"2"}}},
+                {"name":"i","resources":{"requests":{"x/0":"9"},"limits":{"x/1":"7","x/2":"3"}}}],
+               "containers":[{"name":"c","resources":{"requests":{"x/0":"3"},"limits":{"x/1":"4","hugepages-2Mi":"4Mi"}}}],
+               "overhead":{"x/1":"5","x/3":"1"}"#);
+        let (requests, limits) = (pod_requests(&p), pod_limits(&p));
+        for name in ["x/0", "x/1", "x/2", "x/3", "hugepages-2Mi"] {
+            let sum = requests.get(name).copied().unwrap_or_default();
+            assert_eq!(sum, pod_request(&p, name), "{name}");
+            assert_eq!(limits.get(name).copied(), pod_limit(&p, name), "{name}");
+        }
+        assert_eq!(huge_page_limits(&p), BTreeMap::from([(2 << 20, 4 << 20)]));
+        let one = p.spec.containers[0].clone();
+        p.spec.init_containers = (0..20_000)
+            .map(|i| {
+                let mut c = one.clone();
+                c.restart_policy = Some("Always".into());
+                c.resources.requests = [(format!("y/{i}"), "1".to_string())].into();
+                c
+            })
+            .collect();
+        assert_eq!(pod_requests(&p).len(), 20_000 + 4);
     }
 }

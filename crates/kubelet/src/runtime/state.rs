@@ -32,7 +32,7 @@ pub const DELETION_GRACE: &str = "io.kubernetes.pod.deletionGracePeriod";
 pub const TERMINATION_GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
 
 /// Longest termination message, in bytes.
-const MAX_MESSAGE: usize = 4096;
+const MAX_MESSAGE: u64 = 4096;
 /// Longest termination message taken from the log, in bytes and lines.
 const MAX_LOG_MESSAGE: usize = 2048;
 const MAX_LOG_LINES: usize = 80;
@@ -299,7 +299,7 @@ fn termination_message(s: &proto::ContainerStatus, path: &str, policy: &str) -> 
         .iter()
         .find(|m| !path.is_empty() && m.container_path == path);
     if let Some(m) = file {
-        let mut text = read_head(&m.host_path, MAX_MESSAGE);
+        let mut text = read_end(&m.host_path, MAX_MESSAGE);
         if text.is_empty() && policy == "FallbackToLogsOnError" && s.exit_code != 0 {
             text = crate::server::logs::tail_text(&s.log_path, MAX_LOG_LINES, MAX_LOG_MESSAGE);
         }
@@ -308,11 +308,55 @@ fn termination_message(s: &proto::ContainerStatus, path: &str, policy: &str) -> 
     None
 }
 
-fn read_head(path: &str, limit: usize) -> String {
-    use std::io::Read as _;
-    let mut buf = Vec::new();
-    if let Ok(f) = std::fs::File::open(path) {
-        let _ = f.take(limit as u64).read_to_end(&mut buf);
+/// The end of a file, as upstream tells it.
+fn read_end(path: &str, limit: u64) -> String {
+    use std::io::{Read as _, Seek as _, SeekFrom};
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = crate::server::logs::open(path.as_ref())?;
+        let size = file.metadata()?.len();
+        file.seek(SeekFrom::Start(size.saturating_sub(limit)))?;
+        let mut text = Vec::new();
+        file.take(limit).read_to_end(&mut text)?;
+        Ok(text)
+    };
+    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Files of another kind: a volume's mount at the path of the message can be a pipe or a device that the container has
+    /// made. Neither is opened. Of a long file the end is told.
+    #[test]
+    fn a_termination_message_is_read_from_a_file_alone() {
+        let d = tempfile::tempdir().unwrap();
+        let long = d.path().join("long");
+        std::fs::write(&long, format!("start{}end", "x".repeat(5000))).unwrap();
+        let pipe = d.path().join("pipe");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &pipe,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+        let message = |host_path: &str| {
+            let status = proto::ContainerStatus {
+                mounts: vec![proto::Mount {
+                    container_path: "/m".into(),
+                    host_path: host_path.into(),
+                    ..Default::default()
+                }],
+                ..Default::default()
+            };
+            termination_message(&status, "/m", "File")
+        };
+        let told = message(long.to_str().unwrap()).unwrap();
+        assert!(told.len() == 4096 && told.ends_with("xend"), "{told}");
+        for no in [pipe.to_str().unwrap(), "/dev/zero", "/tmp", "/none"] {
+            assert_eq!(message(no), None, "{no}");
+        }
     }
-    String::from_utf8_lossy(&buf).into_owned()
 }

@@ -153,6 +153,19 @@ impl<'a> Printer<'a> {
     }
 }
 
+/// Opens a file that containers may have had a hand in. What stands there and is no file, such as a pipe or a device that a
+/// container has made in its volume, is refused without opening it.
+pub fn open(path: &Path) -> std::io::Result<std::fs::File> {
+    use rustix::fs::{FileType, Mode, OFlags};
+    use std::os::fd::AsRawFd as _;
+    let found = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let mode = rustix::fs::fstat(&found)?.st_mode;
+    if !FileType::from_raw_mode(mode).is_file() {
+        return Err(std::io::Error::other("not a file"));
+    }
+    std::fs::File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))
+}
+
 /// Offset at which the last `lines` lines of a file begin.
 async fn tail_offset(f: &mut File, lines: u64) -> std::io::Result<u64> {
     let size = f.metadata().await?.len();
@@ -196,7 +209,7 @@ where
     F: Fn() -> Fut,
     Fut: Future<Output = bool>,
 {
-    let mut file = File::open(&path).await?;
+    let mut file = File::from_std(open(&path)?);
     let start = match options.tail_lines {
         Some(n) => tail_offset(&mut file, n).await?,
         None => 0,
@@ -230,7 +243,7 @@ where
             return Ok(());
         }
         if rotated(&file, &path).await {
-            file = File::open(&path).await?;
+            file = File::from_std(open(&path)?);
             printer.restart();
             continue;
         }
@@ -267,7 +280,7 @@ async fn rotated(file: &File, path: &Path) -> bool {
 pub fn tail_text(path: &str, lines: usize, bytes: usize) -> String {
     use std::io::{Read as _, Seek as _};
     let read = || -> std::io::Result<Vec<u8>> {
-        let mut f = std::fs::File::open(path)?;
+        let mut f = open(Path::new(path))?;
         let size = f.metadata()?.len();
         // Each line carries about 45 bytes of its own.
         f.seek(SeekFrom::Start(
@@ -514,5 +527,24 @@ mod tests {
         assert_eq!(tail_text(p.to_str().unwrap(), 2, 100), "three\n");
         assert_eq!(tail_text(p.to_str().unwrap(), 80, 4), "ree\n");
         assert_eq!(tail_text("/none", 80, 4), "");
+    }
+
+    /// A pipe in place of a log holds up nobody who asks for it.
+    #[tokio::test]
+    async fn what_is_no_file_is_no_log() {
+        let d = tempfile::tempdir().unwrap();
+        let pipe = d.path().join("0.log");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &pipe,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+        let (tx, _rx) = mpsc::channel(1);
+        let read = read(pipe.clone(), Options::default(), || async { false }, tx).await;
+        assert_eq!(read.unwrap_err().to_string(), "not a file");
+        assert_eq!(tail_text(pipe.to_str().unwrap(), 10, 100), "");
     }
 }

@@ -253,7 +253,8 @@ fn make(mut value: Value, file: &str, node: &str) -> Result<StaticPod, ManifestE
     let name = format!("{}-{node}", name.to_lowercase());
     meta.insert("name".into(), json!(name));
     let uid = match meta.get("uid").and_then(Value::as_str) {
-        Some(u) if !u.is_empty() && ok(u) => u.to_string(),
+        // It becomes the name of a directory.
+        Some(u) if ok(u) && u.starts_with(|c: char| c.is_ascii_alphanumeric()) => u.to_string(),
         _ => hash.clone(),
     };
     meta.insert("uid".into(), json!(uid));

@@ -87,13 +87,17 @@ fn pod_resources(pod: &Pod) -> (Map, StatusResources) {
     };
     let requested = names(|(r, _)| r.keys().cloned().collect());
     let limited = names(|(_, l)| l.keys().cloned().collect());
+    let (requests, most) = (resources::pod_requests(pod), resources::pod_limits(pod));
     let allocated: Map = requested
         .iter()
-        .map(|n| (n.clone(), text(n, resources::pod_request(pod, n))))
+        .map(|n| {
+            let q = requests.get(n.as_str()).copied().unwrap_or_default();
+            (n.clone(), text(n, q))
+        })
         .collect();
     let limits = limited.iter().filter_map(|n| {
-        let q = resources::pod_limit(pod, n);
-        q.map(|q| (n.clone(), text(n, q)))
+        let q = most.get(n.as_str())?;
+        Some((n.clone(), text(n, *q)))
     });
     let effective = StatusResources {
         limits: limits.collect(),

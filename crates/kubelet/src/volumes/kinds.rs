@@ -19,7 +19,7 @@ pub static KINDS: &[(&str, Support)] = &[
     ("configMap", Support::Full),
     ("csi", refused("the pod does not start: no driver is called")),
     ("downwardAPI", Support::Full),
-    ("emptyDir", Support::Partial("media \"\" and Memory; a size limit of a volume on disk is not enforced")),
+    ("emptyDir", Support::Partial("a size limit of a volume on disk or of huge pages is not enforced")),
     ("ephemeral", refused("the pod does not start: no claim is made")),
     ("fc", NO_PLUGIN),
     ("flexVolume", NO_PLUGIN),

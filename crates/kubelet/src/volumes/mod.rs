@@ -12,13 +12,15 @@ pub mod subpath;
 pub mod tokens;
 pub mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use bytes::Bytes;
 use futures::future::join_all;
 
 use crate::pod::quantity::Quantity;
@@ -28,6 +30,10 @@ use writer::{FileData, Payload};
 
 /// How many mounts may lie on top of each other where a pod's data is.
 const MOUNTS_DEEP: usize = 3;
+
+/// The most bytes of config maps, secrets and the like in all volumes of a pod: one value may be in any number of files.
+/// Upstream has no such limit.
+const MAX_CONTENT: usize = 256 * 1024 * 1024;
 
 /// A volume ready to be mounted into containers.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,6 +84,49 @@ pub trait Sources: Send + Sync {
     /// Mounts memory at `dir`, at most so many bytes, unless it is mounted there already.
     fn mount_memory(&self, dir: &Path, size: i64) -> io::Result<()> {
         mount_memory(dir, size)
+    }
+    /// Mounts huge pages of so many bytes at `dir`, unless they are mounted there already.
+    fn mount_huge_pages(&self, dir: &Path, page: i64) -> io::Result<()> {
+        mount_huge_pages(dir, page)
+    }
+}
+
+fn mount_huge_pages(dir: &Path, page: i64) -> io::Result<()> {
+    if is_own_file_system(dir) {
+        return Ok(());
+    }
+    let options = std::ffi::CString::new(format!("pagesize={page}"))?;
+    rustix::mount::mount(
+        "hugetlbfs",
+        dir,
+        "hugetlbfs",
+        rustix::mount::MountFlags::NODEV,
+        options.as_c_str(),
+    )
+    .map_err(io::Error::from)
+}
+
+/// The size of the pages of an emptyDir of huge pages: the one that its medium names, or else the only one that containers
+/// ask for.
+fn page_size(pod: &Pod, medium: &str) -> Result<i64, VolumeError> {
+    let asked: BTreeSet<i64> = crate::pod::resources::huge_pages(pod, |r| &r.requests)
+        .chain(crate::pod::resources::huge_pages(pod, |r| &r.limits))
+        .map(|(page, _)| page)
+        .collect();
+    let none = || {
+        VolumeError::Invalid(format!(
+            "medium {medium}: hugePages storage requested, but there is no resource request for huge pages"
+        ))
+    };
+    match medium.strip_prefix("HugePages-") {
+        Some(size) => Quantity::parse(size)
+            .map(Quantity::value)
+            .filter(|page| asked.contains(page))
+            .ok_or_else(none),
+        None if asked.len() > 1 => Err(VolumeError::Invalid(format!(
+            "medium: {medium} can't be used if container requests multiple huge page sizes"
+        ))),
+        None => asked.first().copied().ok_or_else(none),
     }
 }
 
@@ -137,9 +186,10 @@ pub async fn set_up(
     ctx: &Context,
     sources: &dyn Sources,
 ) -> Result<MountedVolumes, Vec<(String, VolumeError)>> {
+    let room = &AtomicUsize::new(MAX_CONTENT);
     let all = pod.spec.volumes.iter().map(|v| async move {
         let mut refresh = None;
-        let m = one(pod, v, pod_dir, ctx, sources, &mut refresh).await;
+        let m = one(pod, v, pod_dir, ctx, sources, &mut refresh, room).await;
         (v.name.clone(), m, refresh)
     });
     let mut out = MountedVolumes::default();
@@ -167,13 +217,14 @@ async fn one(
     ctx: &Context,
     sources: &dyn Sources,
     refresh: &mut Option<Instant>,
+    room: &AtomicUsize,
 ) -> Result<Mounted, VolumeError> {
     let ns = &pod.metadata.namespace;
     let group = pod.spec.security_context.as_ref().and_then(|s| s.fs_group);
     if let Some(e) = &v.empty_dir {
         let size = memory_limit(pod, e.size_limit.as_deref(), ctx);
         let dir = directory(pod_dir, "empty-dir", &v.name);
-        return empty_dir(&dir, e, group, size, sources);
+        return empty_dir(&dir, e, group, size, pod, sources);
     }
     if let Some(h) = &v.host_path {
         return host_path(h);
@@ -193,6 +244,7 @@ async fn one(
                 &c.items,
                 c.optional == Some(true),
                 mode,
+                room,
             )?,
         )
     } else if let Some(s) = &v.secret {
@@ -210,11 +262,12 @@ async fn one(
                 &s.items,
                 s.optional == Some(true),
                 mode,
+                room,
             )?,
         )
     } else if let Some(d) = &v.downward_api {
         let mode = d.default_mode.unwrap_or(0o644);
-        ("downward-api", downward(pod, d, ctx, mode)?)
+        ("downward-api", downward(pod, d, ctx, mode, room)?)
     } else if let Some(p) = &v.projected {
         let mode = p.default_mode.unwrap_or(0o644);
         let mut payload = Payload::new();
@@ -231,6 +284,7 @@ async fn one(
                     &c.items,
                     c.optional == Some(true),
                     mode,
+                    room,
                 )?);
             } else if let Some(c) = &s.secret {
                 let data = sources
@@ -244,9 +298,10 @@ async fn one(
                     &c.items,
                     c.optional == Some(true),
                     mode,
+                    room,
                 )?);
             } else if let Some(d) = &s.downward_api {
-                payload.extend(downward(pod, d, ctx, mode)?);
+                payload.extend(downward(pod, d, ctx, mode, room)?);
             } else if let Some(t) = &s.service_account_token {
                 let (token, due) = sources
                     .token(pod, &t.audience, t.expiration_seconds.unwrap_or(3600))
@@ -263,7 +318,7 @@ async fn one(
                 payload.insert(
                     t.path.clone(),
                     FileData {
-                        data: token.into_bytes(),
+                        data: token.into_bytes().into(),
                         mode,
                         owner,
                     },
@@ -335,6 +390,19 @@ fn run_as_user(pod: &Pod) -> Option<i64> {
     users.all(|u| u == Some(first)).then_some(first)
 }
 
+/// Takes bytes of what a pod's volumes may hold.
+fn take(room: &AtomicUsize, bytes: usize) -> Result<(), VolumeError> {
+    let taken = room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+        left.checked_sub(bytes)
+    });
+    taken.map(drop).map_err(|_| {
+        VolumeError::Invalid(format!(
+            "the files of all volumes of the pod together are larger than {} MiB",
+            MAX_CONTENT >> 20
+        ))
+    })
+}
+
 fn object_payload(
     kind: &str,
     name: &str,
@@ -342,6 +410,7 @@ fn object_payload(
     items: &[KeyToPath],
     optional: bool,
     default_mode: i32,
+    room: &AtomicUsize,
 ) -> Result<Payload, VolumeError> {
     let Some(data) = data else {
         if optional {
@@ -355,10 +424,11 @@ fn object_payload(
     let mut out = Payload::new();
     if items.is_empty() {
         for (k, v) in data.values {
+            take(room, v.len())?;
             out.insert(
                 k,
                 FileData {
-                    data: v,
+                    data: v.into(),
                     mode: default_mode,
                     owner: None,
                 },
@@ -366,9 +436,15 @@ fn object_payload(
         }
         return Ok(out);
     }
+    let values: BTreeMap<String, Bytes> = data
+        .values
+        .into_iter()
+        .map(|(k, v)| (k, v.into()))
+        .collect();
     for i in items {
-        match data.values.get(&i.key) {
+        match values.get(&i.key) {
             Some(v) => {
+                take(room, v.len())?;
                 out.insert(
                     i.path.clone(),
                     FileData {
@@ -397,6 +473,7 @@ fn downward(
     d: &DownwardApi,
     ctx: &Context,
     default_mode: i32,
+    room: &AtomicUsize,
 ) -> Result<Payload, VolumeError> {
     let mut out = Payload::new();
     for i in &d.items {
@@ -410,10 +487,11 @@ fn downward(
         } else {
             continue;
         };
+        take(room, text.len())?;
         out.insert(
             i.path.clone(),
             FileData {
-                data: text.into_bytes(),
+                data: text.into_bytes().into(),
                 mode: i.mode.unwrap_or(default_mode),
                 owner: None,
             },
@@ -427,20 +505,24 @@ fn empty_dir(
     e: &EmptyDir,
     group: Option<i64>,
     size: i64,
+    pod: &Pod,
     sources: &dyn Sources,
 ) -> Result<Mounted, VolumeError> {
     let ready = dir
         .join("../../../plugins/kubernetes.io~empty-dir")
         .join(dir.file_name().unwrap_or_default())
         .join("ready");
-    match e.medium.as_str() {
-        "" | "Memory" => {}
+    let page = match e.medium.as_str() {
+        "" | "Memory" => None,
+        medium if medium == "HugePages" || medium.starts_with("HugePages-") => {
+            Some(page_size(pod, medium)?)
+        }
         other => {
             return Err(VolumeError::Invalid(format!(
                 "emptyDir medium {other:?} is not supported by this kubelet"
             )));
         }
-    }
+    };
     let fresh = !dir.exists();
     if fresh {
         fs::create_dir_all(dir).map_err(|err| io_err(dir, err))?;
@@ -448,6 +530,11 @@ fn empty_dir(
     if e.medium == "Memory" {
         sources
             .mount_memory(dir, size)
+            .map_err(|err| io_err(dir, err))?;
+    }
+    if let Some(page) = page {
+        sources
+            .mount_huge_pages(dir, page)
             .map_err(|err| io_err(dir, err))?;
     }
     if fresh || !ready.exists() {
@@ -636,6 +723,107 @@ mod tests {
         }
         fn mount_memory(&self, dir: &Path, _: i64) -> io::Result<()> {
             fs::write(dir.join("..mounted"), b"")
+        }
+        fn mount_huge_pages(&self, dir: &Path, page: i64) -> io::Result<()> {
+            fs::write(dir.join("..pages"), page.to_string())
+        }
+    }
+
+    #[tokio::test]
+    async fn huge_pages_are_of_the_size_that_containers_ask_for() {
+        for (resources, medium, want) in [
+            (r#"{"hugepages-2Mi":"4Mi"}"#, "HugePages", Ok("2097152")),
+            (r#"{"hugepages-2Mi":"4Mi"}"#, "HugePages-2Mi", Ok("2097152")),
+            (
+                r#"{"hugepages-2Mi":"4Mi","hugepages-1Gi":"1Gi"}"#,
+                "HugePages-1Gi",
+                Ok("1073741824"),
+            ),
+            (
+                r#"{"hugepages-2Mi":"4Mi","hugepages-1Gi":"1Gi"}"#,
+                "HugePages",
+                Err("can't be used if container requests multiple huge page sizes"),
+            ),
+            (
+                r#"{"hugepages-2Mi":"4Mi"}"#,
+                "HugePages-1Gi",
+                Err("there is no resource request for huge pages"),
+            ),
+            (
+                "{}",
+                "HugePages",
+                Err("there is no resource request for huge pages"),
+            ),
+            (
+                "{}",
+                "HugePages-x",
+                Err("there is no resource request for huge pages"),
+            ),
+            ("{}", "Tape", Err("is not supported by this kubelet")),
+        ] {
+            let d = tempfile::tempdir().unwrap();
+            let pod: Pod = serde_json::from_str(&format!(
+                r#"{{"metadata":{{"name":"p","namespace":"n","uid":"u"}},"spec":{{"containers":[{{"name":"c","resources":{{"limits":{resources}}}}}],
+                   "volumes":[{{"name":"h","emptyDir":{{"medium":"{medium}"}}}}]}}}}"#
+            ))
+            .unwrap();
+            let got = set_up(&pod, d.path(), &Context::default(), &Fixed).await;
+            match (got, want) {
+                (Ok(m), Ok(page)) => {
+                    let told = fs::read_to_string(m.volumes["h"].path.join("..pages"));
+                    assert_eq!(told.unwrap(), page, "{medium}");
+                }
+                (Err(e), Err(why)) => assert!(e[0].1.to_string().ends_with(why), "{e:?}"),
+                (got, _) => panic!("{medium} {resources}: {got:?}"),
+            }
+        }
+    }
+
+    /// Memory: one value in many files is held once, and a pod's files have a bound together.
+    #[tokio::test]
+    async fn a_value_in_many_files_is_bounded() {
+        struct Large;
+        #[async_trait::async_trait]
+        impl Sources for Large {
+            async fn config_map(&self, _: &str, _: &str) -> Result<Option<Data>, String> {
+                let values = BTreeMap::from([("k".to_string(), vec![b'x'; 1 << 20])]);
+                Ok(Some(Data { values }))
+            }
+            async fn secret(&self, _: &str, _: &str) -> Result<Option<Data>, String> {
+                Ok(None)
+            }
+            async fn token(&self, _: &Pod, _: &str, _: i64) -> Result<(String, Instant), String> {
+                Err("none".into())
+            }
+        }
+        let items = |dir: &str, n: usize| {
+            let all: Vec<String> = (0..n)
+                .map(|i| format!(r#"{{"key":"k","path":"{dir}/{i}"}}"#))
+                .collect();
+            all.join(",")
+        };
+        let one = |n| {
+            format!(
+                r#"{{"name":"a","configMap":{{"name":"cm","items":[{}]}}}}"#,
+                items("a", n)
+            )
+        };
+        let two = format!(
+            r#"{{"name":"b","projected":{{"sources":[{{"configMap":{{"name":"cm","items":[{}]}}}},{{"configMap":{{"name":"cm","items":[{}]}}}}]}}}}"#,
+            items("a", 200),
+            items("b", 57)
+        );
+        let d = tempfile::tempdir().unwrap();
+        let up = async |volumes: String| {
+            set_up(&pod(&volumes), d.path(), &Context::default(), &Large).await
+        };
+        assert!(up(one(2)).await.is_ok());
+        for too_much in [one(300), two] {
+            let failed = up(too_much).await.unwrap_err();
+            assert_eq!(
+                failed[0].1.to_string(),
+                "the files of all volumes of the pod together are larger than 256 MiB"
+            );
         }
     }
 

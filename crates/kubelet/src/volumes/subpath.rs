@@ -132,4 +132,47 @@ mod tests {
         assert!(open(&v, "abs/new", true).is_err());
         assert!(!Path::new("/etc/new").exists());
     }
+
+    /// CVE-2017-1002101, CVE-2021-25741: whenever the path is swapped for a symlink that leads out, what is mounted lies
+    /// beneath the volume.
+    #[test]
+    fn cve_2017_1002101_what_is_mounted_is_what_was_found() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let d = tempfile::tempdir().unwrap();
+        let (v, out) = (d.path().join("v"), d.path().join("out"));
+        for (dir, text) in [(v.join("a"), "ours"), (out.clone(), "theirs")] {
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join("f"), text).unwrap();
+        }
+        symlink(&out, v.join("link")).unwrap();
+        let done = AtomicBool::new(false);
+        let target = target(d.path(), "v", "c", 0);
+        let mut mounted = 0;
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                // As a container does it: the directory and the symlink change places.
+                while !done.load(Ordering::Relaxed) {
+                    let _ = rustix::fs::renameat_with(
+                        rustix::fs::CWD,
+                        v.join("a"),
+                        rustix::fs::CWD,
+                        v.join("link"),
+                        rustix::fs::RenameFlags::EXCHANGE,
+                    );
+                }
+            });
+            for round in 0..2_000 {
+                let at = bind(&v, "a", &target, round % 2 == 0);
+                if at.is_ok() {
+                    mounted += 1;
+                    let text = fs::read_to_string(target.join("f"));
+                    assert_eq!(text.ok().as_deref(), Some("ours"), "round {round}");
+                }
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        assert!(mounted > 0);
+        super::super::tear_down(d.path()).unwrap();
+        assert_eq!(fs::read_to_string(out.join("f")).unwrap(), "theirs");
+    }
 }

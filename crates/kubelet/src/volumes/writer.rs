@@ -9,11 +9,13 @@ use std::io;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Component, Path, PathBuf};
 
+use bytes::Bytes;
+
 /// One file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileData {
-    /// Content.
-    pub data: Vec<u8>,
+    /// Content. One value may be in many files.
+    pub data: Bytes,
     /// Permission bits.
     pub mode: i32,
     /// Owner, when not root.
@@ -60,11 +62,32 @@ pub fn write(dir: &Path, payload: &Payload, group: Option<i64>) -> io::Result<bo
     let stamp = jiff::Timestamp::now().strftime("%Y_%m_%d_%H_%M_%S");
     let name = format!("..{stamp}.{}", rand::random::<u32>());
     let fresh = dir.join(&name);
-    let id = |v: Option<i64>| v.and_then(|v| u32::try_from(v).ok());
+    if let Err(e) = fill(dir, &fresh, payload, group) {
+        // It is tried again and again, each time in a directory of its own.
+        let _ = fs::remove_dir_all(&fresh);
+        return Err(e);
+    }
+    let tmp = dir.join(DATA_NEW);
+    let _ = fs::remove_file(&tmp);
+    symlink(&name, &tmp)?;
+    fs::rename(&tmp, &data)?;
+    links(dir, payload)?;
+    if let Some(old) = current {
+        let _ = fs::remove_dir_all(old);
+    }
+    Ok(true)
+}
+
+fn id(v: Option<i64>) -> Option<u32> {
+    v.and_then(|v| u32::try_from(v).ok())
+}
+
+/// Writes the files into a new directory of the volume.
+fn fill(dir: &Path, fresh: &Path, payload: &Payload, group: Option<i64>) -> io::Result<()> {
     own(dir, id(group))?;
-    fs::create_dir(&fresh)?;
-    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755))?;
-    own(&fresh, id(group))?;
+    fs::create_dir(fresh)?;
+    fs::set_permissions(fresh, fs::Permissions::from_mode(0o755))?;
+    own(fresh, id(group))?;
     for (path, file) in payload {
         let to = fresh.join(path);
         if let Some(parent) = to.parent() {
@@ -83,15 +106,7 @@ pub fn write(dir: &Path, payload: &Payload, group: Option<i64>) -> io::Result<bo
         }
         fs::set_permissions(&to, fs::Permissions::from_mode(mode))?;
     }
-    let tmp = dir.join(DATA_NEW);
-    let _ = fs::remove_file(&tmp);
-    symlink(&name, &tmp)?;
-    fs::rename(&tmp, &data)?;
-    links(dir, payload)?;
-    if let Some(old) = current {
-        let _ = fs::remove_dir_all(old);
-    }
-    Ok(true)
+    Ok(())
 }
 
 /// Gives a directory of the volume to the group; what is made in it then is the group's too.
@@ -158,7 +173,7 @@ mod tests {
                 (
                     p.to_string(),
                     FileData {
-                        data: d.as_bytes().to_vec(),
+                        data: d.as_bytes().to_vec().into(),
                         mode: 0o644,
                         owner: None,
                     },
@@ -195,5 +210,19 @@ mod tests {
             );
         }
         assert_eq!(fs::read_dir(d.path()).unwrap().count(), 0);
+    }
+
+    /// Disk use: what cannot be written leaves nothing, however often it is tried.
+    #[test]
+    fn files_in_each_others_way_leave_nothing_behind() {
+        let d = tempfile::tempdir().unwrap();
+        assert!(write(d.path(), &payload(&[("a", "1")]), None).unwrap());
+        let count = || fs::read_dir(d.path()).unwrap().count();
+        let before = count();
+        for _ in 0..3 {
+            assert!(write(d.path(), &payload(&[("a", "2"), ("a/b", "3")]), None).is_err());
+        }
+        assert_eq!(count(), before);
+        assert_eq!(fs::read_to_string(d.path().join("a")).unwrap(), "1");
     }
 }
