@@ -519,6 +519,10 @@ async fn cve_2020_8562_special_addresses_are_dialled_on_no_path() {
         ("InternalIP", "::ffff:127.0.0.1"),
         ("InternalIP", "::ffff:169.254.169.254"),
         ("InternalIP", "fd00:ec2::254"),
+        ("InternalIP", "fd20:ce::254"),
+        ("InternalIP", "100.100.100.200"),
+        ("InternalIP", "168.63.129.16"),
+        ("InternalIP", "192.0.0.192"),
         ("Hostname", "localhost"),
     ];
     for (kind, address) in addresses {

@@ -7,7 +7,7 @@
 
 mod links;
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -81,9 +81,14 @@ trait Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
 impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Stream for T {}
 
 /// Metadata services of clouds at addresses that are not link-local.
-const METADATA: [Ipv6Addr; 2] = [
-    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
-    Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+const METADATA: [IpAddr; 5] = [
+    // Alibaba Cloud, Azure, Oracle Cloud.
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
+    // AWS, Google Cloud.
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
 ];
 
 /// Whether the server dials an address that objects or names lead to: what is global or private, and neither this machine
@@ -97,7 +102,7 @@ pub fn dialable(ip: IpAddr) -> bool {
             None => {
                 return !v.is_multicast()
                     && (v.segments()[0] & 0xffc0) != 0xfe80
-                    && !METADATA.contains(&v);
+                    && !METADATA.contains(&ip);
             }
         },
     };
@@ -107,6 +112,7 @@ pub fn dialable(ip: IpAddr) -> bool {
         && !v4.is_link_local()
         && !v4.is_multicast()
         && !v4.is_broadcast()
+        && !METADATA.contains(&v4.into())
 }
 
 /// The addresses of a host. One that may not be dialled spoils all: the next look-up may give it first.
@@ -603,6 +609,11 @@ mod tests {
             "::169.254.169.254",
             "fd00:ec2::254",
             "fd20:ce::254",
+            "100.100.100.200",
+            "168.63.129.16",
+            "192.0.0.192",
+            "::ffff:100.100.100.200",
+            "::168.63.129.16",
         ] {
             assert!(!dialable(bad.parse().expect("an address")), "{bad}");
         }
@@ -613,6 +624,8 @@ mod tests {
             "fd00::1",
             "2001:db8::1",
             "::ffff:10.0.0.1",
+            "100.100.100.201",
+            "168.63.129.17",
         ] {
             assert!(dialable(good.parse().expect("an address")), "{good}");
         }
