@@ -1,9 +1,16 @@
 //! The process's limit of open files.
 
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+use std::sync::OnceLock;
+
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+/// The limit before it was raised.
+static STARTED_WITH: OnceLock<Rlimit> = OnceLock::new();
+
 /// Raises the soft limit to the hard one, as Go's runtime does for upstream's daemons. For `bin/`, before anything is opened.
-/// What the process starts later has the raised limit too; containers are started by the runtime and do not.
+/// Who starts a process calls [`restore_limit`]; containers are started by the runtime and do not have the raised limit.
 pub fn raise_limit() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current == limit.maximum {
@@ -13,8 +20,27 @@ pub fn raise_limit() {
         current: limit.maximum,
         maximum: limit.maximum,
     };
-    if let Err(err) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(%err, "Cannot raise the limit of open files");
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => {
+            let _ = STARTED_WITH.set(limit);
+        }
+        Err(err) => tracing::warn!(%err, "Cannot raise the limit of open files"),
+    }
+}
+
+/// Has the program start with the limit that this process was started with, as Go's runtime does: some look through all
+/// descriptors up to the limit, or use `select`, which knows 1,024.
+pub fn restore_limit(command: &mut Command) {
+    let Some(limit) = STARTED_WITH.get() else {
+        return;
+    };
+    let restore = move || setrlimit(Resource::Nofile, limit.clone()).map_err(Into::into);
+    #[expect(
+        unsafe_code,
+        reason = "between fork and exec nothing but one system call is made"
+    )]
+    unsafe {
+        command.pre_exec(restore);
     }
 }
 
@@ -33,5 +59,11 @@ mod tests {
         setrlimit(Resource::Nofile, soft).unwrap();
         raise_limit();
         assert_eq!(getrlimit(Resource::Nofile).current, before.maximum);
+        // What is started has what this process had.
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "ulimit -Sn"]);
+        restore_limit(&mut shell);
+        let told = shell.output().unwrap().stdout;
+        assert_eq!(String::from_utf8(told).unwrap().trim(), lower.to_string());
     }
 }

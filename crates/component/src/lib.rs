@@ -1,7 +1,7 @@
 //! What all daemons share: flags, configuration files, feature gates, logging, metrics, health, TLS serving, shutdown.
 //!
-//! Knows no Kubernetes resource. Holds no global state; the one exception, which only `bin/` touches, is
-//! [`logging::init`], since a process has one log.
+//! Knows no Kubernetes resource. Holds no global state, but for what a process has one of and only `bin/` touches: its log
+//! ([`logging::init`]) and its limit of open files ([`files::raise_limit`]).
 
 pub mod config;
 pub mod duration;

@@ -93,7 +93,9 @@ pub async fn forget(stale: &Stale) {
         Stale::Service { service } => args.extend(["--orig-dst".into(), service.clone()]),
         Stale::NodePort { port } => args.extend(["--dport".into(), port.to_string()]),
     }
-    let ran = tokio::process::Command::new("conntrack")
+    let mut command = tokio::process::Command::new("conntrack");
+    component::files::restore_limit(command.as_std_mut());
+    let ran = command
         .args(&args)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -103,7 +103,9 @@ async fn run(command: &[String], input: &str, own: &OwnProcesses) -> Result<Stri
         program: program.clone(),
         source,
     };
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    component::files::restore_limit(command.as_std_mut());
+    let mut child = command
         .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -378,7 +380,9 @@ fn monitor(
     tampered: mpsc::Sender<()>,
     shutdown: CancellationToken,
 ) -> Option<()> {
-    let mut child = Command::new("nft")
+    let mut command = Command::new("nft");
+    component::files::restore_limit(command.as_std_mut());
+    let mut child = command
         .arg("monitor")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
