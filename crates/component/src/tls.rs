@@ -4,7 +4,7 @@
 //! that is authentication's work, so that a bad certificate gets a 401 and not a broken connection, as upstream does.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring};
@@ -202,10 +202,42 @@ impl ResolvesServerCert for Resolver {
     }
 }
 
-/// Asks for a certificate and checks that the peer holds its key; says nothing about who issued it.
+/// Checks that a peer holds the key of the certificate it shows; says nothing about who issued it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HoldsKey(WebPkiSupportedAlgorithms);
+
+impl HoldsKey {
+    pub(crate) fn of(provider: &CryptoProvider) -> HoldsKey {
+        HoldsKey(provider.signature_verification_algorithms)
+    }
+
+    pub(crate) fn tls12(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0)
+    }
+
+    pub(crate) fn tls13(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0)
+    }
+
+    pub(crate) fn schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
+    }
+}
+
+/// Asks for a certificate, of whomever.
 #[derive(Debug)]
 struct AskOnly {
-    algorithms: WebPkiSupportedAlgorithms,
+    key: HoldsKey,
     hints: Vec<DistinguishedName>,
 }
 
@@ -243,7 +275,7 @@ impl ClientCertVerifier for AskOnly {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.algorithms)
+        self.key.tls12(message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -252,11 +284,11 @@ impl ClientCertVerifier for AskOnly {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.algorithms)
+        self.key.tls13(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        self.key.schemes()
     }
 }
 
@@ -271,8 +303,16 @@ struct Inner {
     http2: bool,
     resolver: Arc<Resolver>,
     hints: Option<Reloaded<Vec<DistinguishedName>>>,
-    /// The configuration, and the hints it was made with.
-    current: Mutex<(Arc<ServerConfig>, Option<Arc<Vec<DistinguishedName>>>)>,
+    current: Mutex<Current>,
+}
+
+/// A configuration, and the names of authorities that it was made with.
+struct Current {
+    config: Arc<ServerConfig>,
+    /// From files.
+    hints: Option<Arc<Vec<DistinguishedName>>>,
+    /// From [`Tls::name_authorities`].
+    more: Vec<DistinguishedName>,
 }
 
 impl Inner {
@@ -294,10 +334,10 @@ fn make(
     resolver: &Arc<Resolver>,
     hints: Vec<DistinguishedName>,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
-    let algorithms = provider.signature_verification_algorithms;
+    let key = HoldsKey::of(provider);
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(versions)?
-        .with_client_cert_verifier(Arc::new(AskOnly { algorithms, hints }))
+        .with_client_cert_verifier(Arc::new(AskOnly { key, hints }))
         .with_cert_resolver(Arc::clone(resolver) as Arc<dyn ResolvesServerCert>);
     if http2 {
         config.alpn_protocols.push(b"h2".to_vec());
@@ -364,29 +404,51 @@ impl Tls {
             http2: o.http2,
             resolver,
             hints,
-            current: Mutex::new((config, first)),
+            current: Mutex::new(Current {
+                config,
+                hints: first,
+                more: Vec::new(),
+            }),
         })))
     }
 
     /// For `tokio_rustls::TlsAcceptor`; to be asked for every connection.
     pub fn config(&self) -> Arc<ServerConfig> {
-        let mut current = self
-            .0
-            .current
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.current();
         let hints = self.0.hints.as_ref().map(Reloaded::get);
-        let same = match (&hints, &current.1) {
+        let same = match (&hints, &current.hints) {
             (Some(a), Some(b)) => Arc::ptr_eq(a, b),
             _ => true,
         };
         if !same {
-            match self.0.make(hints.as_deref().cloned().unwrap_or_default()) {
-                Ok(config) => *current = (config, hints),
-                Err(err) => tracing::warn!(%err, "Keeping the TLS configuration"),
-            }
+            self.renew(&mut current, hints);
         }
-        Arc::clone(&current.0)
+        Arc::clone(&current.config)
+    }
+
+    /// Tells clients from now on of the authorities in this PEM bundle too, in place of those named so before.
+    pub fn name_authorities(&self, pem: &[u8]) {
+        let mut current = self.current();
+        current.more = subjects(&[pem.to_vec()]);
+        let hints = current.hints.clone();
+        self.renew(&mut current, hints);
+    }
+
+    fn current(&self) -> MutexGuard<'_, Current> {
+        let current = self.0.current.lock();
+        current.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn renew(&self, current: &mut Current, hints: Option<Arc<Vec<DistinguishedName>>>) {
+        let mut names = hints.as_deref().cloned().unwrap_or_default();
+        names.extend(current.more.iter().cloned());
+        match self.0.make(names) {
+            Ok(config) => {
+                current.config = config;
+                current.hints = hints;
+            }
+            Err(err) => tracing::warn!(%err, "Keeping the TLS configuration"),
+        }
     }
 
     /// Days until the serving certificate ends, as it is now; negative when it has.
@@ -459,46 +521,6 @@ mod tests {
         }
     }
 
-    #[derive(Debug)]
-    struct AnyServer;
-
-    impl rustls::client::danger::ServerCertVerifier for AnyServer {
-        fn verify_server_cert(
-            &self,
-            _: &CertificateDer<'_>,
-            _: &[CertificateDer<'_>],
-            _: &ServerName<'_>,
-            _: &[u8],
-            _: UnixTime,
-        ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-            Ok(rustls::client::danger::ServerCertVerified::assertion())
-        }
-
-        fn verify_tls12_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, rustls::Error> {
-            Ok(HandshakeSignatureValid::assertion())
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, rustls::Error> {
-            Ok(HandshakeSignatureValid::assertion())
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            provider()
-                .signature_verification_algorithms
-                .supported_schemes()
-        }
-    }
-
     struct Met {
         suite: rustls::SupportedCipherSuite,
         hints: Vec<Vec<u8>>,
@@ -515,7 +537,7 @@ mod tests {
         let mut config = rustls::ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(versions)?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyServer))
+            .with_custom_certificate_verifier(crate::unverified::verifier())
             .with_no_client_auth();
         config.client_auth_cert_resolver = Arc::clone(&asked) as Arc<dyn ResolvesClientCert>;
         let name = ServerName::try_from(name.to_owned()).unwrap();
@@ -559,7 +581,7 @@ mod tests {
             let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
             pki::cert::subject_der(&der).unwrap()
         };
-        let (first, second) = (ca("first"), ca("second"));
+        let (first, second, third) = (ca("first"), ca("second"), ca("third"));
         std::fs::write(&file, &first).unwrap();
         let tls = Tls::new(&Options {
             client_ca_files: vec![file.clone()],
@@ -576,6 +598,12 @@ mod tests {
         }
         let met = meet(&tls, rustls::ALL_VERSIONS, "localhost").unwrap();
         assert_eq!(met.hints, [name(&first), name(&second)]);
+        // Those that are learnt besides, in place of those learnt before.
+        for learnt in [&third, &first] {
+            tls.name_authorities(learnt.as_bytes());
+            let met = meet(&tls, rustls::ALL_VERSIONS, "localhost").unwrap();
+            assert_eq!(met.hints, [name(&first), name(&second), name(learnt)]);
+        }
     }
 
     #[test]

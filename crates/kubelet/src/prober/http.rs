@@ -5,14 +5,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty};
-use hyper_util::rt::TokioIo;
+use http_body_util::Empty;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::pod::HttpGet;
-
-const MAX_BODY: usize = 10 * 1024;
 
 /// What came back.
 #[derive(Debug)]
@@ -93,7 +90,8 @@ pub async fn get(
         .map_err(&fail)?;
         let request = request(h, host, port, &path, agent).map_err(&fail)?;
         let answer = if tls {
-            let connector = tokio_rustls::TlsConnector::from(component::probe::insecure());
+            let tls = component::unverified::client().map_err(|e| fail(e.to_string()))?;
+            let connector = tokio_rustls::TlsConnector::from(tls);
             let name = host
                 .to_string()
                 .try_into()
@@ -181,29 +179,10 @@ async fn send<S>(
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
-    let (mut sender, conn) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+    let (head, body) = component::probe::exchange(stream, request)
         .await
         .map_err(|e| told(&e))?;
-    let conn = tokio::spawn(conn);
-    let r = async {
-        let mut response = sender.send_request(request).await.map_err(|e| told(&e))?;
-        let mut body = Vec::new();
-        while body.len() < MAX_BODY {
-            match response.body_mut().frame().await {
-                Some(Ok(f)) => body.extend_from_slice(f.data_ref().map_or(&[], |d| d)),
-                _ => break,
-            }
-        }
-        body.truncate(MAX_BODY);
-        let location = response
-            .headers()
-            .get("location")
-            .and_then(|l| l.to_str().ok())
-            .map(str::to_string);
-        let body = String::from_utf8_lossy(&body).into_owned();
-        Ok((response.status().as_u16(), location, body))
-    }
-    .await;
-    conn.abort();
-    r
+    let location = head.headers.get("location");
+    let location = location.and_then(|l| l.to_str().ok()).map(str::to_string);
+    Ok((head.status.as_u16(), location, body))
 }
