@@ -1,27 +1,30 @@
 //! Who may use a daemon's own port: the apiserver is asked (see [`Reviews`]), as upstream's delegating options do.
 //!
-//! Open paths pass without a question, so that probes do not depend on the apiserver. Otherwise the user comes from a front
-//! proxy's headers, a client certificate or a bearer token; without any of them it is `system:anonymous`. `system:masters`
-//! may everything; others need the verb on the path as RBAC's non-resource rules have it.
-//!
-//! Absent: authorities and header names from the ConfigMap `extension-apiserver-authentication`; flags name them.
+//! The user comes from a front proxy's headers, a client certificate or a bearer token (see [`Callers`]); without any of
+//! them it is `system:anonymous`. A credential that is bad fails the request, on open paths too. Open paths need no right,
+//! and whoever shows nothing is not asked about there, so that probes do not depend on the apiserver. `system:masters` may
+//! everything; others need the verb on the path as RBAC's non-resource rules have it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use auth::authn::request_header::RequestHeader;
-use auth::authn::x509::{ClientCas, Verified, X509};
-use auth::{Attributes, Authenticator, UserInfo};
-use component::Flags;
+use auth::{Attributes, UserInfo};
 use component::serve::{Gate, Peer, Refusal};
+use component::tls::Tls;
+use component::{Flags, Shutdown};
 
+use crate::callers::{Callers, Lookup};
 use crate::rest::{Client, Options};
 use crate::reviews::{Reviews, Times, Trouble};
 
+/// How long an answer about certificates is waited for at the start.
+const LOOKUP: Duration = Duration::from_secs(10);
+
 /// See the module.
 pub struct Delegated {
-    /// Front proxy and client certificates, in this order.
-    pub authenticators: Vec<Arc<dyn Authenticator>>,
+    /// Whose certificates are good.
+    pub callers: Callers,
     /// Whom to ask about tokens; `None`: they say nothing.
     pub tokens: Option<Arc<Reviews>>,
     /// Whom to ask about rights; `None`: nobody but `system:masters` has any.
@@ -31,55 +34,72 @@ pub struct Delegated {
 }
 
 impl Delegated {
-    /// As the flags of kube-controller-manager and kube-scheduler say. `options` name the client; its rate is replaced.
+    /// As the flags of kube-controller-manager and kube-scheduler say. `options` name the client; its rate is replaced. What
+    /// is learnt later about certificates reaches `tls` too, until `shutdown`.
     ///
     /// # Errors
-    /// A kubeconfig or an authority that cannot be read.
-    pub async fn from_flags(flags: &Flags, options: &Options) -> Result<Delegated, String> {
+    /// A kubeconfig or an authority that cannot be read; no answer about front proxies, unless that is tolerated.
+    pub async fn from_flags(
+        flags: &Flags,
+        options: &Options,
+        tls: &Tls,
+        shutdown: &Shutdown,
+    ) -> Result<Delegated, String> {
         let times = Times {
             token: flags.duration("authentication-token-webhook-cache-ttl"),
             allowed: flags.duration("authorization-webhook-cache-authorized-ttl"),
             denied: flags.duration("authorization-webhook-cache-unauthorized-ttl"),
         };
-        let reviews = async |flag: &str| match flags.path(flag) {
+        let client = async |flag: &str| match flags.path(flag) {
             None => {
                 tracing::warn!(flag, "Not given: what it is for does not work");
                 Ok(None)
             }
             Some(path) => {
                 let client = Client::from_kubeconfig(&path, options.clone()).await;
-                let client = client.map_err(|e| format!("--{flag}: {e}"))?;
-                let reviews = Reviews::new(&client, times).await;
+                client.map(Some).map_err(|e| format!("--{flag}: {e}"))
+            }
+        };
+        let reviews = async |client: &Option<Client>| match client {
+            None => Ok(None),
+            Some(client) => {
+                let reviews = Reviews::new(client, times).await;
                 reviews
                     .map(|r| Some(Arc::new(r)))
                     .map_err(|e| e.to_string())
             }
         };
-        let mut authenticators: Vec<Arc<dyn Authenticator>> = Vec::new();
-        let client_ca = flags.path("client-ca-file");
-        let mut proxy = None;
-        if let Some(file) = flags.path("requestheader-client-ca-file") {
-            let names = |flag: &str| flags.strings(flag).to_vec();
-            let cas = Arc::new(ClientCas::new([file])?);
-            let verified = Arc::new(Verified::new(cas, names("requestheader-allowed-names")));
-            proxy = Some(Arc::clone(&verified));
-            authenticators.push(Arc::new(RequestHeader {
-                proxy: verified,
-                alone: client_ca.is_none(),
-                user: names("requestheader-username-headers"),
-                uid: names("requestheader-uid-headers"),
-                group: names("requestheader-group-headers"),
-                extra_prefix: names("requestheader-extra-headers-prefix"),
-            }));
-        }
-        if let Some(file) = client_ca {
-            let cas = Arc::new(ClientCas::new([file])?);
-            authenticators.push(Arc::new(X509::new(cas, proxy)));
+        let authentication = client("authentication-kubeconfig").await?;
+        let authorization = client("authorization-kubeconfig").await?;
+        let callers = Callers::from_flags(flags)?;
+        if let Some(client) = &authentication
+            && !flags.bool("authentication-skip-lookup")
+            && let Some(lookup) = Lookup::new(flags, client, &callers, tls)
+        {
+            match tokio::time::timeout(LOOKUP, lookup.ask()).await {
+                Ok(Ok(())) => {}
+                failed => {
+                    let why = match failed {
+                        Ok(Err(error)) => error.to_string(),
+                        _ => "no answer in time".to_owned(),
+                    };
+                    if lookup.proxies() && !flags.bool("authentication-tolerate-lookup-failure") {
+                        return Err(format!(
+                            "unable to load configmap based request-header-client-ca-file: {why}"
+                        ));
+                    }
+                    tracing::warn!(
+                        why,
+                        "Whose certificates are good could not be looked up yet; until then their users are not known"
+                    );
+                }
+            }
+            shutdown.spawn(lookup.run(shutdown.token.clone()));
         }
         Ok(Delegated {
-            authenticators,
-            tokens: reviews("authentication-kubeconfig").await?,
-            access: reviews("authorization-kubeconfig").await?,
+            callers,
+            tokens: reviews(&authentication).await?,
+            access: reviews(&authorization).await?,
             open_paths: flags.strings("authorization-always-allow-paths").to_vec(),
         })
     }
@@ -96,7 +116,7 @@ impl Delegated {
     }
 
     async fn user(&self, peer: &Peer, request: &http::request::Parts) -> Result<UserInfo, Refusal> {
-        for a in &self.authenticators {
+        for a in self.callers.authenticators() {
             match a.authenticate(peer, &request.headers).await {
                 Ok(None) => {}
                 Ok(Some(mut user)) => {
@@ -180,14 +200,11 @@ pub fn refuse(trouble: &Trouble, otherwise: Refusal) -> Refusal {
 #[async_trait]
 impl Gate for Delegated {
     async fn check(&self, peer: &Peer, request: &mut http::request::Parts) -> Result<(), Refusal> {
-        if self.is_open(request.uri.path()) {
-            return Ok(());
-        }
         let user = self.user(peer, request).await?;
         if user.name != auth::ANONYMOUS {
             peer.authenticated();
         }
-        if user.in_group(auth::GROUP_MASTERS) {
+        if self.is_open(request.uri.path()) || user.in_group(auth::GROUP_MASTERS) {
             return Ok(());
         }
         let ask: Attributes = auth::gate::path_attributes(request, user);

@@ -10,6 +10,7 @@
 //! Absent on purpose: generated clients per type, typed k8s-openapi caches, HTTP upgrades (exec and attach are served by
 //! the kubelet and proxied by the apiserver; no daemon dials them through this crate).
 
+pub mod callers;
 pub mod codec;
 pub mod error;
 pub mod events;

@@ -14,7 +14,9 @@ use crate::rest::Options;
 /// Flags that are honoured here.
 pub const FLAGS: &[&str] = &[
     "authentication-kubeconfig",
+    "authentication-skip-lookup",
     "authentication-token-webhook-cache-ttl",
+    "authentication-tolerate-lookup-failure",
     "authorization-always-allow-paths",
     "authorization-kubeconfig",
     "authorization-webhook-cache-authorized-ttl",
@@ -88,7 +90,7 @@ pub async fn serve(
         ..tls::Options::default()
     })?;
     tls.register(registry);
-    let gate = Delegated::from_flags(flags, options)
+    let gate = Delegated::from_flags(flags, options, &tls, shutdown)
         .await
         .map_err(Error::Auth)?;
     let settings = Settings::SMALL.with_streams(flags.int("http2-max-streams-per-connection"));

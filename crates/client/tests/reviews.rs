@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use client::callers::Callers;
 use client::gate::Delegated;
 use client::resource::LEASES;
 use client::reviews::{AT_ONCE, Reviews, Times};
@@ -130,7 +131,7 @@ async fn made_up_tokens_do_not_hold_up_leases() {
         .unwrap();
     let reviews = Reviews::new(&server.client, minute()).await.unwrap();
     let gate = Arc::new(Delegated {
-        authenticators: Vec::new(),
+        callers: Callers::default(),
         tokens: Some(Arc::new(reviews)),
         access: None,
         open_paths: vec!["/healthz".into()],
@@ -213,7 +214,7 @@ async fn an_answer_that_never_ends_is_given_up() {
 #[tokio::test]
 async fn without_kubeconfigs_tokens_say_nothing_and_only_open_paths_pass() {
     let gate = Delegated {
-        authenticators: Vec::new(),
+        callers: Callers::default(),
         tokens: None,
         access: None,
         open_paths: vec!["/healthz".into(), "/open/*".into()],
@@ -232,5 +233,36 @@ async fn without_kubeconfigs_tokens_say_nothing_and_only_open_paths_pass() {
             .await
             .map_or_else(|r| r.code, |()| 200);
         assert_eq!(got, code, "{path}");
+    }
+}
+
+/// Identity: a credential that is bad fails the request on open paths too; whoever shows none is not asked about.
+#[tokio::test]
+async fn bad_credentials_fail_on_open_paths_too() {
+    let server = slow().await;
+    server.answers.send_replace(true);
+    let reviews = Reviews::new(&server.client, minute()).await.unwrap();
+    let gate = Delegated {
+        callers: Callers::default(),
+        tokens: Some(Arc::new(reviews)),
+        access: None,
+        open_paths: vec!["/healthz".into()],
+    };
+    let peer = Peer::new(None, Vec::new());
+    for (sent, code, asked) in [
+        (None, 200, 0),
+        (Some("Basic eDp5"), 200, 0),
+        (Some("Bearer"), 401, 0),
+        (Some("Bearer made-up"), 401, 1),
+        (Some("Bearer good"), 200, 2),
+    ] {
+        let mut request = http::Request::get("/healthz");
+        if let Some(sent) = sent {
+            request = request.header("authorization", sent);
+        }
+        let (mut parts, ()) = request.body(()).unwrap().into_parts();
+        let got = gate.check(&peer, &mut parts).await;
+        assert_eq!(got.map_or_else(|r| r.code, |()| 200), code, "{sent:?}");
+        assert_eq!(server.asked.load(Ordering::SeqCst), asked, "{sent:?}");
     }
 }

@@ -1,4 +1,5 @@
-//! Helpers for tests: waiting on conditions, free ports, and a cluster's certificates in a directory that goes away.
+//! Helpers for tests: waiting on conditions, free ports, a cluster's certificates in a directory that goes away, and an
+//! apiserver without a store.
 //!
 //! Everything panics instead of returning errors: a panic is a test's failure. Absent on purpose: sleeps of a fixed length
 //! (wait on a condition), and anything that daemons use outside of tests.
@@ -8,6 +9,8 @@
     clippy::panic,
     reason = "a test's failure is a panic"
 )]
+
+pub mod apiserver;
 
 use std::fmt::Display;
 use std::net::{Ipv4Addr, TcpListener};

@@ -18,12 +18,40 @@ use crate::{AuthenticationError, Authenticator, Peer, UserInfo};
 /// The object identifier of a UID in a subject (KEP-5284).
 const UID: &str = "1.3.6.1.4.1.57683.2";
 
-/// The authorities of client certificates, reloaded when their files change.
-pub struct ClientCas(Reloaded<Anchors>);
+/// The authorities of client certificates; those from files are reloaded when their files change.
+pub struct ClientCas(Source);
+
+enum Source {
+    Files(Reloaded<Anchors>),
+    Memory(Arc<Anchors>),
+}
 
 struct Anchors {
     list: Vec<TrustAnchor<'static>>,
     stamp: Vec<u8>,
+}
+
+impl Anchors {
+    fn parse(contents: &[Vec<u8>]) -> Result<Anchors, String> {
+        let mut list = Vec::new();
+        for c in contents {
+            for cert in CertificateDer::pem_slice_iter(c) {
+                let cert = cert.map_err(|e| e.to_string())?;
+                list.push(
+                    anchor_from_trusted_cert(&cert)
+                        .map_err(|e| e.to_string())?
+                        .to_owned(),
+                );
+            }
+        }
+        if list.is_empty() {
+            return Err("no certificate found".to_owned());
+        }
+        Ok(Anchors {
+            list,
+            stamp: digest(&SHA256, &contents.concat()).as_ref().to_vec(),
+        })
+    }
 }
 
 impl ClientCas {
@@ -32,27 +60,22 @@ impl ClientCas {
     /// # Errors
     /// A file that cannot be read, or holds no usable certificate.
     pub fn new(files: impl IntoIterator<Item = PathBuf>) -> Result<ClientCas, String> {
-        let parse = |contents: &[Vec<u8>]| {
-            let mut list = Vec::new();
-            for c in contents {
-                for cert in CertificateDer::pem_slice_iter(c) {
-                    let cert = cert.map_err(|e| e.to_string())?;
-                    list.push(
-                        anchor_from_trusted_cert(&cert)
-                            .map_err(|e| e.to_string())?
-                            .to_owned(),
-                    );
-                }
-            }
-            if list.is_empty() {
-                return Err("no certificate found".to_owned());
-            }
-            Ok(Anchors {
-                list,
-                stamp: digest(&SHA256, &contents.concat()).as_ref().to_vec(),
-            })
-        };
-        Reloaded::new(files, parse).map(ClientCas)
+        Reloaded::new(files, Anchors::parse).map(|files| ClientCas(Source::Files(files)))
+    }
+
+    /// From a bundle of PEM certificates.
+    ///
+    /// # Errors
+    /// One that cannot be used, or none at all.
+    pub fn from_pem(pem: &[u8]) -> Result<ClientCas, String> {
+        Anchors::parse(&[pem.to_vec()]).map(|a| ClientCas(Source::Memory(Arc::new(a))))
+    }
+
+    fn get(&self) -> Arc<Anchors> {
+        match &self.0 {
+            Source::Files(files) => files.get(),
+            Source::Memory(anchors) => Arc::clone(anchors),
+        }
     }
 
     /// Verifies a chain (leaf first) for use as a client at a time.
@@ -142,7 +165,7 @@ impl Authenticator for X509 {
         let Some(leaf) = peer.certificates.first() else {
             return Ok(None);
         };
-        let anchors = self.cas.0.get();
+        let anchors = self.cas.get();
         let id = key(&[leaf, &anchors.stamp]);
         if let Some(user) = self.seen.get(&id) {
             return Ok(Some(user));
@@ -196,7 +219,7 @@ impl Verified {
         let Some(leaf) = peer.certificates.first() else {
             return Ok(false);
         };
-        let anchors = self.cas.0.get();
+        let anchors = self.cas.get();
         let id = key(&[leaf, &anchors.stamp]);
         if self.seen.get(&id).is_some() {
             return Ok(true);
@@ -271,9 +294,7 @@ mod tests {
             Duration::from_secs(UnixTime::now().as_secs()) + LEAF_VALIDITY * 2,
         );
         let p = peer(&ca, "jane", Use::Client, LEAF_VALIDITY);
-        let e = cas
-            .verify(&p.certificates, &cas.0.get(), later)
-            .unwrap_err();
+        let e = cas.verify(&p.certificates, &cas.get(), later).unwrap_err();
         // It goes on with when.
         assert!(e.starts_with("verifying certificate: CertExpired {"), "{e}");
         let garbage = Peer::new(None, vec![vec![1, 2, 3]]);
