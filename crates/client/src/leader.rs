@@ -6,7 +6,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use component::Shutdown;
+use component::health::{Checks, Latch};
+use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -50,6 +52,15 @@ enum Standing {
 #[derive(Clone, Debug, Default)]
 pub struct Election(Arc<Mutex<Standing>>);
 
+/// What a daemon fills before it works, as its check of readiness tells it.
+#[derive(Clone, Copy, Debug)]
+pub struct Filled {
+    /// The check.
+    pub name: &'static str,
+    /// Why it fails.
+    pub not_yet: &'static str,
+}
+
 impl Election {
     fn set(&self, standing: Standing) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = standing;
@@ -59,22 +70,51 @@ impl Election {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether another holds the lease and this process stands by.
-    pub fn is_waiting(&self) -> bool {
-        matches!(self.get(), Standing::Waiting)
-    }
-
     /// Upstream's check `leaderElection`: fails while a leader goes on that could not renew `lease` in time.
-    ///
-    /// # Errors
-    /// Upstream's words.
-    pub fn check(&self, lease: &str, lease_duration: Duration) -> Result<(), String> {
+    fn check(&self, lease: &str, lease_duration: Duration) -> Result<(), String> {
         match self.get() {
             Standing::Leading(at) if at.elapsed() > lease_duration + TOLERATED => Err(format!(
                 "failed election to renew leadership on lease {lease}"
             )),
             _ => Ok(()),
         }
+    }
+
+    /// `/healthz`, `/livez` and `/readyz` of a daemon that works while it holds a lease (its name and duration), or without
+    /// one at once. It is ready when `synced` tells that its caches are filled. One that stands by is ready too: it fills
+    /// nothing before it leads, where upstream's has filled its caches and waits.
+    pub fn checks(
+        &self,
+        lease: Option<(&str, Duration)>,
+        synced: &Latch,
+        filled: Filled,
+        shutdown: &Shutdown,
+    ) -> Vec<Checks> {
+        let leads = |checks: Checks| match lease {
+            None => checks,
+            Some((name, duration)) => {
+                let (election, name) = (self.clone(), name.to_owned());
+                checks.with("leaderElection", move || election.check(&name, duration))
+            }
+        };
+        let ready = {
+            let (election, synced) = (self.clone(), synced.clone());
+            move || match synced.is_set() || matches!(election.get(), Standing::Waiting) {
+                true => Ok(()),
+                false => Err(filled.not_yet.to_owned()),
+            }
+        };
+        let healthz = match lease {
+            Some(_) => leads(Checks::new("healthz")),
+            None => Checks::new("healthz").ok("ping"),
+        };
+        vec![
+            healthz,
+            Checks::new("livez").ok("ping"),
+            leads(Checks::new("readyz"))
+                .until(shutdown)
+                .with(filled.name, ready),
+        ]
     }
 }
 
@@ -129,6 +169,16 @@ impl LeaderConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("leaderelection lost")]
 pub struct Lost;
+
+/// The spec of a lease, made where there is none: somebody may have made the lease without.
+fn spec_of(lease: &mut Value) -> Option<&mut Map<String, Value>> {
+    let lease = lease.as_object_mut()?;
+    let spec = lease.entry("spec").or_insert_with(|| json!({}));
+    if !spec.is_object() {
+        *spec = json!({});
+    }
+    spec.as_object_mut()
+}
 
 struct Elector {
     client: Client,
@@ -344,7 +394,7 @@ impl Elector {
             .and_then(Value::as_i64)
             .unwrap_or(0);
         let now = print_micro_time(now);
-        if let Some(spec) = lease.get_mut("spec").and_then(Value::as_object_mut) {
+        if let Some(spec) = spec_of(&mut lease) {
             spec.insert(
                 "holderIdentity".into(),
                 self.config.identity.as_str().into(),
@@ -356,7 +406,9 @@ impl Elector {
             spec.insert("renewTime".into(), now.as_str().into());
             if !held {
                 spec.insert("acquireTime".into(), now.into());
-                spec.insert("leaseTransitions".into(), (transitions + 1).into());
+                // What the API takes; one more would keep everybody from leading.
+                let transitions = transitions.saturating_add(1).clamp(0, i32::MAX.into());
+                spec.insert("leaseTransitions".into(), transitions.into());
             }
         }
         lease
@@ -371,7 +423,7 @@ impl Elector {
         }
         let mut lease = lease.clone();
         let now = print_micro_time(Time::now());
-        if let Some(spec) = lease.get_mut("spec").and_then(Value::as_object_mut) {
+        if let Some(spec) = spec_of(&mut lease) {
             spec.insert("holderIdentity".into(), "".into());
             spec.insert("leaseDurationSeconds".into(), 1.into());
             spec.insert("renewTime".into(), now.as_str().into());
@@ -391,24 +443,92 @@ impl Elector {
 mod tests {
     use super::*;
 
+    const LEASE: (&str, Duration) = ("kube-scheduler", Duration::from_secs(15));
+    const FILLED: Filled = Filled {
+        name: "sched-handler-sync",
+        not_yet: "handlers are not fully synchronized",
+    };
+
     #[tokio::test(start_paused = true)]
-    async fn a_leader_that_cannot_renew_is_not_healthy_and_who_stands_by_is() {
-        let election = Election::default();
-        let (lease, time) = ("kube-scheduler", Duration::from_secs(15));
-        assert!(!election.is_waiting(), "the lease was not seen yet");
-        assert_eq!(election.check(lease, time), Ok(()));
+    async fn who_is_healthy_and_who_is_ready() {
+        let shutdown = Shutdown::new();
+        let (election, synced) = (Election::default(), Latch::default());
+        let checks = election.checks(Some(LEASE), &synced, FILLED, &shutdown);
+        // Codes of healthz, livez, readyz.
+        let codes = || {
+            let code = |c: &Checks| c.answer(&c.path(), "").map_or(0, |a| a.code);
+            checks.iter().map(code).collect::<Vec<_>>()
+        };
+        assert_eq!(codes(), [200, 200, 500], "the lease was not seen yet");
         election.set(Standing::Waiting);
-        tokio::time::advance(10 * time).await;
-        assert!(election.is_waiting());
-        assert_eq!(election.check(lease, time), Ok(()));
+        tokio::time::advance(10 * LEASE.1).await;
+        assert_eq!(codes(), [200, 200, 200], "stands by");
         election.set(Standing::Leading(Instant::now()));
-        tokio::time::advance(time + TOLERATED).await;
-        assert_eq!(election.check(lease, time), Ok(()));
+        assert_eq!(codes(), [200, 200, 500], "leads and has filled nothing");
+        synced.set();
+        assert_eq!(codes(), [200, 200, 200], "leads");
+        tokio::time::advance(LEASE.1 + TOLERATED).await;
+        assert_eq!(codes(), [200, 200, 200], "late, but tolerated");
         tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(codes(), [500, 200, 500], "could not renew");
+        let why = checks[0].answer("/healthz/leaderElection", "").unwrap();
         assert_eq!(
-            election.check(lease, time),
-            Err("failed election to renew leadership on lease kube-scheduler".to_owned())
+            why.body,
+            "internal server error: failed election to renew leadership on lease kube-scheduler\n"
         );
-        assert!(!election.is_waiting());
+        election.set(Standing::Leading(Instant::now()));
+        shutdown.token.cancel();
+        assert_eq!(codes(), [200, 200, 500], "ends");
+    }
+
+    #[test]
+    fn checks_are_upstreams() {
+        let shutdown = Shutdown::new();
+        let told = |lease| {
+            let synced = Latch::default();
+            synced.set();
+            let checks = Election::default().checks(lease, &synced, FILLED, &shutdown);
+            let body = |c: &Checks| c.answer(&c.path(), "verbose").unwrap().body;
+            checks.iter().map(body).collect::<String>()
+        };
+        assert_eq!(
+            told(Some(LEASE)),
+            "[+]leaderElection ok\nhealthz check passed\n[+]ping ok\nlivez check passed\n\
+             [+]leaderElection ok\n[+]shutdown ok\n[+]sched-handler-sync ok\nreadyz check passed\n"
+        );
+        assert_eq!(
+            told(None),
+            "[+]ping ok\nhealthz check passed\n[+]ping ok\nlivez check passed\n\
+             [+]shutdown ok\n[+]sched-handler-sync ok\nreadyz check passed\n"
+        );
+    }
+
+    /// Numbers at their ends, and what is missing: a lease that somebody made so is held all the same, and says by whom.
+    #[tokio::test]
+    async fn whatever_a_lease_holds_it_says_who_holds_it() {
+        let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let source = crate::transport::Source::Fixed(Box::new(config));
+        let client = Client::from_source(source, crate::Options::default()).await;
+        let elector = Elector {
+            client: client.unwrap(),
+            config: LeaderConfig::new("a", "b", "me"),
+            observed: None,
+        };
+        for (spec, transitions) in [
+            (json!(null), 1),
+            (json!("x"), 1),
+            (json!({}), 1),
+            (json!({"leaseTransitions": 1}), 2),
+            (json!({"leaseTransitions": i32::MAX}), i32::MAX),
+            (json!({"leaseTransitions": i64::MAX}), i32::MAX),
+            (json!({"leaseTransitions": i64::MIN}), 0),
+        ] {
+            let lease = json!({"metadata": {"name": "b"}, "spec": spec});
+            let held = elector.renewed(&lease, Time::now());
+            assert_eq!(Elector::holder(&held), "me", "{lease}");
+            assert_eq!(held["spec"]["leaseTransitions"], transitions, "{lease}");
+        }
+        let none = elector.renewed(&json!({"metadata": {"name": "b"}}), Time::now());
+        assert_eq!(Elector::holder(&none), "me");
     }
 }

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use client::leader::{Election, LeaderConfig};
+use client::leader::{Election, Filled, LeaderConfig};
 use client::{Client, Options, secure_port};
 use component::Shutdown;
 use component::flags::{CommandLine, Flags};
-use component::health::{Checks, Latch};
+use component::health::Latch;
 use component::metrics::Registry;
 use component::serve::{Body, Handler, Peer, Standard, text};
 use http::Request;
@@ -195,13 +195,6 @@ pub fn command_line() -> CommandLine {
         "the TLS library's own order is used",
         &["tls-curve-preferences"],
     )
-    .ignore(
-        "authorities and header names come from flags alone; nothing is looked up in the cluster",
-        &[
-            "authentication-skip-lookup",
-            "authentication-tolerate-lookup-failure",
-        ],
-    )
 }
 
 fn list_of(text: &str) -> Vec<String> {
@@ -309,35 +302,17 @@ pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
     let (synced, election) = (Latch::default(), Election::default());
     let elects = flags.bool("leader-elect");
     let lease_duration = flags.duration("leader-elect-lease-duration");
-    let leads = |checks: Checks| {
-        let lease = flags.string("leader-elect-resource-name").to_owned();
-        let election = election.clone();
-        let check = move || election.check(&lease, lease_duration);
-        if elects {
-            checks.with("leaderElection", check)
-        } else {
-            checks
-        }
+    let lease = flags.string("leader-elect-resource-name");
+    let filled = Filled {
+        name: "informer-sync",
+        not_yet: "informers have not synced yet",
     };
-    let ready = {
-        let (synced, election) = (synced.clone(), election.clone());
-        // One that stands by watches nothing before it leads.
-        move || match synced.is_set() || election.is_waiting() {
-            true => Ok(()),
-            false => Err("informers have not synced yet".to_owned()),
-        }
-    };
+    let elected = elects.then_some((lease, lease_duration));
     let registry = Registry::new();
     registry.features(&flags.features().map_err(Error::Flag)?);
     let server = Server {
         standard: Standard {
-            checks: vec![
-                leads(Checks::new("healthz").ok("ping")),
-                Checks::new("livez").ok("ping"),
-                leads(Checks::new("readyz"))
-                    .until(&shutdown)
-                    .with("informer-sync", ready),
-            ],
+            checks: election.checks(elected, &synced, filled, &shutdown),
             metrics: registry.clone(),
             rest: None,
         },
@@ -354,7 +329,7 @@ pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
     .await?;
     let leader = elects.then(|| LeaderConfig {
         namespace: flags.string("leader-elect-resource-namespace").to_owned(),
-        name: flags.string("leader-elect-resource-name").to_owned(),
+        name: lease.to_owned(),
         identity: identity(),
         lease_duration,
         election,

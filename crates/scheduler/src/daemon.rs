@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use client::events::{Format, Recorder};
-use client::leader::{Election, LeaderConfig, lead};
+use client::leader::{Election, Filled, LeaderConfig, lead};
 use client::{Client, Options, secure_port};
 use component::Shutdown;
 use component::flags::{CommandLine, Flags};
-use component::health::{Checks, Latch};
+use component::health::Latch;
 use component::metrics::Registry;
 use component::serve::Standard;
 use component::support::{Instead, Support};
@@ -71,13 +71,6 @@ pub fn command_line() -> CommandLine {
         &["tls-curve-preferences"],
     )
     .refuse("no file is written", &["write-config-to"])
-    .ignore(
-        "authorities and header names come from flags alone; nothing is looked up in the cluster",
-        &[
-            "authentication-skip-lookup",
-            "authentication-tolerate-lookup-failure",
-        ],
-    )
 }
 
 /// The file, and above it the flags. As upstream, flags of the connection count only without a file that names one.
@@ -152,31 +145,13 @@ pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
     let (synced, election) = (Latch::default(), Election::default());
     let settings = config.election.clone();
     let (elects, lease_duration) = (settings.elect, settings.lease_duration);
-    let leads = |checks: Checks| {
-        let (election, lease) = (election.clone(), settings.name.clone());
-        let check = move || election.check(&lease, lease_duration);
-        if elects {
-            checks.with("leaderElection", check)
-        } else {
-            checks
-        }
+    let filled = Filled {
+        name: "sched-handler-sync",
+        not_yet: "handlers are not fully synchronized",
     };
-    let ready = {
-        let (synced, election) = (synced.clone(), election.clone());
-        // One that stands by watches nothing before it leads.
-        move || match synced.is_set() || election.is_waiting() {
-            true => Ok(()),
-            false => Err("handlers are not fully synchronized".to_owned()),
-        }
-    };
+    let elected = elects.then_some((settings.name.as_str(), lease_duration));
     let handler = Standard {
-        checks: vec![
-            leads(Checks::new("healthz").ok("ping")),
-            Checks::new("livez").ok("ping"),
-            leads(Checks::new("readyz"))
-                .until(&shutdown)
-                .with("sched-handler-sync", ready),
-        ],
+        checks: election.checks(elected, &synced, filled, &shutdown),
         metrics: registry.clone(),
         rest: None,
     };
