@@ -4,7 +4,7 @@ use component::Shutdown;
 
 fn main() -> anyhow::Result<()> {
     let flags = proxy::daemon::command_line().parse_or_exit();
-    component::logging::init(&flags.logging());
+    component::logging::init(&proxy::daemon::logging(&flags));
     component::files::raise_limit();
     for warning in &flags.warnings {
         tracing::warn!("{warning}");

@@ -5,12 +5,16 @@ use component::Shutdown;
 
 fn main() -> anyhow::Result<()> {
     let flags = kubelet::config::flags::command_line().parse_or_exit();
-    component::logging::init(&flags.logging());
+    let settings = kubelet::config::flags::settings(&flags);
+    let logging = settings
+        .as_ref()
+        .map_or_else(|_| flags.logging(), |s| s.logging.clone());
+    component::logging::init(&logging);
     component::files::raise_limit();
     for w in &flags.warnings {
         tracing::warn!("{w}");
     }
-    let settings = kubelet::config::flags::settings(&flags)?;
+    let settings = settings?;
     settings.check_machine(&std::fs::read_to_string("/proc/swaps").unwrap_or_default())?;
     if let (Some(bootstrap), Some(kubeconfig)) =
         (&settings.bootstrap_kubeconfig, &settings.kubeconfig)

@@ -8,6 +8,7 @@
 
 use std::fmt::{self, Write};
 
+use serde::{Deserialize, Serialize};
 use tracing::field::{Field, Visit};
 use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -17,15 +18,114 @@ use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry};
 
-/// What `-v`, `--vmodule` and `--logging-format` say.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Options {
-    /// 0 to 10.
-    pub verbosity: u8,
-    /// `pattern=N`: the verbosity of files whose name without `.rs` matches (`*` and `?`).
-    pub vmodule: Vec<String>,
-    /// JSON lines instead of text.
-    pub json: bool,
+/// What is logged and how: `-v`, `--vmodule` and `--logging-format`, or the section `logging` of a configuration file
+/// (`LoggingConfiguration`), as far as it is honoured.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Logging {
+    /// `text` or `json`; empty: `text`.
+    pub format: String,
+    /// From 4 debugging messages, from 6 all.
+    pub verbosity: u32,
+    /// Verbosities of single files; the first that matches counts.
+    pub vmodule: Vec<Module>,
+}
+
+/// The verbosity of some files.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Module {
+    /// Matches names without `.rs`; `*` and `?` stand for anything.
+    pub file_pattern: String,
+    /// See [`Logging::verbosity`].
+    pub verbosity: u32,
+}
+
+/// What is wrong with a setting, in upstream's words.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("logging.{field}: Invalid value: {value:?}: {why}")]
+pub struct Invalid {
+    /// `format`, `verbosity`, `vmodule`.
+    pub field: &'static str,
+    /// As given.
+    pub value: String,
+    /// What it should be.
+    pub why: &'static str,
+}
+
+/// As klog, which keeps verbosities in 32 bits with a sign.
+const MOST: u32 = i32::MAX.unsigned_abs();
+
+impl Module {
+    /// Reads `pattern=N`.
+    ///
+    /// # Errors
+    /// Upstream's words.
+    pub fn parse(text: &str) -> Result<Module, String> {
+        let (pattern, verbosity) = match text.split_once('=') {
+            Some((p, v)) if !p.is_empty() && !v.is_empty() && !v.contains('=') => (p, v),
+            _ => return Err(format!("{text:?} does not have the pattern=N format")),
+        };
+        Ok(Module {
+            file_pattern: pattern.to_owned(),
+            verbosity: parse_verbosity(verbosity)
+                .map_err(|why| format!("parsing verbosity in {text:?}: {why}"))?,
+        })
+    }
+}
+
+/// Reads a verbosity.
+///
+/// # Errors
+/// Go's words.
+pub fn parse_verbosity(text: &str) -> Result<u32, String> {
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let why = match text.parse::<u32>() {
+        Ok(v) if digits && v <= MOST => return Ok(v),
+        _ if digits => "value out of range",
+        _ => "invalid syntax",
+    };
+    Err(format!("strconv.ParseUint: parsing {text:?}: {why}"))
+}
+
+impl Logging {
+    fn is_json(&self) -> bool {
+        self.format == "json"
+    }
+
+    /// Whether it can be done.
+    ///
+    /// # Errors
+    /// The first setting that cannot.
+    pub fn check(&self) -> Result<(), Invalid> {
+        let invalid = |field, value: &str, why| {
+            let value = value.to_owned();
+            Err(Invalid { field, value, why })
+        };
+        if !matches!(self.format.as_str(), "" | "text" | "json") {
+            return invalid("format", &self.format, "Unsupported log format");
+        }
+        if self.is_json() && !self.vmodule.is_empty() {
+            return invalid("vmodule", "", "Only supported for text log format");
+        }
+        if self.verbosity > MOST {
+            let value = self.verbosity.to_string();
+            return invalid("verbosity", &value, "Must be <= 2147483647");
+        }
+        for m in &self.vmodule {
+            let why = if m.file_pattern.is_empty() {
+                "File pattern must not be empty"
+            } else if m.file_pattern.contains(['=', ',']) {
+                "File pattern must not contain equal sign or comma"
+            } else if m.verbosity > MOST {
+                "Must be <= 2147483647"
+            } else {
+                continue;
+            };
+            return invalid("vmodule", &m.file_pattern, why);
+        }
+        Ok(())
+    }
 }
 
 /// Crates whose every level may be heard; by prefix of the target.
@@ -61,8 +161,8 @@ fn own(target: &str) -> bool {
 }
 
 struct Verbosity {
-    base: u8,
-    modules: Vec<(String, u8)>,
+    base: u32,
+    modules: Vec<Module>,
 }
 
 fn glob(pattern: &[u8], text: &[u8]) -> bool {
@@ -77,7 +177,7 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
-fn needed(level: &Level) -> u8 {
+fn needed(level: &Level) -> u32 {
     match *level {
         Level::TRACE => 6,
         Level::DEBUG => 4,
@@ -86,7 +186,7 @@ fn needed(level: &Level) -> u8 {
 }
 
 impl Verbosity {
-    fn of(&self, meta: &Metadata<'_>) -> u8 {
+    fn of(&self, meta: &Metadata<'_>) -> u32 {
         if self.modules.is_empty() {
             return self.base;
         }
@@ -98,8 +198,8 @@ impl Verbosity {
             .trim_end_matches(".rs");
         self.modules
             .iter()
-            .find(|(p, _)| glob(p.as_bytes(), stem.as_bytes()))
-            .map_or(self.base, |(_, v)| *v)
+            .find(|m| glob(m.file_pattern.as_bytes(), stem.as_bytes()))
+            .map_or(self.base, |m| m.verbosity)
     }
 
     fn allows(&self, meta: &Metadata<'_>) -> bool {
@@ -275,25 +375,17 @@ fn json_line(meta: &Metadata<'_>, fields: Fields, now: jiff::Timestamp) -> Strin
 }
 
 /// Starts logging for this process; a second call changes nothing. Only for `bin/` and tests.
-pub fn init(options: &Options) {
-    let modules = options
-        .vmodule
-        .iter()
-        .filter_map(|m| {
-            m.split_once('=')
-                .and_then(|(p, v)| v.parse().ok().map(|v| (p.to_owned(), v)))
-        })
-        .collect();
+pub fn init(logging: &Logging) {
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .event_format(Klog {
-            json: options.json,
+            json: logging.is_json(),
             pid: std::process::id(),
         })
         .with_filter(Verbosity {
-            base: options.verbosity,
-            modules,
+            base: logging.verbosity,
+            modules: logging.vmodule.clone(),
         });
     let _ = tracing::subscriber::set_global_default(Registry::default().with(layer));
 }
@@ -316,7 +408,7 @@ mod tests {
         }
     }
 
-    fn capture(v: u8, json: bool, f: impl FnOnce()) -> String {
+    fn capture(v: u32, json: bool, f: impl FnOnce()) -> String {
         let sink = Sink::default();
         let s = sink.clone();
         let layer = tracing_subscriber::fmt::layer()
@@ -324,7 +416,10 @@ mod tests {
             .event_format(Klog { json, pid: 7 })
             .with_filter(Verbosity {
                 base: v,
-                modules: vec![("logg*".into(), v)],
+                modules: vec![Module {
+                    file_pattern: "logg*".into(),
+                    verbosity: v,
+                }],
             });
         tracing::subscriber::with_default(Registry::default().with(layer), f);
         let out = sink.0.lock().unwrap().clone();
@@ -363,5 +458,57 @@ mod tests {
         assert!(all.contains("\"t\"") && all.contains("\"eight\""));
         // CVE-2020-8565
         assert!(!all.contains("Bearer"), "{all}");
+    }
+
+    /// Silence: what cannot be done is not taken for something else.
+    #[test]
+    fn settings_that_cannot_be_had_are_refused() {
+        let read = |text: &str| serde_yaml::from_str::<Logging>(text).unwrap();
+        for text in [
+            "{}",
+            "{format: text, verbosity: 4, vmodule: [{filePattern: 'a*', verbosity: 2}]}",
+            "{format: json, verbosity: 2147483647}",
+        ] {
+            assert_eq!(read(text).check(), Ok(()), "{text}");
+        }
+        for (text, message) in [
+            (
+                "format: xml",
+                "logging.format: Invalid value: \"xml\": Unsupported log format",
+            ),
+            (
+                "verbosity: 2147483648",
+                "logging.verbosity: Invalid value: \"2147483648\": Must be <= 2147483647",
+            ),
+            (
+                "{format: json, vmodule: [{filePattern: a, verbosity: 1}]}",
+                "logging.vmodule: Invalid value: \"\": Only supported for text log format",
+            ),
+            (
+                "vmodule: [{verbosity: 1}]",
+                "logging.vmodule: Invalid value: \"\": File pattern must not be empty",
+            ),
+            (
+                "vmodule: [{filePattern: 'a=b'}]",
+                "logging.vmodule: Invalid value: \"a=b\": File pattern must not contain equal sign or comma",
+            ),
+        ] {
+            assert_eq!(read(text).check().unwrap_err().to_string(), message);
+        }
+        for (text, message) in [
+            ("a", "\"a\" does not have the pattern=N format"),
+            ("=1", "\"=1\" does not have the pattern=N format"),
+            ("a=1=2", "\"a=1=2\" does not have the pattern=N format"),
+            (
+                "a=-1",
+                "parsing verbosity in \"a=-1\": strconv.ParseUint: parsing \"-1\": invalid syntax",
+            ),
+            (
+                "a=4294967296",
+                "parsing verbosity in \"a=4294967296\": strconv.ParseUint: parsing \"4294967296\": value out of range",
+            ),
+        ] {
+            assert_eq!(Module::parse(text).unwrap_err(), message);
+        }
     }
 }

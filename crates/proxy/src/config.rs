@@ -12,8 +12,8 @@ pub struct File {
     pub feature_gates: std::collections::BTreeMap<String, bool>,
     /// How to reach the apiserver.
     pub client_connection: ClientConnection,
-    /// Read by the daemon's flags.
-    pub logging: serde_json::Value,
+    /// What is logged and how; flags go above.
+    pub logging: component::logging::Logging,
     /// The node's name.
     pub hostname_override: String,
     /// Listens on all families of this address.
@@ -167,6 +167,15 @@ impl Config {
     /// # Errors
     /// The first setting that cannot be honoured.
     pub fn new(file: &File) -> Result<Config, Invalid> {
+        file.logging.check().map_err(|e| Invalid {
+            field: match e.field {
+                "format" => "logging.format",
+                "verbosity" => "logging.verbosity",
+                _ => "logging.vmodule",
+            },
+            value: e.value,
+            detail: e.why.to_owned(),
+        })?;
         let mode = match file.mode.as_str() {
             "" | "iptables" => Mode::Iptables,
             "nftables" => Mode::Nftables,
@@ -247,6 +256,7 @@ mod tests {
             ("iptables: {masqueradeBit: 32}", "[0, 31]"),
             ("iptables: {syncPeriod: x}", "syncPeriod"),
             ("detectLocalMode: BridgeInterface", "only ClusterCIDR"),
+            ("logging: {format: xml}", "logging.format: Invalid value"),
         ] {
             let e = Config::new(&parse(text).unwrap()).unwrap_err().to_string();
             assert!(e.contains(part), "{text}: {e}");

@@ -10,6 +10,7 @@ use client::{Change, Client, Informers, Options as ClientOptions, Selector};
 use component::Shutdown;
 use component::features::Features;
 use component::flags::{CommandLine, Flags};
+use component::logging::Logging;
 use component::metrics::Registry;
 use component::serve::{self, Handler, Open, Peer};
 use http::{Request, Response};
@@ -177,6 +178,15 @@ fn file(flags: &Flags) -> Result<File, Error> {
         node_port_addresses: flags.strings("nodeport-addresses").to_vec(),
         ..File::default()
     })
+}
+
+/// What is logged and how: as the file says, if it can be read, and above it the flags.
+pub fn logging(flags: &Flags) -> Logging {
+    let file = flags.path("config").map(|path| {
+        let loaded = crate::fields::KIND.load::<File>(&path);
+        loaded.map_or_else(|_| Logging::default(), |l| l.value.logging)
+    });
+    flags.logging_over(file.unwrap_or_default())
 }
 
 /// The gates: the file's, and above them the flag's.

@@ -18,7 +18,7 @@ const fn none(path: &'static str, default: &'static str, why: &'static str) -> F
     Field::new(path, warned(why)).default(default)
 }
 
-const ONE_LOG: &str = "logs go to stderr as --logging-format, -v and --vmodule say";
+const ONE_LOG: &str = "each line is written to stderr at once";
 const PROTOBUF: &str = "protobuf is spoken where the apiserver does";
 const WINDOWS: &str = "nodes run Linux";
 
@@ -47,7 +47,12 @@ pub static FIELDS: &[Field] = &[
     full("iptables.minSyncPeriod"),
     full("iptables.syncPeriod"),
     none("ipvs", "", "there is no ipvs mode, which alone reads it"),
-    none("logging", "", ONE_LOG),
+    none("logging.flushFrequency", "\"5s\"", ONE_LOG),
+    full("logging.format"),
+    none("logging.options", "", ONE_LOG),
+    full("logging.verbosity"),
+    full("logging.vmodule[].filePattern"),
+    full("logging.vmodule[].verbosity"),
     full("metricsBindAddress"),
     full("mode"),
     full("nftables.masqueradeAll"),

@@ -13,6 +13,7 @@ use std::time::Duration;
 pub use inventory::Flag;
 pub use value::Type;
 
+use crate::logging::Logging;
 use crate::support::{Instead, Support};
 use crate::{support, version};
 
@@ -112,6 +113,11 @@ const COMMON_REFUSED: &[(&str, &[&str])] = &[(
     "a release behaves as its own version only",
     &["emulated-version", "min-compatibility-version"],
 )];
+
+/// Whether a number is there and is no port.
+fn is_no_port(text: &str) -> bool {
+    text.parse::<i64>().is_ok_and(|n| u16::try_from(n).is_err())
+}
 
 impl CommandLine {
     /// The command line of an upstream daemon by name. What is said here is what `component` itself implements or lacks;
@@ -303,6 +309,15 @@ impl CommandLine {
                 value: text.clone(),
                 why,
             })?;
+            // Cut to what a port can be, it would be another.
+            let is_port = name == "port" || name.ends_with("-port");
+            if is_port && items.iter().any(|i| is_no_port(i)) {
+                return Err(FlagError::Invalid {
+                    name,
+                    value: text,
+                    why: "must be between 0 and 65535, inclusive".to_owned(),
+                });
+            }
             if name == "feature-gates" {
                 gates
                     .apply(&text)
@@ -368,6 +383,16 @@ impl CommandLine {
                 },
             );
         }
+        out.logging().check().map_err(|e| FlagError::Invalid {
+            name: match e.field {
+                "format" => "logging-format",
+                "verbosity" => "v",
+                field => field,
+            }
+            .to_owned(),
+            value: e.value,
+            why: e.why.to_owned(),
+        })?;
         Ok(out)
     }
 
@@ -511,9 +536,9 @@ impl Flags {
         self.one(name).parse().unwrap_or(0)
     }
 
-    /// A port: an integer cut to 0..=65535.
+    /// A port: what is none was refused.
     pub fn port(&self, name: &str) -> u16 {
-        u16::try_from(self.int(name).clamp(0, 65535)).unwrap_or(0)
+        u16::try_from(self.int(name)).unwrap_or(0)
     }
 
     /// A number.
@@ -572,14 +597,26 @@ impl Flags {
         features.check()
     }
 
-    /// What [`crate::logging::init`] needs.
-    pub fn logging(&self) -> crate::logging::Options {
-        let get = |n: &str| self.values.get(n).map_or(&[][..], |e| e.items.as_slice());
-        crate::logging::Options {
-            verbosity: get("v").last().and_then(|v| v.parse().ok()).unwrap_or(0),
-            vmodule: get("vmodule").to_vec(),
-            json: get("logging-format").last().is_some_and(|f| f == "json"),
+    /// What the flags say of logging.
+    pub fn logging(&self) -> Logging {
+        self.logging_over(Logging::default())
+    }
+
+    /// What the flags say of logging above what a configuration file says, whose verbosities of files they add to.
+    pub fn logging_over(&self, file: Logging) -> Logging {
+        let mut logging = file;
+        if self.is_set("logging-format") {
+            self.string("logging-format")
+                .clone_into(&mut logging.format);
         }
+        if self.is_set("v") {
+            let v = crate::logging::parse_verbosity(self.string("v"));
+            logging.verbosity = v.unwrap_or_default();
+        }
+        let modules = self.strings("vmodule").iter();
+        let modules = modules.filter_map(|m| crate::logging::Module::parse(m).ok());
+        logging.vmodule.extend(modules);
+        logging
     }
 }
 
@@ -639,11 +676,52 @@ mod tests {
             Some("true")
         );
         assert!(f.is_set("secure-port") && !f.is_set("bind-address"));
+        let f = run(&["--v=300", "--vmodule=a*=5,", "--vmodule=b=1"]).unwrap();
+        let logging = f.logging();
+        let modules: Vec<_> = logging.vmodule.iter().map(|m| m.verbosity).collect();
+        assert_eq!((logging.verbosity, modules), (300, vec![5, 1]));
         assert_eq!(run(&["-v=3"]).unwrap().logging().verbosity, 3);
         assert!(
             !run(&["--allow-privileged=false"])
                 .unwrap()
                 .bool("allow-privileged")
+        );
+    }
+
+    /// Numbers at their ends, and silence: what cannot be had is refused and not taken for something else.
+    #[test]
+    fn what_is_no_port_and_no_way_of_logging_is_refused() {
+        for (args, message) in [
+            (
+                vec!["--secure-port=65536"],
+                "invalid argument \"65536\" for \"--secure-port\" flag: must be between 0 and 65535, inclusive",
+            ),
+            (
+                vec!["--secure-port=-1"],
+                "invalid argument \"-1\" for \"--secure-port\" flag: must be between 0 and 65535, inclusive",
+            ),
+            (
+                vec!["--logging-format=xml"],
+                "invalid argument \"xml\" for \"--logging-format\" flag: Unsupported log format",
+            ),
+            (
+                vec!["--logging-format=json", "--vmodule=a=1"],
+                "invalid argument \"\" for \"--vmodule\" flag: Only supported for text log format",
+            ),
+            (
+                vec!["--vmodule=a"],
+                "invalid argument \"a\" for \"--vmodule\" flag: \"a\" does not have the pattern=N format",
+            ),
+            (
+                vec!["-v=-1"],
+                "invalid argument \"-1\" for \"--v\" flag: strconv.ParseUint: parsing \"-1\": invalid syntax",
+            ),
+        ] {
+            assert_eq!(run(&args).unwrap_err().to_string(), message, "{args:?}");
+        }
+        assert_eq!(
+            run(&["--secure-port=65535"]).unwrap().port("secure-port"),
+            65535
         );
     }
 

@@ -33,6 +33,10 @@ pub enum Type {
     BoolMap,
     /// Numbers, comma-separated, repeatable.
     Int32s,
+    /// A verbosity.
+    Level,
+    /// `pattern=N,pattern=N`, repeatable.
+    Modules,
 }
 
 fn int_error(text: &str) -> String {
@@ -53,14 +57,16 @@ impl Type {
         match name {
             "bool" => Type::Bool,
             "version[=true]" => Type::Version,
-            "int" | "Level" => Type::Int,
+            "int" => Type::Int,
+            "Level" => Type::Level,
+            "pattern=N,..." => Type::Modules,
             "int32" => Type::Int32,
             "float" | "float32" => Type::Float,
             "duration" => Type::Duration,
             "ip" => Type::Ip,
             "ipport" => Type::IpPort,
             "portRange" => Type::PortRange,
-            "strings" | "pattern=N,..." | "[]v1.Taint" => Type::Strings,
+            "strings" | "[]v1.Taint" => Type::Strings,
             // `cert,key:name,name` keeps its comma.
             "stringArray" | "namedCertKey" | "reserved-memory" => Type::StringArray,
             // Maps of feature gates keep a component's prefix: `kube:A=true`.
@@ -90,6 +96,8 @@ impl Type {
             Type::Map => "mapStringString",
             Type::BoolMap => "mapStringBool",
             Type::Int32s => "int32Slice",
+            Type::Level => "Level",
+            Type::Modules => "pattern=N,...",
         }
     }
 
@@ -102,14 +110,19 @@ impl Type {
     pub(super) fn is_many(self) -> bool {
         matches!(
             self,
-            Type::Strings | Type::StringArray | Type::Map | Type::BoolMap | Type::Int32s
+            Type::Strings
+                | Type::StringArray
+                | Type::Map
+                | Type::BoolMap
+                | Type::Int32s
+                | Type::Modules
         )
     }
 
     pub(super) fn zero(self) -> Vec<String> {
         let one = match self {
             Type::Bool | Type::Version => "false",
-            Type::Int | Type::Int32 | Type::Float => "0",
+            Type::Int | Type::Int32 | Type::Float | Type::Level => "0",
             Type::Duration => "0s",
             Type::Text | Type::Ip | Type::IpPort | Type::PortRange => "",
             _ => return Vec::new(),
@@ -183,6 +196,13 @@ impl Type {
                 }
             }
             Type::Strings => csv(text),
+            Type::Level => crate::logging::parse_verbosity(text).and_then(|_| one()),
+            Type::Modules => {
+                let items = text.split(',').filter(|i| !i.is_empty());
+                items
+                    .map(|i| crate::logging::Module::parse(i).map(|_| i.to_owned()))
+                    .collect()
+            }
             Type::Int32s => {
                 let items: Vec<String> = text.split(',').map(|s| s.trim().to_owned()).collect();
                 match items.iter().find(|i| i.parse::<i32>().is_err()) {

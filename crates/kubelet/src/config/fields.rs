@@ -36,7 +36,7 @@ const NO_SOFT: &str = "no pod is evicted, and conditions follow the hard thresho
 const NO_SYSTEM_CGROUPS: &str =
     "processes of the system are left in the control groups they are in";
 const NO_TRACES: &str = "no traces are written";
-const ONE_LOG: &str = "logs go to stderr as --logging-format, -v and --vmodule say";
+const ONE_LOG: &str = "each line is written to stderr at once";
 
 /// Every field.
 #[rustfmt::skip]
@@ -108,11 +108,12 @@ pub static FIELDS: &[Field] = &[
     never("kubeReservedCgroup", "", NO_SYSTEM_CGROUPS),
     none("kubeletCgroups", "", NO_SYSTEM_CGROUPS),
     none("localStorageCapacityIsolation", "true", "ephemeral storage is counted by the scheduler; no pod is evicted for it"),
-    none("logging.flushFrequency", "", ONE_LOG),
-    none("logging.format", "\"text\"", ONE_LOG),
+    none("logging.flushFrequency", "\"5s\"", ONE_LOG),
+    full("logging.format"),
     none("logging.options", "", ONE_LOG),
-    none("logging.verbosity", "", ONE_LOG),
-    none("logging.vmodule", "", ONE_LOG),
+    full("logging.verbosity"),
+    full("logging.vmodule[].filePattern"),
+    full("logging.vmodule[].verbosity"),
     none("makeIPTablesUtilChains", "true", "no rules are made by the kubelet"),
     none("maxOpenFiles", "1000000", "the limit is the one the kubelet was started with"),
     full("maxParallelImagePulls"),

@@ -393,6 +393,8 @@ pub fn settings(flags: &Flags) -> Result<Settings, SettingsError> {
         settings.stream_idle = None;
     }
     settings.warnings = warnings;
+    settings.logging = flags.logging_over(settings.logging);
+    settings.logging.check()?;
     flags
         .set_features(&mut settings.features)
         .map_err(|e| super::bad("--feature-gates", e))?;
@@ -464,7 +466,7 @@ mod tests {
     fn flags_override_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("c.yaml");
-        std::fs::write(&file, "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nmaxPods: 5\nport: 26001\n").unwrap();
+        std::fs::write(&file, "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nmaxPods: 5\nport: 26001\nlogging: {format: json, verbosity: 2}\n").unwrap();
         let config = format!("--config={}", file.display());
         let s = of(&[
             &config,
@@ -472,8 +474,14 @@ mod tests {
             "--register-with-taints=a=b:NoSchedule,c:NoExecute",
             "--eviction-hard=memory.available<1Gi",
             "--hostname-override=x",
+            "-v=5",
         ]);
         assert_eq!((s.max_pods, s.port), (7, 26001));
+        assert_eq!(
+            (s.logging.format.as_str(), s.logging.verbosity),
+            ("json", 5),
+            "the file's format, the flag's verbosity"
+        );
         assert_eq!(s.register_with_taints.len(), 2);
         assert_eq!(s.register_with_taints[1].key, "c");
         assert_eq!(s.eviction_hard.len(), 1);

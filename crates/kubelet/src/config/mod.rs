@@ -115,6 +115,7 @@ pub struct KubeletConfiguration {
     pub kube_api_burst: Option<u32>,
     pub fail_swap_on: Option<bool>,
     pub enable_debugging_handlers: Option<bool>,
+    pub logging: component::logging::Logging,
 }
 
 /// Who may ask the kubelet.
@@ -313,6 +314,7 @@ pub struct Settings {
     pub api_qps: f32,
     pub api_burst: u32,
     pub features: component::features::Features,
+    pub logging: component::logging::Logging,
     /// What the configuration asks for and does not get; logged once.
     pub warnings: Vec<String>,
 }
@@ -323,6 +325,9 @@ pub enum SettingsError {
     /// The file.
     #[error(transparent)]
     File(#[from] component::config::ConfigError),
+    /// The section `logging`.
+    #[error(transparent)]
+    Logging(#[from] component::logging::Invalid),
     /// A value.
     #[error("{field}: {message}")]
     Value {
@@ -425,6 +430,7 @@ impl Settings {
                 ));
             }
         }
+        c.logging.check()?;
         let mut features = component::features::Features::default();
         for (name, on) in &c.feature_gates {
             features
@@ -602,6 +608,7 @@ impl Settings {
             api_qps: c.kube_api_qps.unwrap_or(50.0),
             api_burst: c.kube_api_burst.unwrap_or(100),
             features,
+            logging: c.logging,
             warnings: Vec::new(),
         })
     }
@@ -681,6 +688,10 @@ mod tests {
                 "imagePullPolicy",
             ),
             (
+                "logging: {format: xml}\n",
+                "logging.format: Invalid value: \"xml\": Unsupported log format",
+            ),
+            (
                 "featureGates: {Nope: true}\n",
                 "unrecognized feature gate: Nope",
             ),
@@ -709,13 +720,11 @@ mod tests {
         let on = "Filename Type Size Used Priority\n/swap file 1024 0 -2\n";
         let none = "Filename Type Size Used Priority\n";
         let strict = settings("").unwrap();
-        assert!(strict.check_machine(on).is_err() && strict.check_machine(none).is_ok());
-        assert!(
-            settings("failSwapOn: false\n")
-                .unwrap()
-                .check_machine(on)
-                .is_ok()
-        );
+        let why = strict.check_machine(on).unwrap_err().to_string();
+        assert!(why.starts_with("failSwapOn: running with swap on"), "{why}");
+        strict.check_machine(none).unwrap();
+        let lax = settings("failSwapOn: false\n").unwrap();
+        lax.check_machine(on).unwrap();
     }
 
     #[test]
@@ -766,6 +775,11 @@ mod tests {
                 .to_string()
                 .contains("cgroupDriver")
         );
-        assert!(settings("evictionHard: {memory.available: lots}\n").is_err());
+        assert_eq!(
+            settings("evictionHard: {memory.available: lots}\n")
+                .unwrap_err()
+                .to_string(),
+            "evictionHard: \"lots\" is no threshold"
+        );
     }
 }
