@@ -80,6 +80,10 @@ pub async fn run(
     for w in &settings.warnings {
         tracing::warn!("{w}");
     }
+    // Upstream's defaults evict too: who sets nothing is told as well.
+    tracing::warn!(
+        "No pod is evicted when the node runs out of memory or disk: hard thresholds set what is allocatable and the node's conditions, soft ones have no effect"
+    );
     for dir in [
         settings.root_dir.clone(),
         settings.root_dir.join("pods"),
