@@ -81,6 +81,34 @@ impl Context {
     }
 }
 
+/// The first failure of many things that are tried each for itself: one object that is refused keeps no other from its turn.
+#[derive(Debug)]
+pub struct Failures<E>(Option<E>);
+
+impl<E> Default for Failures<E> {
+    fn default() -> Self {
+        Failures(None)
+    }
+}
+
+impl<E: fmt::Display> Failures<E> {
+    /// How one of them went.
+    pub fn note(&mut self, result: Result<(), E>) {
+        if let Err(error) = result {
+            tracing::debug!(%error, "One of many failed; the others are tried all the same");
+            self.0.get_or_insert(error);
+        }
+    }
+
+    /// How they went together.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub fn end(self) -> Result<(), E> {
+        self.0.map_or(Ok(()), Err)
+    }
+}
+
 /// `metadata.ownerReferences` entry that makes `owner` the controller of an object.
 pub fn controller_reference(resource: &Resource, owner: &ObjectMeta) -> Value {
     json!({

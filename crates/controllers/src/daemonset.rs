@@ -3,7 +3,7 @@
 //! Invariants: never two pods of a DaemonSet on a node, except while a surge replaces one; a rolling update takes away no
 //! more available pods than `maxUnavailable`. Pods are placed by the scheduler, through an affinity to the node's name.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,9 @@ use client::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::context::{BY_CONTROLLER, Context, controller_index, controller_reference, rewrite};
+use crate::context::{
+    BY_CONTROLLER, Context, Failures, controller_index, controller_reference, rewrite,
+};
 use crate::deployment::{scaled_value, template_hash};
 use crate::expectations::Expectations;
 use crate::replicaset::pod_from_template;
@@ -535,6 +537,7 @@ impl DaemonSets {
         if !plan.delete.is_empty() {
             self.expected
                 .expect_deletions(key, plan.delete.iter().map(|d| d.1.clone()));
+            let mut failures = Failures::default();
             for (name, uid) in &plan.delete {
                 match api.delete(name, &DeleteOptions::uid(uid.as_str())).await {
                     Ok(()) => event(
@@ -550,12 +553,12 @@ impl DaemonSets {
                                 "FailedDelete",
                                 format!("Error deleting: {e}"),
                             );
-                            return Err(e);
+                            failures.note(Err(e));
                         }
                     }
                 }
             }
-            return Ok(());
+            return failures.end();
         }
         if plan.create.is_empty() {
             return Ok(());
@@ -609,7 +612,7 @@ impl DaemonSets {
         match known.iter().find(|r| r.metadata.name == name) {
             Some(r) if r.revision == last => {}
             Some(r) => {
-                let next = json!(last + 1);
+                let next = json!(last.saturating_add(1));
                 rewrite(&api, &name, &r.metadata.uid, "", |o| {
                     o.as_object_mut().is_some_and(|o| {
                         o.insert("revision".into(), next.clone()).as_ref() != Some(&next)
@@ -634,7 +637,7 @@ impl DaemonSets {
                         "annotations": ds.metadata.annotations,
                         "ownerReferences": [controller_reference(&DAEMON_SETS, &ds.metadata)],
                     },
-                    "data": {"spec": {"template": template}}, "revision": last + 1,
+                    "data": {"spec": {"template": template}}, "revision": last.saturating_add(1),
                 });
                 match api.create::<serde::de::IgnoredAny, _>(&body).await {
                     Ok(_) => {}
@@ -644,14 +647,11 @@ impl DaemonSets {
             }
         }
         let limit = usize::try_from(ds.spec.revision_history_limit.unwrap_or(10)).unwrap_or(10);
+        let pods = self.pods.by_index(BY_CONTROLLER, &ds.metadata.uid);
+        let hashes: HashSet<Option<&String>> =
+            pods.iter().map(|p| p.metadata.labels.get(HASH)).collect();
         let live = |r: &Arc<Revision>| {
-            let h = r.metadata.labels.get(HASH);
-            r.metadata.name == name
-                || self
-                    .pods
-                    .by_index(BY_CONTROLLER, &ds.metadata.uid)
-                    .iter()
-                    .any(|p| p.metadata.labels.get(HASH) == h)
+            r.metadata.name == name || hashes.contains(&r.metadata.labels.get(HASH))
         };
         let old: Vec<Arc<Revision>> = known.into_iter().filter(|r| !live(r)).collect();
         for r in old.iter().take(old.len().saturating_sub(limit)) {

@@ -12,7 +12,7 @@ use client::{Change, DeleteOptions, EventType, ObjectKey, ObjectReference, Selec
 use serde_json::{Value, json};
 
 use crate::Context;
-use crate::context::controller_reference;
+use crate::context::{Failures, controller_reference};
 use crate::endpoint_pods::{
     HEADLESS, TRIGGER_TIME, address, enqueue, hostname, is_backend, is_headless, ports, selected,
 };
@@ -388,9 +388,12 @@ impl Slices {
     async fn carry_out(&self, key: &ObjectKey, plan: Plan) -> Result<(), client::Error> {
         let api = self.ctx.client.namespaced(&ENDPOINT_SLICES, &key.namespace);
         // Updates first: traffic must not be lost while endpoints move between slices.
+        let mut failures = Failures::default();
         for (name, body) in &plan.update {
-            api.update::<serde::de::IgnoredAny, _>(name, body).await?;
+            let written = api.update::<serde::de::IgnoredAny, _>(name, body).await;
+            failures.note(written.map(drop));
         }
+        failures.end()?;
         if !plan.create.is_empty() {
             self.expected.expect_creations(key, plan.create.len());
         }

@@ -14,7 +14,7 @@ use client::{Change, Client, DeleteOptions, ListOptions, ObjectKey, Propagation,
 use serde_json::{Value, json};
 
 use crate::Context;
-use crate::context::rewrite;
+use crate::context::{Failures, rewrite};
 use crate::discovery::{ApiResource, Discovered, discover};
 use crate::views::{Condition, Namespace, Pod, condition};
 
@@ -398,13 +398,14 @@ async fn empty(
         return Ok(Vec::new());
     }
     if !collection {
+        let mut failures = Failures::default();
         for o in api.list_metadata::<MetaView>(&everything).await?.items {
             match api.delete(&o.metadata.name, &PROPAGATION).await {
-                Ok(()) => {}
                 Err(e) if e.is_not_found() => {}
-                Err(e) => return Err(e),
+                result => failures.note(result),
             }
         }
+        failures.end()?;
     }
     Ok(api.list_metadata::<MetaView>(&everything).await?.items)
 }
@@ -412,6 +413,49 @@ async fn empty(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// One object must not spoil all: what cannot be deleted keeps nothing else from being deleted.
+    #[tokio::test]
+    async fn an_object_that_is_refused_keeps_no_other() {
+        let asked: std::sync::Arc<std::sync::Mutex<Vec<String>>> = Default::default();
+        let log = asked.clone();
+        let apiserver = testkit::apiserver::serve(move |asked, client| {
+            let log = log.clone();
+            async move {
+                if asked.method == "GET" {
+                    let items: Vec<Value> = ["a", "b", "c"]
+                        .iter()
+                        .map(|n| json!({"metadata": {"name": n, "namespace": "n", "uid": n}}))
+                        .collect();
+                    let list = json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": {"resourceVersion": "1"}, "items": items});
+                    return client.send(200, &list).await;
+                }
+                let name = asked
+                    .target
+                    .rsplit('/')
+                    .next()
+                    .unwrap_or_default()
+                    .to_owned();
+                log.lock().unwrap().push(name.clone());
+                if name == "a" {
+                    return client.refuse(403).await;
+                }
+                client.send(200, &json!({"kind": "Status"})).await
+            }
+        });
+        let config = testkit::apiserver::kubeconfig(apiserver.await);
+        let client = Client::from_kubeconfig(config.path(), client::Options::default());
+        let verbs = ["list", "delete"].map(str::to_owned).to_vec();
+        let resource = ApiResource {
+            resource: client::resource::CONFIG_MAPS.clone(),
+            verbs,
+        };
+        let error = empty(&client.await.unwrap(), "n", &resource).await;
+        assert_eq!(error.unwrap_err().code(), 403);
+        let asked = asked.lock().unwrap();
+        let names: Vec<&str> = asked.iter().map(|n| n.split('?').next().unwrap()).collect();
+        assert_eq!(names, ["a", "b", "c"]);
+    }
 
     #[test]
     fn only_the_namespace_that_is_being_deleted_is_emptied() {

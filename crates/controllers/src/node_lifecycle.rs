@@ -9,7 +9,7 @@
 //! this process that is cut off. Each node has one timer, moved by nothing but its end, so that a healthy node costs one
 //! wake-up per grace period (`--node-monitor-period` is the least time between two looks at a node).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::config::Config;
-use crate::context::{Context, rewrite};
+use crate::context::{Context, Failures, rewrite};
 use crate::views::{Condition, Lease, Node, Pod, Taint, condition};
 
 /// Taint of nodes whose Ready condition is False.
@@ -455,6 +455,7 @@ impl Lifecycle {
     }
 
     async fn pods_not_ready(&self, node: &Node) -> Result<(), client::Error> {
+        let mut failures = Failures::default();
         for pod in self.pods.by_index("node", &node.metadata.name) {
             let Some(c) = condition(&pod.status.conditions, "Ready").filter(|c| c.status == "True")
             else {
@@ -475,7 +476,10 @@ impl Lifecycle {
             {
                 Ok(_) => {}
                 Err(e) if e.is_not_found() || e.is_conflict() => continue,
-                Err(e) => return Err(e),
+                Err(e) => {
+                    failures.note(Err(e));
+                    continue;
+                }
             }
             let reference = ObjectReference::of(&PODS, &*pod);
             self.ctx.recorder.event(
@@ -485,7 +489,7 @@ impl Lifecycle {
                 "Node is not ready",
             );
         }
-        Ok(())
+        failures.end()
     }
 
     /// Notices when the last ready node goes and when the first comes back.
@@ -504,6 +508,10 @@ impl Lifecycle {
             })
             .collect();
         let all_down = !states.is_empty() && states.iter().all(|(_, s, _)| *s == ZoneState::Full);
+        let names: HashSet<&str> = states.iter().map(|s| s.0.as_str()).collect();
+        state
+            .limiters
+            .retain(|zone, _| names.contains(zone.as_str()));
         for (zone, zone_state, size) in states {
             let rate = if all_down {
                 0.0

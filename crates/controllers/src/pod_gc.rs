@@ -14,6 +14,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::Context;
+use crate::context::Failures;
 use crate::views::{Node, Pod, condition};
 
 const PERIOD: Duration = Duration::from_secs(20);
@@ -137,6 +138,7 @@ pub fn start(ctx: Context) {
                     .cloned()
                     .collect()
             };
+            let mut failures = Failures::default();
             let mut gone = HashSet::new();
             for node in due {
                 match client
@@ -147,17 +149,27 @@ pub fn start(ctx: Context) {
                     Err(e) if e.is_not_found() => {
                         gone.insert(node);
                     }
-                    Err(e) => return Err(e),
+                    Err(e) => failures.note(Err(e)),
                     Ok(_) => {}
                 }
             }
             let again = (absent.len() > gone.len()).then_some(PERIOD);
-            for (pod, why) in decide(&all, &nodes, &gone, config.terminated_pod_threshold) {
-                remove(&client, &pod, why).await?;
-            }
-            Ok(again)
+            let due = decide(&all, &nodes, &gone, config.terminated_pod_threshold);
+            failures.note(remove_all(&client, due).await);
+            failures.end().map(|()| again)
         }
     });
+}
+
+async fn remove_all(
+    client: &client::Client,
+    due: Vec<(Arc<Pod>, Why)>,
+) -> Result<(), client::Error> {
+    let mut failures = Failures::default();
+    for (pod, why) in due {
+        failures.note(remove(client, &pod, why).await);
+    }
+    failures.end()
 }
 
 async fn remove(client: &client::Client, pod: &Pod, why: Why) -> Result<(), client::Error> {
@@ -201,6 +213,38 @@ async fn remove(client: &client::Client, pod: &Pod, why: Why) -> Result<(), clie
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// One object must not spoil all: a pod that cannot be removed keeps no other.
+    #[tokio::test]
+    async fn a_pod_that_is_refused_keeps_no_other() {
+        let deleted: Arc<Mutex<Vec<String>>> = Arc::default();
+        let log = deleted.clone();
+        let apiserver = testkit::apiserver::serve(move |asked, client| {
+            let log = log.clone();
+            async move {
+                if asked.target.contains("/bad") {
+                    return client.refuse(422).await;
+                }
+                if asked.method == "DELETE" {
+                    log.lock().unwrap().push(asked.target);
+                }
+                client.send(200, &json!({"metadata": {}})).await
+            }
+        });
+        let config = testkit::apiserver::kubeconfig(apiserver.await);
+        let client = client::Client::from_kubeconfig(config.path(), client::Options::default());
+        let due = ["bad", "good"].map(|name| {
+            let mut pod = Pod::default();
+            pod.metadata.name = name.into();
+            pod.metadata.namespace = "n".into();
+            (Arc::new(pod), Why::Orphaned)
+        });
+        let ended = remove_all(&client.await.unwrap(), due.into()).await;
+        assert_eq!(ended.unwrap_err().code(), 422);
+        let deleted = deleted.lock().unwrap();
+        assert_eq!(deleted.len(), 1);
+        assert!(deleted[0].contains("/pods/good"), "{deleted:?}");
+    }
 
     fn pod(name: &str, node: &str, phase: &str, deleting: bool, age: i64) -> Arc<Pod> {
         let mut p = Pod::default();

@@ -197,6 +197,26 @@ pub fn template_hash(template: &Value, collisions: Option<i32>) -> String {
         .collect()
 }
 
+/// A history with one revision more, and without its oldest as far as it would be too long. It may hold whatever somebody
+/// wrote, to the length of an annotation.
+pub(super) fn with_revision(history: &str, revision: &str) -> String {
+    let room = HISTORY_LIMIT.saturating_sub(revision.len() + 1);
+    let kept = match history.len().checked_sub(room) {
+        None | Some(0) => history,
+        // The first that begins where the rest has room.
+        Some(over) => {
+            let begins = history.bytes().enumerate().skip(over - 1);
+            let comma = begins.into_iter().find(|(_, b)| *b == b',');
+            comma.and_then(|(i, _)| history.get(i + 1..)).unwrap_or("")
+        }
+    };
+    if kept.is_empty() {
+        revision.to_owned()
+    } else {
+        format!("{kept},{revision}")
+    }
+}
+
 fn revision(rs: &ReplicaSet) -> i64 {
     rs.metadata
         .annotations
@@ -391,16 +411,8 @@ impl Decision<'_> {
         if number < next {
             a.insert(REVISION.into(), next.to_string());
             if let Some(old) = old {
-                let history = a.get(HISTORY).filter(|h| !h.is_empty()).cloned();
-                let mut revisions: Vec<&str> = history
-                    .as_deref()
-                    .map(|h| h.split(',').collect())
-                    .unwrap_or_default();
-                revisions.push(old);
-                while revisions.len() > 1 && revisions.join(",").len() > HISTORY_LIMIT {
-                    revisions.remove(0);
-                }
-                a.insert(HISTORY.into(), revisions.join(","));
+                let history = a.get(HISTORY).map_or("", String::as_str);
+                a.insert(HISTORY.into(), with_revision(history, old));
             }
         }
         let changed = a != *have;

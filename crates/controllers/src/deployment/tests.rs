@@ -264,6 +264,22 @@ fn going_back_takes_the_old_replicaset_with_a_new_revision() {
     );
 }
 
+/// Quadratic work: an annotation is as long as somebody wrote it, and is cut at once.
+#[test]
+fn a_revision_history_of_any_length_is_cut_to_its_limit() {
+    let add = super::decide::with_revision;
+    assert_eq!(add("", "1"), "1");
+    assert_eq!(add("1,2", "3"), "1,2,3");
+    assert_eq!(add(&",".repeat(250_000), "3").len(), 2000);
+    assert_eq!(add(&"x".repeat(250_000), "3"), "3");
+    let long: Vec<String> = (0..2000).map(|n| n.to_string()).collect();
+    let cut = add(&long.join(","), "2000");
+    assert!(cut.len() <= 2000 && cut.ends_with(",1999,2000"), "{cut}");
+    let (oldest, _) = cut.split_once(',').unwrap();
+    let one_more = format!("{},{cut}", oldest.parse::<u32>().unwrap() - 1);
+    assert!(one_more.len() > 2000, "no more than needed goes");
+}
+
 #[test]
 fn history_is_kept_as_far_as_its_limit() {
     let mut sim = Sim {
