@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::bits::BitSet;
-use crate::pod::{HostPort, Pod, normalized_image};
+use crate::pod::{HostPorts, Pod, normalized_image};
 use crate::resources::Amounts;
 use crate::view::{NodeView, Taint};
 
@@ -66,9 +66,12 @@ pub struct Row {
     /// `spec.unschedulable`.
     pub unschedulable: bool,
     /// Extended resources: allocatable and requested.
-    pub scalars: BTreeMap<String, (i64, i64)>,
+    pub scalars: BTreeMap<String, (i64, i128)>,
+    /// The sums of the columns of requests, which show them cut to their type: what a pod that asks for absurdly much
+    /// took, is given back when it goes.
+    requested: [i128; 5],
     /// Host ports in use.
-    pub ports: Vec<HostPort>,
+    pub ports: HostPorts,
     /// Image sizes by name.
     pub images: HashMap<Arc<str>, i64>,
     /// Pods on the node by UID.
@@ -278,11 +281,13 @@ impl NodeTable {
         let Some(r) = self.rows.get_mut(row) else {
             return change;
         };
-        for (name, entry) in &mut r.scalars {
+        // A node may name others each time.
+        r.scalars.retain(|name, entry| {
             if !alloc.scalars.contains_key(name) {
                 entry.0 = 0;
             }
-        }
+            *entry != (0, 0) || alloc.scalars.contains_key(name)
+        });
         for (name, amount) in &alloc.scalars {
             let entry = r.scalars.entry(name.clone()).or_default();
             change.allocatable |= *amount > entry.0;
@@ -347,22 +352,28 @@ impl NodeTable {
         self.count_replica(row, pod, sign);
         let u = &pod.usage;
         let c = &mut self.columns;
-        for (column, amount) in [
+        let Some(r) = self.rows.get_mut(row) else {
+            return;
+        };
+        let columns = [
             (&mut c.req_cpu, u.requests.cpu),
             (&mut c.req_memory, u.requests.memory),
             (&mut c.req_ephemeral, u.requests.ephemeral),
             (&mut c.nz_cpu, u.non_zero_cpu),
             (&mut c.nz_memory, u.non_zero_memory),
-            (&mut c.pods, 1),
-        ] {
+        ];
+        for ((column, amount), sum) in columns.into_iter().zip(&mut r.requested) {
+            *sum += i128::from(sign) * i128::from(amount);
             if let Some(v) = column.get_mut(row) {
-                *v = v.saturating_add(sign.saturating_mul(amount));
+                *v = i64::try_from(*sum).unwrap_or(i64::MAX);
             }
         }
-        if let Some(r) = self.rows.get_mut(row) {
-            for (name, amount) in &u.requests.scalars {
-                r.scalars.entry(name.clone()).or_default().1 += sign * amount;
-            }
+        if let Some(v) = c.pods.get_mut(row) {
+            *v += sign;
+        }
+        for (name, amount) in &u.requests.scalars {
+            let entry = r.scalars.entry(name.clone()).or_default();
+            entry.1 += i128::from(sign) * i128::from(*amount);
         }
     }
 
@@ -385,7 +396,7 @@ impl NodeTable {
         self.count(row, pod, 1);
         self.with_affinity += usize::from(Self::has_affinity(pod));
         if let Some(r) = self.rows.get_mut(row) {
-            r.ports.extend(pod.usage.ports.iter().cloned());
+            pod.usage.ports.iter().for_each(|p| r.ports.add(p));
             r.pods.insert(uid.clone(), pod.clone());
         }
         self.where_is.insert(uid, row);
@@ -402,11 +413,7 @@ impl NodeTable {
         self.count(row, &pod, -1);
         self.with_affinity -= usize::from(Self::has_affinity(&pod));
         if let Some(r) = self.rows.get_mut(row) {
-            for port in &pod.usage.ports {
-                if let Some(i) = r.ports.iter().position(|p| p == port) {
-                    r.ports.swap_remove(i);
-                }
-            }
+            pod.usage.ports.iter().for_each(|p| r.ports.remove(p));
         }
         self.release_if_empty(row);
         true

@@ -36,11 +36,54 @@ pub struct HostPort {
 }
 
 impl HostPort {
-    /// Whether both cannot be on one node.
-    pub fn conflicts(&self, other: &HostPort) -> bool {
-        self.port == other.port
-            && self.protocol == other.protocol
-            && (self.ip == other.ip || self.ip == "0.0.0.0" || other.ip == "0.0.0.0")
+    fn at(&self, ip: &str) -> HostPort {
+        HostPort {
+            ip: ip.to_owned(),
+            ..self.clone()
+        }
+    }
+}
+
+/// Host ports in use: pods may have tens of thousands, so no list of them is searched.
+#[derive(Clone, Debug, Default)]
+pub struct HostPorts(HashMap<HostPort, usize>);
+
+impl HostPorts {
+    const EVERY: &str = "0.0.0.0";
+    /// Stands for whatever address.
+    const SOME: &str = "";
+
+    /// Those of a pod.
+    pub fn of(usage: &Usage) -> HostPorts {
+        let mut all = HostPorts::default();
+        usage.ports.iter().for_each(|p| all.add(p));
+        all
+    }
+
+    /// One is taken.
+    pub fn add(&mut self, port: &HostPort) {
+        for key in [port.clone(), port.at(Self::SOME)] {
+            *self.0.entry(key).or_default() += 1;
+        }
+    }
+
+    /// One is given back.
+    pub fn remove(&mut self, port: &HostPort) {
+        for key in [port.clone(), port.at(Self::SOME)] {
+            if let Some(n) = self.0.get_mut(&key) {
+                *n -= 1;
+                if *n == 0 {
+                    self.0.remove(&key);
+                }
+            }
+        }
+    }
+
+    /// Whether the port cannot be had beside these.
+    pub fn conflicts(&self, port: &HostPort) -> bool {
+        self.0.contains_key(port)
+            || self.0.contains_key(&port.at(Self::EVERY))
+            || (port.ip == Self::EVERY && self.0.contains_key(&port.at(Self::SOME)))
     }
 }
 
@@ -169,5 +212,55 @@ impl Pod {
     /// The UID.
     pub fn uid(&self) -> &str {
         &self.view.metadata.uid
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(ip: &str, protocol: &str, port: i32) -> HostPort {
+        HostPort {
+            ip: ip.into(),
+            protocol: protocol.into(),
+            port,
+        }
+    }
+
+    #[test]
+    fn host_ports_conflict_by_address_protocol_and_number() {
+        let mut all = HostPorts::default();
+        let (one, every) = (port("10.0.0.1", "TCP", 80), port("0.0.0.0", "TCP", 80));
+        all.add(&one);
+        for (other, conflicts) in [
+            (&one, true),
+            (&every, true),
+            (&port("10.0.0.2", "TCP", 80), false),
+            (&port("10.0.0.1", "UDP", 80), false),
+            (&port("10.0.0.1", "TCP", 81), false),
+        ] {
+            assert_eq!(all.conflicts(other), conflicts, "{other:?}");
+        }
+        all.add(&every);
+        assert!(all.conflicts(&port("10.0.0.2", "TCP", 80)));
+        all.add(&one);
+        all.remove(&every);
+        all.remove(&one);
+        assert!(all.conflicts(&every) && !all.conflicts(&port("10.0.0.2", "TCP", 80)));
+        all.remove(&one);
+        assert!(all.0.is_empty(), "{all:?}");
+    }
+
+    /// Quadratic work: two pods with every port there is would be compared for seconds on every node.
+    #[test]
+    fn tens_of_thousands_of_host_ports_are_compared_at_once() {
+        let ports = |ip: &str| Usage {
+            ports: (1..=65_535).map(|n| port(ip, "TCP", n)).collect(),
+            ..Usage::default()
+        };
+        let (mut taken, other) = (HostPorts::of(&ports("10.0.0.1")), ports("10.0.0.2"));
+        assert!(!other.ports.iter().any(|p| taken.conflicts(p)));
+        ports("10.0.0.1").ports.iter().for_each(|p| taken.remove(p));
+        assert!(taken.0.is_empty());
     }
 }

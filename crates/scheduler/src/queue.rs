@@ -151,7 +151,7 @@ impl Queue {
         let until = if q.attempts == 0 {
             0
         } else {
-            q.since + self.backoff_of(q.attempts)
+            q.since.saturating_add(self.backoff_of(q.attempts))
         };
         if until <= now {
             self.activate(q);

@@ -34,7 +34,7 @@ impl Score for ImageLocality {
                 .iter()
                 .filter_map(|i| Some((r.images.get(i.as_str())?, nodes.nodes_with_image(i))))
                 .map(|(size, on)| (*size as f64 * (on as f64 / total)) as i64)
-                .sum();
+                .fold(0, i64::saturating_add);
             *o = MAX_SCORE * (sum.clamp(MIN, max) - MIN) / (max - MIN);
         }
     }

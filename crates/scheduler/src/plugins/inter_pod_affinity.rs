@@ -1,6 +1,6 @@
 //! InterPodAffinity: required terms of the pod and of placed pods decide, preferred terms score.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::bits::BitSet;
 use crate::framework::{Check, ClusterEvent, Filter, Normalize, Plugin, Reason, Scope, Score};
@@ -100,7 +100,7 @@ impl Filter for InterPodAffinity {
     fn check<'a>(&'a self, pod: &'a Pod, nodes: &'a NodeTable) -> Check<'a> {
         let view = &pod.view;
         // Domains that placed pods' required anti-affinity closes to this pod.
-        let mut closed: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        let mut closed: BTreeMap<&str, HashSet<&str>> = BTreeMap::new();
         if nodes.has_pods_with_affinity() {
             for row in nodes.live().iter() {
                 let Some(r) = nodes.row(row) else { continue };
@@ -109,7 +109,7 @@ impl Filter for InterPodAffinity {
                         if let Some(value) = r.labels.get(&term.topology_key)
                             && about(term, &placed.view, view, nodes)
                         {
-                            closed.entry(&term.topology_key).or_default().push(value);
+                            closed.entry(&term.topology_key).or_default().insert(value);
                         }
                     }
                 }
@@ -175,7 +175,8 @@ impl Score for InterPodAffinity {
 
     fn score(&self, pod: &Pod, nodes: &NodeTable, rows: &BitSet, out: &mut [i64]) {
         let view = &pod.view;
-        let mut weights: HashMap<(&str, &str), i64> = HashMap::new();
+        // By key and value: looked up once per key, however many nodes have a value of their own.
+        let mut weights: HashMap<&str, HashMap<&str, i64>> = HashMap::new();
         for row in nodes.live().iter() {
             let Some(r) = nodes.row(row) else { continue };
             for placed in r.pods.values() {
@@ -185,7 +186,7 @@ impl Score for InterPodAffinity {
                     if let Some((key, value)) = r.labels.get_key_value(&term.topology_key)
                         && about(term, owner, target, nodes)
                     {
-                        *weights.entry((key, value)).or_default() += weight;
+                        *weights.entry(key).or_default().entry(value).or_default() += weight;
                     }
                 };
                 for (list, sign) in [(affinity(view), 1), (anti_affinity(view), -1)] {
@@ -209,8 +210,7 @@ impl Score for InterPodAffinity {
             };
             *o = weights
                 .iter()
-                .filter(|((k, v), _)| r.labels.get(*k).is_some_and(|w| w == v))
-                .map(|(_, n)| n)
+                .filter_map(|(key, of)| of.get(r.labels.get(*key)?.as_str()))
                 .sum();
         }
     }
@@ -239,7 +239,7 @@ mod tests {
     use super::*;
     use crate::nodes::tests::{node, view};
     use crate::pod::Classes;
-    use crate::view::{Affinity, LabelSelector};
+    use crate::view::{Affinity, LabelSelector, WeightedPodAffinityTerm};
     use std::sync::Arc;
 
     fn anti(uid: &str, app: &str) -> Pod {
@@ -260,6 +260,41 @@ mod tests {
             ..Affinity::default()
         });
         Classes::default().pod(Arc::new(v))
+    }
+
+    /// Quadratic work: with a value per node, each node would look through those of all others.
+    #[test]
+    fn a_preference_by_host_is_looked_up_once_per_node() {
+        const NODES: usize = 20_000;
+        let mut t = NodeTable::default();
+        for n in 0..NODES {
+            let name = format!("n{n}");
+            let mut own = node(&name, "8", "8Gi");
+            let label = "kubernetes.io/hostname".to_owned();
+            own.metadata.labels.insert(label, name.clone());
+            t.upsert_node(&own);
+            t.place(&anti(&format!("p{n}"), "web"), &name);
+        }
+        let mut v = view("new", "1", "");
+        let term = anti("new", "web").view.spec.affinity.clone().unwrap();
+        let term = term.pod_anti_affinity.unwrap().required.remove(0);
+        v.spec.affinity = Some(Affinity {
+            pod_affinity: Some(PodAffinity {
+                required: vec![],
+                preferred: vec![WeightedPodAffinityTerm {
+                    weight: 7,
+                    pod_affinity_term: term,
+                }],
+            }),
+            ..Affinity::default()
+        });
+        let new = Classes::default().pod(Arc::new(v));
+        let mut out = vec![0; NODES];
+        InterPodAffinity.score(&new, &t, &t.live().clone(), &mut out);
+        assert!(out.iter().all(|score| *score == 7));
+        let mut rows = t.live().clone();
+        InterPodAffinity.apply(&anti("other", "web"), &t, &mut rows);
+        assert!(rows.is_empty());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::framework::{ClusterEvent, Filter, Plugin, Reason, Scope};
 use crate::nodes::NodeTable;
-use crate::pod::Pod;
+use crate::pod::{HostPorts, Pod};
 
 struct NodePorts;
 
@@ -12,12 +12,9 @@ impl Filter for NodePorts {
     }
 
     fn explain(&self, pod: &Pod, nodes: &NodeTable, row: usize) -> Vec<Reason> {
-        let taken = nodes.row(row).is_some_and(|r| {
-            pod.usage
-                .ports
-                .iter()
-                .any(|p| r.ports.iter().any(|q| p.conflicts(q)))
-        });
+        let taken = nodes
+            .row(row)
+            .is_some_and(|r| pod.usage.ports.iter().any(|p| r.ports.conflicts(p)));
         if taken {
             vec![Reason::resolvable(
                 "node(s) didn't have free ports for the requested pod ports",
@@ -34,11 +31,10 @@ pub fn plugin() -> Plugin {
         filter: Some(Scope::Dynamic(Box::new(NodePorts))),
         hint: |event, pod, _| match event {
             ClusterEvent::Node { change, .. } => change.added,
-            ClusterEvent::PodGone(gone) => gone
-                .usage
-                .ports
-                .iter()
-                .any(|p| pod.usage.ports.iter().any(|q| p.conflicts(q))),
+            ClusterEvent::PodGone(gone) => {
+                let gone = HostPorts::of(&gone.usage);
+                pod.usage.ports.iter().any(|p| gone.conflicts(p))
+            }
             ClusterEvent::PodPlaced(_) => false,
         },
         ..Plugin::new("NodePorts")

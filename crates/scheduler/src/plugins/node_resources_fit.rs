@@ -21,7 +21,7 @@ impl Filter for Fit {
         let want = &pod.usage.requests;
         let c = &nodes.columns;
         let fits = |alloc: &[i64], used: &[i64], row: usize, want: i64| {
-            want == 0 || want <= at(alloc, row) - at(used, row)
+            want == 0 || want <= at(alloc, row).saturating_sub(at(used, row))
         };
         feasible.retain(|row| {
             at(&c.pods, row) < at(&c.alloc_pods, row)
@@ -56,7 +56,7 @@ impl Filter for Fit {
                 at(&c.req_ephemeral, row),
             ),
         ] {
-            if want > 0 && want > alloc - used {
+            if want > 0 && want > alloc.saturating_sub(used) {
                 out.push(Reason {
                     text: format!("Insufficient {name}"),
                     resolvable: want <= alloc,
@@ -69,7 +69,7 @@ impl Filter for Fit {
                 .and_then(|r| r.scalars.get(name))
                 .copied()
                 .unwrap_or((0, 0));
-            if *want > alloc - used {
+            if i128::from(*want) > i128::from(alloc) - used {
                 out.push(Reason {
                     text: format!("Insufficient {name}"),
                     resolvable: *want <= alloc,
@@ -80,6 +80,12 @@ impl Filter for Fit {
     }
 }
 
+/// A part in hundredths, of 0 to `whole`: whatever nodes say they have, one of them spoils no pod's scores.
+fn share(part: i64, whole: i64) -> i64 {
+    let hundredths = i128::from(part) * i128::from(MAX_SCORE) / i128::from(whole);
+    i64::try_from(hundredths).unwrap_or(MAX_SCORE)
+}
+
 /// The score of one resource: `requested` includes the pod.
 fn one(strategy: &Strategy, requested: i64, capacity: i64) -> i64 {
     match strategy {
@@ -87,21 +93,21 @@ fn one(strategy: &Strategy, requested: i64, capacity: i64) -> i64 {
             if capacity == 0 || requested > capacity {
                 0
             } else {
-                (capacity - requested) * MAX_SCORE / capacity
+                share(capacity - requested, capacity)
             }
         }
         Strategy::MostAllocated => {
             if capacity == 0 {
                 0
             } else {
-                requested.min(capacity) * MAX_SCORE / capacity
+                share(requested.min(capacity), capacity)
             }
         }
         Strategy::RequestedToCapacityRatio(shape) => {
             let utilization = if capacity == 0 || requested > capacity {
                 100
             } else {
-                requested * 100 / capacity
+                share(requested, capacity)
             };
             shape_score(shape, utilization)
         }
@@ -139,23 +145,23 @@ pub fn utilization(
     let c: &Columns = &nodes.columns;
     match resource {
         "cpu" if non_zero => (
-            at(&c.nz_cpu, row) + pod.usage.non_zero_cpu,
+            at(&c.nz_cpu, row).saturating_add(pod.usage.non_zero_cpu),
             at(&c.alloc_cpu, row),
         ),
         "memory" if non_zero => (
-            at(&c.nz_memory, row) + pod.usage.non_zero_memory,
+            at(&c.nz_memory, row).saturating_add(pod.usage.non_zero_memory),
             at(&c.alloc_memory, row),
         ),
         "cpu" => (
-            at(&c.req_cpu, row) + pod.usage.requests.cpu,
+            at(&c.req_cpu, row).saturating_add(pod.usage.requests.cpu),
             at(&c.alloc_cpu, row),
         ),
         "memory" => (
-            at(&c.req_memory, row) + pod.usage.requests.memory,
+            at(&c.req_memory, row).saturating_add(pod.usage.requests.memory),
             at(&c.alloc_memory, row),
         ),
         "ephemeral-storage" => (
-            at(&c.req_ephemeral, row) + pod.usage.requests.ephemeral,
+            at(&c.req_ephemeral, row).saturating_add(pod.usage.requests.ephemeral),
             at(&c.alloc_ephemeral, row),
         ),
         name => {
@@ -168,7 +174,8 @@ pub fn utilization(
                 .and_then(|r| r.scalars.get(name))
                 .copied()
                 .unwrap_or((0, 0));
-            (used + want, alloc)
+            let with = used + i128::from(want);
+            (i64::try_from(with).unwrap_or(i64::MAX), alloc)
         }
     }
 }
@@ -236,6 +243,48 @@ mod tests {
         t.place(&pod("q", "1", ""), "a");
         assert!(Fit.explain(&pod("p", "2", ""), &t, 0)[0].resolvable);
         assert!(!Fit.explain(&pod("p", "3", ""), &t, 0)[0].resolvable);
+    }
+
+    /// Numbers at their ends: a node that says it has the most there is, and a pod that asks for it, spoil nothing.
+    #[test]
+    fn absurd_amounts_are_compared_and_scored() {
+        let most = i64::MAX.to_string();
+        let mut t = NodeTable::default();
+        t.upsert_node(&node("huge", &most, &most));
+        t.upsert_node(&node("small", "1", "1Gi"));
+        let absurd = pod("absurd", &most, &most);
+        t.place(&absurd, "small");
+        t.place(&pod("q", "500m", "512Mi"), "small");
+        let p = pod("p", "500m", "512Mi");
+        let feasible = |t: &NodeTable, p: &Pod| {
+            let mut rows = t.live().clone();
+            Fit.apply(p, t, &mut rows);
+            rows.iter().collect::<Vec<_>>()
+        };
+        assert_eq!(feasible(&t, &p), [0], "the small one is more than full");
+        let resources = vec![("cpu".to_owned(), 1), ("memory".to_owned(), 1)];
+        for (strategy, want) in [
+            (Strategy::LeastAllocated, [99, 0]),
+            (Strategy::MostAllocated, [0, 100]),
+            (
+                Strategy::RequestedToCapacityRatio(vec![(0, 0), (100, 10)]),
+                [0, 100],
+            ),
+        ] {
+            let score = FitScore(ScoringStrategy {
+                strategy,
+                resources: resources.clone(),
+            });
+            let mut out = [0, 0];
+            score.score(&p, &t, &t.live().clone(), &mut out);
+            assert_eq!(out, want, "{:?}", score.0);
+            score.score(&absurd, &t, &t.live().clone(), &mut out);
+        }
+        // What the absurd pod took is given back, and no more.
+        assert!(t.remove_pod("absurd"));
+        assert_eq!(feasible(&t, &p), [0, 1]);
+        t.place(&p, "small");
+        assert_eq!(feasible(&t, &pod("r", "1m", "")), [0]);
     }
 
     #[test]
