@@ -168,6 +168,7 @@ impl<K: Key> WorkQueue<K> {
         s.sequence += 1;
         let sequence = s.sequence;
         s.delayed.push(Reverse(Delayed(due, sequence, key)));
+        s.sweep();
         drop(s);
         // A waiting worker may have to wake earlier than it planned.
         self.0.wake.notify_one();
@@ -328,6 +329,16 @@ impl<K: Key> State<K> {
         }
     }
 
+    /// Drops void entries before they outnumber the others: a key whose time comes ever earlier leaves one each time, until
+    /// the time that was meant first.
+    fn sweep(&mut self) {
+        if self.delayed.len() > 2 * self.due.len() + 64 {
+            let due = &self.due;
+            self.delayed
+                .retain(|Reverse(Delayed(at, _, key))| due.get(key) == Some(at));
+        }
+    }
+
     fn promote(&mut self, now: Instant) {
         while self.delayed.peek().is_some_and(|d| d.0.0 <= now) {
             let Some(Reverse(Delayed(due, _, key))) = self.delayed.pop() else {
@@ -419,6 +430,22 @@ mod tests {
                 .await
                 .is_err()
         );
+    }
+
+    /// Unbounded growth: what an object says of its time does not fill the queue, however often that changes.
+    #[tokio::test(start_paused = true)]
+    async fn times_that_come_ever_earlier_do_not_pile_up() {
+        let q = WorkQueue::new("t");
+        q.add_after("b", Duration::from_secs(7));
+        for n in (5..50_000).rev() {
+            q.add_after("a", Duration::from_secs(n));
+        }
+        assert!(q.lock().delayed.len() <= 2 * 2 + 64);
+        let t = Instant::now();
+        assert_eq!(q.next().await, Some("a"));
+        assert_eq!(t.elapsed().as_secs(), 5);
+        assert_eq!(q.next().await, Some("b"));
+        assert_eq!(t.elapsed().as_secs(), 7);
     }
 
     #[tokio::test(start_paused = true)]
