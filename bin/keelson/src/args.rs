@@ -105,7 +105,7 @@ pub fn duration(text: &str) -> Result<std::time::Duration> {
             };
         rest = tail;
     }
-    Ok(std::time::Duration::from_secs_f64(total))
+    std::time::Duration::try_from_secs_f64(total).map_err(|_| bad())
 }
 
 #[cfg(test)]
@@ -122,8 +122,10 @@ mod tests {
         assert_eq!(a.option("nodes").unwrap().as_deref(), Some("4"));
         assert!(a.switch(&["-f", "--follow"]));
         assert_eq!(a.rest(), ["x", "y"]);
-        assert!(args(&["--nodes"]).option("nodes").is_err());
-        assert!(args(&["--what"]).end().is_err());
+        let error = args(&["--nodes"]).option("nodes").unwrap_err();
+        assert_eq!(error.to_string(), "--nodes needs a value");
+        let error = args(&["--what"]).end().unwrap_err().to_string();
+        assert!(error.starts_with("\"--what\" is not understood"), "{error}");
     }
 
     #[test]
@@ -139,8 +141,11 @@ mod tests {
     fn durations() {
         assert_eq!(duration("1m30s").unwrap().as_millis(), 90_000);
         assert_eq!(duration("500ms").unwrap().as_millis(), 500);
-        for bad in ["", "5", "s", "5x"] {
-            assert!(duration(bad).is_err(), "{bad}");
+        let huge = format!("{}h", "9".repeat(30));
+        for bad in ["", "5", "s", "5x", &huge] {
+            let error = duration(bad).unwrap_err().to_string();
+            let why = format!("\"{bad}\" is not a duration");
+            assert!(error.starts_with(&why), "{error}");
         }
     }
 }

@@ -418,19 +418,26 @@ mod tests {
         assert_eq!(three.number, 3);
         assert_eq!(cluster.node_address(&three).to_string(), "10.89.0.13");
         assert_eq!(cluster.pod_range(&three), "10.244.3.0/24");
-        assert!(cluster.add_node(Some("node-1".into())).is_err());
-        assert!(cluster.add_node(Some("Node".into())).is_err());
-        for bad in ["", "-a", "a-", "1a", "switch", "supervisor", "a/b", "a.b"] {
-            assert!(cluster.add_node(Some(bad.into())).is_err(), "{bad}");
+        let mut refused = |name: &str, why: &str| {
+            let error = cluster.add_node(Some(name.into())).unwrap_err().to_string();
+            assert!(error.contains(why), "{name}: {error}");
+        };
+        refused("node-1", "there is a node \"node-1\" already");
+        for bad in ["", "Node", "-a", "a-", "1a", "a/b", "a.b", &"a".repeat(41)] {
+            refused(bad, "use at most 40 lower-case letters");
         }
-        assert!(cluster.add_node(Some("a".repeat(41))).is_err());
-        assert!(cluster.add_node(Some("a".repeat(40))).is_ok());
+        for bad in ["switch", "supervisor"] {
+            refused(bad, "keelson itself has something of this name");
+        }
+        cluster.add_node(Some("a".repeat(40))).unwrap();
         cluster.dir = format!("/{}", "x".repeat(49)).into();
+        let error = cluster.add_node(Some("b".repeat(40))).unwrap_err();
+        let error = error.to_string();
         assert!(
-            cluster.add_node(Some("b".repeat(40))).is_err(),
-            "no room for its socket"
+            error.contains("is too long for the sockets in /x"),
+            "{error}"
         );
-        assert!(cluster.add_node(Some("b".repeat(13))).is_ok());
+        cluster.add_node(Some("b".repeat(13))).unwrap();
     }
 
     #[test]
@@ -438,7 +445,9 @@ mod tests {
         let mut cluster = Cluster::new("/x".into());
         assert_eq!(cluster.root_interface(), "keelson0");
         for name in ["", "-a", "a-", "A", "a b", "../x", &"a".repeat(41)] {
-            assert!(cluster.rename(name.into()).is_err(), "{name}");
+            let error = cluster.rename(name.into()).unwrap_err().to_string();
+            let why = format!("--name {name}: use at most 40 lower-case letters");
+            assert!(error.starts_with(&why), "{error}");
         }
         let mut seen = std::collections::HashSet::new();
         for n in 1..=40 {
@@ -463,9 +472,14 @@ mod tests {
 
     #[test]
     fn state_directories_that_nodes_would_hide_are_refused() {
-        assert!(state_dir(Some("/run/k".into())).is_err());
-        assert!(state_dir(Some(format!("/tmp/{}", "x".repeat(60)).into())).is_err());
-        assert!(state_dir(Some("/tmp/k".into())).is_ok());
+        for (dir, why) in [
+            ("/run/k".to_owned(), "cannot be in /run"),
+            (format!("/tmp/{}", "x".repeat(60)), "longer than 50 bytes"),
+        ] {
+            let error = state_dir(Some(dir.into())).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+        state_dir(Some("/tmp/k".into())).unwrap();
     }
 
     #[test]
@@ -478,6 +492,7 @@ mod tests {
         assert_eq!(back.nodes, cluster.nodes);
         assert_eq!(back.dir, dir);
         std::fs::remove_dir_all(&dir).unwrap();
-        assert!(Cluster::open(&dir).is_err());
+        let error = Cluster::open(&dir).err().unwrap().to_string();
+        assert!(error.starts_with("there is no cluster in "), "{error}");
     }
 }

@@ -150,10 +150,11 @@ pub fn name_in_use(hierarchies: &Hierarchies, name: &str, own_group: &str) -> Op
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
-    fn scratch(what: &str) -> PathBuf {
+    /// A directory of the test's own.
+    pub fn scratch(what: &str) -> PathBuf {
         let dir = std::env::temp_dir().join(format!("keelson-{what}-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         dir
@@ -177,7 +178,8 @@ mod tests {
 
         for damaged in ["", "{}", r#"{"id":"../..","name":"a","home":"/x"}"#] {
             std::fs::write(copy.join(FILE), damaged).unwrap();
-            assert!(Identity::read(&copy).is_err(), "{damaged}");
+            let error = Identity::read(&copy).unwrap_err().to_string();
+            assert!(error.contains("identity.json is damaged"), "{error}");
         }
         std::fs::remove_dir_all(&copy).unwrap();
     }

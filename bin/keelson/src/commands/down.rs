@@ -313,12 +313,7 @@ fn remove_files(dir: &Path, kept: &[String]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn scratch(what: &str) -> PathBuf {
-        let dir = std::env::temp_dir().join(format!("keelson-{what}-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        dir
-    }
+    use crate::identity::tests::scratch;
 
     #[test]
     fn a_directory_without_a_cluster_names_none() {

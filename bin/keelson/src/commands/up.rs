@@ -420,16 +420,22 @@ mod tests {
     #[test]
     fn only_private_subnets_are_taken() {
         assert_eq!(parse_subnet("10.89.7.0/24").unwrap(), [10, 89, 7]);
-        for bad in [
-            "8.8.8.0/24",
-            "10.96.0.0/24",
-            "10.244.1.0/24",
-            "172.40.0.0/24",
-            "10.89.0.0/16",
-            "10.89.0.1/24",
-            "x",
+        let (public, taken, form) = (
+            "is not private",
+            "overlaps with the addresses of services or pods",
+            "write it like 10.89.0.0/24",
+        );
+        for (bad, why) in [
+            ("8.8.8.0/24", public),
+            ("10.96.0.0/24", taken),
+            ("10.244.1.0/24", taken),
+            ("172.40.0.0/24", public),
+            ("10.89.0.0/16", form),
+            ("10.89.0.1/24", form),
+            ("x", form),
         ] {
-            assert!(parse_subnet(bad).is_err(), "{bad}");
+            let error = parse_subnet(bad).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
         }
     }
 
@@ -475,7 +481,13 @@ mod tests {
         let error =
             apply_options(&mut cluster, &mut options(&["--store=embedded"]), false).unwrap_err();
         assert!(error.to_string().contains("keelson down"), "{error}");
-        assert!(apply_options(&mut cluster, &mut options(&["--nodes=1"]), false).is_err());
-        assert!(apply_options(&mut cluster, &mut options(&["--store=x"]), true).is_err());
+        for (option, fresh, why) in [
+            ("--nodes=1", false, "the cluster has 2 nodes already"),
+            ("--store=x", true, "--store x"),
+        ] {
+            let error = apply_options(&mut cluster, &mut options(&[option]), fresh);
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
     }
 }

@@ -380,7 +380,8 @@ mod tests {
             )
         };
         assert!(check(&term("Gt", r#"["4"]"#), &[], node).is_ok());
-        assert!(check(&term("In", r#"["4"]"#), &[], node).is_err());
+        let e = check(&term("In", r#"["4"]"#), &[], node).unwrap_err();
+        assert_eq!(e.reason, "NodeAffinity");
         let port =
             r#"{"containers":[{"name":"a","ports":[{"containerPort":80,"hostPort":8080}]}]}"#;
         assert_eq!(check(port, &[port], node).unwrap_err().reason, "NodePorts");

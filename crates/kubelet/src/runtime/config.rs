@@ -658,15 +658,17 @@ mod tests {
     /// CVE-2023-2431: a Localhost profile without a path must not run unconfined.
     #[test]
     fn empty_localhost_seccomp_profile_fails_closed() {
-        for sc in [
-            r#"{"type":"Localhost"}"#,
-            r#"{"type":"Localhost","localhostProfile":""}"#,
-            r#"{"type":"Localhost","localhostProfile":"../x"}"#,
+        let unset = "localhostProfile must be set if seccompProfile type is Localhost.";
+        for (sc, why) in [
+            (r#"{"type":"Localhost"}"#, unset),
+            (r#"{"type":"Localhost","localhostProfile":""}"#, unset),
+            (
+                r#"{"type":"Localhost","localhostProfile":"../x"}"#,
+                "localhostProfile \"../x\" must be a path below the node's seccomp directory",
+            ),
         ] {
-            assert!(
-                one(&format!(r#""securityContext":{{"seccompProfile":{sc}}}"#)).is_err(),
-                "{sc}"
-            );
+            let e = one(&format!(r#""securityContext":{{"seccompProfile":{sc}}}"#)).unwrap_err();
+            assert_eq!(e.0, why, "{sc}");
         }
         let c = one(r#""securityContext":{"seccompProfile":{"type":"Localhost","localhostProfile":"a/b.json"}}"#).unwrap();
         assert_eq!(
@@ -689,7 +691,11 @@ mod tests {
             e.0,
             "container has runAsNonRoot and image will run as root (pod: \"p_ns(u)\", container: c)"
         );
-        assert!(one(r#""securityContext":{"runAsNonRoot":true,"runAsUser":0}"#).is_err());
+        let e = one(r#""securityContext":{"runAsNonRoot":true,"runAsUser":0}"#).unwrap_err();
+        assert_eq!(
+            e.0,
+            "container's runAsUser breaks non-root policy (pod: \"p_ns(u)\", container: c)"
+        );
         let c = one(r#""securityContext":{"runAsNonRoot":true,"runAsUser":5,"allowPrivilegeEscalation":false}"#).unwrap();
         let sc = c.linux.unwrap().security_context.unwrap();
         assert_eq!(sc.run_as_user.unwrap().value, 5);
@@ -713,7 +719,9 @@ mod tests {
             let c = start(1000).unwrap();
             let sc = c.linux.unwrap().security_context.unwrap();
             assert_eq!(sc.run_as_user.unwrap().value, 1000, "start {restart_count}");
-            assert!(start(0).is_err(), "start {restart_count}");
+            let root = start(0).unwrap_err().0;
+            let why = "container has runAsNonRoot and image will run as root";
+            assert!(root.starts_with(why), "start {restart_count}: {root}");
         }
     }
 }

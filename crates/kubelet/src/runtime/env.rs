@@ -457,9 +457,20 @@ mod tests {
 
         let long = "x".repeat(MAX_STRING - 100);
         let env = [("A".to_string(), long)];
-        assert!(expand_all(&["$(A)".into()], &env).is_ok());
-        assert!(expand_all(&["$(A)$(A)".into()], &env).is_err());
-        assert!(expand_all(&vec!["$(A)".into(); 60], &env).is_err());
+        assert_eq!(
+            expand_all(&["$(A)".into()], &env).map(|all| all.len()),
+            Ok(1)
+        );
+        assert_eq!(
+            expand_all(&["$(A)$(A)".into()], &env),
+            Err(format!("item 0 of the command or its arguments {TooLong}"))
+        );
+        assert_eq!(
+            expand_all(&vec!["$(A)".into(); 60], &env),
+            Err(format!(
+                "the command or its arguments are longer than {MAX_STRINGS} bytes"
+            ))
+        );
 
         let open = "$(".repeat(MAX_STRING / 2 - 1);
         let looked = std::cell::Cell::new(0);

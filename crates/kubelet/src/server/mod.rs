@@ -820,19 +820,20 @@ mod tests {
     fn ports_are_checked() {
         let q = |s: &str| ports(&query(&format!("/x?{s}").parse().unwrap()));
         assert_eq!(q("port=80,81&port=82"), Ok(vec![80, 81, 82]));
-        for bad in [
-            "",
-            "port=",
-            "port=0",
-            "port=65536",
-            "port=80,",
-            "port=x",
-            "port=-1",
+        for (bad, why) in [
+            ("", "query parameter \"port\" is required"),
+            ("port=", "query parameter \"port\" cannot be empty"),
+            ("port=0", "port \"0\" must be > 0"),
+            ("port=65536", "unable to parse \"65536\" as a port"),
+            ("port=80,", "unable to parse \"\" as a port"),
+            ("port=x", "unable to parse \"x\" as a port"),
+            ("port=-1", "unable to parse \"-1\" as a port"),
         ] {
-            assert!(q(bad).is_err(), "{bad}");
+            assert_eq!(q(bad), Err(why.to_owned()), "{bad}");
         }
         let many = vec!["1"; 101].join(",");
-        assert!(q(&format!("port={many}")).is_err());
+        let why = "more than 100 ports".to_owned();
+        assert_eq!(q(&format!("port={many}")), Err(why));
     }
 
     #[test]
@@ -844,7 +845,11 @@ mod tests {
                 .tail_lines,
             Some(5)
         );
-        assert!(log_options(&q("tailLines=-1")).is_err());
-        assert!(log_options(&q("sinceTime=yesterday")).is_err());
+        for (bad, why) in [
+            ("tailLines=-1", "invalid tailLines: \"-1\""),
+            ("sinceTime=yesterday", "invalid sinceTime: \"yesterday\""),
+        ] {
+            assert_eq!(log_options(&q(bad)).err().as_deref(), Some(why));
+        }
     }
 }

@@ -378,8 +378,18 @@ mod tests {
             "volumes:\n  - name: s\n    secret:\n      secretName: x",
         ))
         .unwrap();
-        assert!(make(v, "f", "n").is_err());
-        assert!(make(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "../x"}, "spec": {}}), "f", "n").is_err());
+        let nameless =
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "../x"}, "spec": {}});
+        for (manifest, why) in [
+            (
+                v,
+                "static pods cannot refer to secrets, config maps or service accounts",
+            ),
+            (nameless, "metadata.name is not a valid name"),
+        ] {
+            let error = make(manifest, "f", "n").err().unwrap().to_string();
+            assert!(error.ends_with(why), "{error}");
+        }
     }
 
     #[test]

@@ -994,10 +994,22 @@ mod tests {
                 p.display()
             )
         };
-        assert!(up(d.path(), &v("Directory")).await.is_err());
-        assert!(up(d.path(), &v("DirectoryOrCreate")).await.is_ok());
-        assert!(up(d.path(), &v("Directory")).await.is_ok());
-        assert!(up(d.path(), &v("File")).await.is_err());
-        assert!(up(d.path(), &v("Socket")).await.is_err());
+        for (kind, is_not) in [
+            ("Directory", Some("a directory")),
+            ("DirectoryOrCreate", None),
+            ("Directory", None),
+            ("File", Some("a file")),
+            ("Socket", Some("a socket")),
+        ] {
+            let failed = up(d.path(), &v(kind)).await.err().map(|all| {
+                let all = all.iter().map(|(name, e)| format!("{name}: {e}"));
+                all.collect::<Vec<_>>()
+            });
+            let want = is_not.map(|what| {
+                let at = p.display();
+                vec![format!("h: hostPath type check failed: {at} is not {what}")]
+            });
+            assert_eq!(failed, want, "{kind}");
+        }
     }
 }

@@ -571,14 +571,24 @@ mod tests {
     fn what_is_not_supported_is_refused() {
         let pod =
             |spec: &str| serde_json::from_str::<Pod>(&format!(r#"{{"spec":{spec}}}"#)).unwrap();
-        assert!(check_supported(&pod("{}")).is_ok());
-        assert!(check_supported(&pod(r#"{"hostUsers":true}"#)).is_ok());
-        for bad in [
-            r#"{"hostUsers":false}"#,
-            r#"{"resourceClaims":[{"name":"gpu"}]}"#,
-            r#"{"containers":[{"volumeMounts":[{"recursiveReadOnly":"Enabled"}]}]}"#,
+        for fine in ["{}", r#"{"hostUsers":true}"#] {
+            assert_eq!(check_supported(&pod(fine)), Ok(()), "{fine}");
+        }
+        for (bad, why) in [
+            (
+                r#"{"hostUsers":false}"#,
+                "user namespaces (spec.hostUsers: false) are not supported by this kubelet",
+            ),
+            (
+                r#"{"resourceClaims":[{"name":"gpu"}]}"#,
+                "resource claims are not supported by this kubelet",
+            ),
+            (
+                r#"{"containers":[{"name":"c","volumeMounts":[{"recursiveReadOnly":"Enabled"}]}]}"#,
+                "container c: recursiveReadOnly Enabled is not supported by this kubelet",
+            ),
         ] {
-            assert!(check_supported(&pod(bad)).is_err(), "{bad}");
+            assert_eq!(check_supported(&pod(bad)), Err(why.to_owned()), "{bad}");
         }
     }
 
