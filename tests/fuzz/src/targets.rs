@@ -281,7 +281,7 @@ fn selectors(data: &[u8]) {
 
 /// Options by query and by body, paths and headers.
 fn options(data: &[u8]) {
-    use apiserver::options::{DeleteOptions, ListOptions, WriteOptions};
+    use apiserver::options::{DeleteOptions, ListOptions, Listing, WriteOptions};
     let (head, body) = halves(data);
     let text = String::from_utf8_lossy(head);
     let (path, query) = text.split_once('?').unwrap_or(("/", &text));
@@ -289,8 +289,9 @@ fn options(data: &[u8]) {
     for kind in ["CreateOptions", "UpdateOptions", "PatchOptions"] {
         let _ = WriteOptions::parse(&query, kind, true);
     }
-    for watch in [true, false] {
-        if let Ok(o) = ListOptions::parse(&query, watch) {
+    let watch = |watch_list| Listing::Watch { watch_list };
+    for listing in [Listing::List, watch(false), watch(true)] {
+        if let Ok(o) = ListOptions::parse(&query, listing) {
             let _ = o.revision();
         }
     }
