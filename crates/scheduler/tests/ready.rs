@@ -74,8 +74,13 @@ async fn start(holder: Option<&'static str>) -> Daemon {
     };
     let shutdown = Shutdown::new();
     let stop = shutdown.clone();
-    tokio::spawn(async move {
-        let ended = daemon::run(&flags, stop).await;
+    // As the program does: nothing asks that the whole daemon can move between threads.
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build();
+        let ended = runtime.unwrap().block_on(daemon::run(&flags, stop));
         drop(config);
         ended.unwrap();
     });
