@@ -53,6 +53,12 @@ async fn answer(
     if !asked.target.starts_with(&format!("{PATH}?")) || !asked.target.contains(NAME) {
         return client.refuse(403).await;
     }
+    if !asked.target.contains("watch=1") {
+        let metadata = json!({"resourceVersion": "1"});
+        let items = [object(&data, 1)];
+        let list = json!({"apiVersion": "v1", "kind": "ConfigMapList", "metadata": metadata, "items": items});
+        return client.send(200, &list).await;
+    }
     let mut watch = client.watch(&[object(&data, 1)]).await?;
     for version in 2.. {
         told.changed().await.map_err(std::io::Error::other)?;
