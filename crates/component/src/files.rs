@@ -34,7 +34,7 @@ pub fn restore_limit(command: &mut Command) {
     let Some(limit) = STARTED_WITH.get() else {
         return;
     };
-    let restore = move || setrlimit(Resource::Nofile, limit.clone()).map_err(Into::into);
+    let restore = move || setrlimit(Resource::Nofile, *limit).map_err(Into::into);
     #[expect(
         unsafe_code,
         reason = "between fork and exec nothing but one system call is made"
