@@ -311,7 +311,7 @@ async fn a_full_disk_leaves_a_store_that_opens() {
 
     let store = Embedded::open(dir.path(), options()).await.unwrap();
     assert_eq!(contents(&store).await, state);
-    assert!(!logs(dir.path()).iter().any(|log| empty(log)));
+    assert!(!logs(dir.path()).iter().any(empty));
     put(&store, "/c", "3").await.unwrap();
     drop(store);
     Embedded::open(dir.path(), options()).await.unwrap();
