@@ -102,7 +102,11 @@ impl Field {
         let empty = match value {
             Value::Null => true,
             Value::Bool(b) => self.default.is_empty() && !b,
-            Value::Number(n) => self.default.is_empty() && n.as_f64() == Some(0.0),
+            // Durations are texts, or numbers of nanoseconds; 0 is their default in either.
+            Value::Number(n) => {
+                let duration = self.default.starts_with('"');
+                (self.default.is_empty() || duration) && n.as_f64() == Some(0.0)
+            }
             Value::String(s) => matches!(s.as_str(), "" | "0s" | "0"),
             Value::Array(a) => a.is_empty(),
             Value::Object(o) => o.values().all(|v| !self.asks(v)),

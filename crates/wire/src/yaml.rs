@@ -6,6 +6,7 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use base64::Engine as _;
 use libyaml_safer::{EventData, Parser};
@@ -28,6 +29,9 @@ const MAX_TAGS: usize = 16 * 1024 * 1024;
 
 /// How many bytes of text may come from aliases, which the limit on their number does not bound.
 const MAX_ALIASED: usize = 3 * 1024 * 1024;
+
+/// The byte order mark.
+const MARK: &[u8; 3] = b"\xef\xbb\xbf";
 
 /// Below this indent, nested values are printed in flow style: each level of block style is two spaces on each line.
 const MAX_INDENT: usize = 200;
@@ -199,8 +203,12 @@ struct Document {
 impl Document {
     /// Reads the first document, if there is one.
     fn read(bytes: &[u8]) -> Result<Option<Document>, Error> {
+        // The parser takes the first byte of U+F000 to U+FFFF for that of a byte order mark.
+        let marked = (bytes.first() == Some(&MARK[0]) && !bytes.starts_with(MARK))
+            .then(|| [MARK, bytes].concat());
+        let input = marked.as_deref().unwrap_or(bytes);
         let mut parser = Parser::new();
-        parser.set_input(bytes);
+        parser.set_input(input);
         let mut nodes: Vec<Node> = Vec::new();
         let mut anchors: HashMap<String, usize> = HashMap::new();
         // The collections that are open.
@@ -208,7 +216,10 @@ impl Document {
         let mut flow: usize = 0;
         let mut tags: usize = 0;
         loop {
-            let event = parser.parse().map_err(|e| go_message(&e))?;
+            // The parser panics where it has no answer, as for a tag that a comma ends.
+            let event = catch_unwind(AssertUnwindSafe(|| parser.parse()))
+                .map_err(|_| yaml_error("the parser does not know what stands here"))?
+                .map_err(|e| go_message(&e))?;
             if let EventData::Scalar { tag: Some(tag), .. }
             | EventData::SequenceStart { tag: Some(tag), .. }
             | EventData::MappingStart { tag: Some(tag), .. } = &event.data
@@ -1227,6 +1238,23 @@ mod tests {
     }
 
     #[test]
+    fn any_letter_can_be_the_first() {
+        for text in ["\u{f900}: 1", "\u{ffee}: 1", "\u{feff}a: 1", "\u{eeee}: 1"] {
+            let value = to_value(text.as_bytes()).unwrap();
+            let key = value.as_object().unwrap().keys().next().unwrap().clone();
+            assert_eq!(key, text.trim_start_matches('\u{feff}').replace(": 1", ""));
+        }
+    }
+
+    #[test]
+    fn what_the_parser_panics_at_is_an_error() {
+        for text in ["[!t,a]", "{a: !t,b: c}"] {
+            let error = to_value(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains("the parser does not know"), "{error}");
+        }
+    }
+
+    #[test]
     fn cve_2019_11253_what_costs_more_than_its_length_is_refused() {
         let long = "x".repeat(100_000);
         for (text, error) in [
@@ -1260,7 +1288,7 @@ mod tests {
             ),
             (
                 format!("[{}]", "{a: 1},".repeat(MAX_OBJECTS as usize + 1)),
-                "more than 250000 objects",
+                "more than 100000 objects",
             ),
         ] {
             assert_eq!(to_value(text.as_bytes()).unwrap_err().to_string(), error);
