@@ -4,7 +4,7 @@
 //! Only values of attributes that hold a link are changed, everything else stays as it came. Absent, as upstream: links in
 //! scripts and style sheets.
 
-use std::io::Write as _;
+use std::io::Write;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -259,17 +259,38 @@ impl<F: Fn(&str) -> String> Rewriter<F> {
     }
 }
 
-/// How the page is encoded.
-enum Encoding {
-    Plain,
-    Gzip(Box<(GzDecoder<Vec<u8>>, GzEncoder<Vec<u8>>)>),
-    Deflate(Box<(DeflateDecoder<Vec<u8>>, DeflateEncoder<Vec<u8>>)>),
+/// One direction of an encoding: what was written comes out of `taken`, the rest of it after the end.
+trait Codec: Write + Send + Sync {
+    fn end(&mut self) -> std::io::Result<()>;
+    fn taken(&mut self) -> Vec<u8>;
+}
+
+macro_rules! codecs {
+    ($($codec:ident),*) => {$(
+        impl Codec for $codec<Vec<u8>> {
+            fn end(&mut self) -> std::io::Result<()> {
+                self.try_finish()
+            }
+
+            fn taken(&mut self) -> Vec<u8> {
+                std::mem::take(self.get_mut())
+            }
+        }
+    )*};
+}
+
+codecs!(GzDecoder, GzEncoder, DeflateDecoder, DeflateEncoder);
+
+/// How a page that is encoded is read and written again.
+struct Coding {
+    from: Box<dyn Codec>,
+    to: Box<dyn Codec>,
 }
 
 /// A page on its way; see the module.
 pub struct Page<B, F> {
     inner: B,
-    encoding: Encoding,
+    coding: Option<Coding>,
     rewriter: Rewriter<F>,
     read: Bytes,
     ended: bool,
@@ -278,21 +299,22 @@ pub struct Page<B, F> {
 impl<B, F: Fn(&str) -> String> Page<B, F> {
     /// A body in an encoding (`Content-Encoding`, empty for none). `Err` gives it back: the encoding is not known.
     pub fn new(inner: B, encoding: &str, link: F) -> Result<Page<B, F>, B> {
-        let encoding = match encoding {
-            "" | "identity" => Encoding::Plain,
-            "gzip" => Encoding::Gzip(Box::new((
-                GzDecoder::new(Vec::new()),
-                GzEncoder::new(Vec::new(), Compression::fast()),
-            ))),
-            "deflate" => Encoding::Deflate(Box::new((
-                DeflateDecoder::new(Vec::new()),
-                DeflateEncoder::new(Vec::new(), Compression::fast()),
-            ))),
+        let fast = Compression::fast();
+        let coding = match encoding {
+            "" | "identity" => None,
+            "gzip" => Some(Coding {
+                from: Box::new(GzDecoder::new(Vec::new())),
+                to: Box::new(GzEncoder::new(Vec::new(), fast)),
+            }),
+            "deflate" => Some(Coding {
+                from: Box::new(DeflateDecoder::new(Vec::new())),
+                to: Box::new(DeflateEncoder::new(Vec::new(), fast)),
+            }),
             _ => return Err(inner),
         };
         Ok(Page {
             inner,
-            encoding,
+            coding,
             rewriter: Rewriter::new(link),
             read: Bytes::new(),
             ended: false,
@@ -312,39 +334,20 @@ impl<B, F: Fn(&str) -> String> Page<B, F> {
         };
         let end = data.is_none();
         let data = data.unwrap_or_default();
-        Ok(match &mut self.encoding {
-            Encoding::Plain => rewrite(data, end),
-            Encoding::Gzip(both) => {
-                let (from, to) = &mut **both;
-                from.write_all(data)?;
-                if end {
-                    from.try_finish()?;
-                }
-                let plain = std::mem::take(from.get_mut());
-                to.write_all(&rewrite(&plain, end))?;
-                if end {
-                    to.try_finish()?;
-                } else {
-                    to.flush()?;
-                }
-                std::mem::take(to.get_mut())
-            }
-            Encoding::Deflate(both) => {
-                let (from, to) = &mut **both;
-                from.write_all(data)?;
-                if end {
-                    from.try_finish()?;
-                }
-                let plain = std::mem::take(from.get_mut());
-                to.write_all(&rewrite(&plain, end))?;
-                if end {
-                    to.try_finish()?;
-                } else {
-                    to.flush()?;
-                }
-                std::mem::take(to.get_mut())
-            }
-        })
+        let Some(Coding { from, to }) = &mut self.coding else {
+            return Ok(rewrite(data, end));
+        };
+        from.write_all(data)?;
+        if end {
+            from.end()?;
+        }
+        to.write_all(&rewrite(&from.taken(), end))?;
+        if end {
+            to.end()?;
+        } else {
+            to.flush()?;
+        }
+        Ok(to.taken())
     }
 }
 
