@@ -115,27 +115,12 @@ pub fn pod_limit(pod: &Pod, name: &str) -> Option<Quantity> {
 }
 
 fn aggregate(pod: &Pod, of: impl Fn(&Container) -> Quantity) -> Quantity {
-    let mut sum = pod
-        .spec
-        .containers
-        .iter()
-        .fold(Quantity::default(), |s, c| s + of(c));
-    let mut sidecars = Quantity::default();
-    let mut init = Quantity::default();
-    for c in &pod.spec.init_containers {
-        if c.is_sidecar() {
-            sidecars = sidecars + of(c);
-            init = init.max(sidecars);
-        } else {
-            init = init.max(sidecars + of(c));
-        }
-    }
-    sum = sum + sidecars;
-    sum.max(init)
+    let one = |c| BTreeMap::from([("", of(c))]);
+    totals(pod, one).remove("").unwrap_or_default()
 }
 
-/// The sums of a pod's containers by name, as [`aggregate`] has them for one: each amount is looked at once, since a pod may
-/// have thousands of containers which each ask for something else.
+/// Sums by name: containers and sidecars together, or the largest init step beside the sidecars before it. Each amount is
+/// looked at once, since a pod may have thousands of containers which each ask for something else.
 fn totals<'a>(
     pod: &'a Pod,
     of: impl Fn(&'a Container) -> BTreeMap<&'a str, Quantity>,
