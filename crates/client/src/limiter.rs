@@ -19,11 +19,12 @@ pub struct TokenBucket {
 }
 
 impl TokenBucket {
-    /// `qps <= 0` means no limit.
+    /// `qps` that is not above 0 (not a number neither) means no limit.
     pub fn new(qps: f32, burst: u32) -> TokenBucket {
         let burst = f64::from(burst.max(1));
         TokenBucket {
-            qps: f64::from(qps),
+            // Of a number and NaN it is the number.
+            qps: f64::from(qps).max(0.0),
             burst,
             state: Mutex::new((burst, None)),
             turn: tokio::sync::Mutex::default(),
@@ -153,10 +154,20 @@ mod tests {
         assert!(start.elapsed() <= Duration::from_millis(102));
     }
 
-    #[test]
-    fn no_limit_below_zero() {
-        let b = TokenBucket::new(-1.0, 1);
-        let t = Instant::now();
-        assert!((0..1000).all(|_| b.try_take(t)));
+    #[tokio::test(start_paused = true)]
+    async fn rates_at_their_ends() {
+        let start = Instant::now();
+        for qps in [0.0, -1.0, f32::NEG_INFINITY, f32::NAN, f32::INFINITY] {
+            let b = TokenBucket::new(qps, 1);
+            for _ in 0..1000 {
+                b.take().await;
+            }
+        }
+        // Timers count whole milliseconds; an infinite rate may set one each time.
+        assert!(start.elapsed() <= Duration::from_secs(2));
+        for qps in [f32::MIN_POSITIVE, f32::MAX] {
+            let b = TokenBucket::new(qps, u32::MAX);
+            assert!(b.reserve(start) <= Duration::from_secs_f64(MAX_WAIT));
+        }
     }
 }
