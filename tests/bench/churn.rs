@@ -25,8 +25,8 @@ const WATCHES: usize = 30;
 const LISTS: usize = 10;
 /// How long history is kept in this run; what is older has to be given back.
 const HISTORY: Duration = Duration::from_secs(5);
-/// How long watch caches keep changes.
-const CHANGES: Duration = Duration::from_secs(80);
+/// How long watch caches keep changes, and how long it takes until free memory is given back.
+const CHANGES: Duration = Duration::from_secs(75 + 30 + 5);
 
 /// All of it.
 pub async fn run() -> Result<Vec<Row>> {

@@ -1,6 +1,8 @@
 //! kube-apiserver: flags in, `apiserver::run` out. What is here is only the choice and the wiring of parts.
 
 mod kubelet;
+mod memory;
+mod ranges;
 mod tokens;
 
 use std::collections::BTreeMap;
@@ -14,6 +16,7 @@ use auth::authz::node::{NodeGraph, PodView, ScheduledView};
 use auth::authz::rbac::Kind;
 use component::tls::{self, Tls};
 use component::{Flags, Shutdown};
+use ranges::Ranges;
 use storage::{Listen, StorageConfig};
 
 #[global_allocator]
@@ -33,6 +36,7 @@ fn main() -> std::process::ExitCode {
         tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .thread_stack_size(STACK)
+            .on_thread_park(memory::before_sleep)
             .build()
             .context("cannot start the runtime")?
             .block_on(serve(&flags))
@@ -93,20 +97,23 @@ fn advertise(flags: &Flags) -> Result<IpAddr> {
     Ok(ip)
 }
 
-fn cidrs(text: &str) -> Result<Vec<(IpAddr, u8)>> {
-    text.split(',')
-        .map(str::trim)
-        .filter(|s| !s.is_empty())
-        .map(|s| {
-            let (ip, bits) = s
-                .split_once('/')
-                .ok_or_else(|| anyhow!("invalid CIDR address: {s}"))?;
-            Ok((ip.parse()?, bits.parse()?))
-        })
-        .collect()
-}
-
 async fn serve(flags: &Flags) -> Result<()> {
+    // A wrong flag ends here, before anything is opened or made.
+    let ranges = Ranges::new(flags)?;
+    let max_in_flight = ranges::in_flight(flags)?;
+    let features = flags.features().map_err(|e| anyhow!(e))?;
+    let enable = flags.strings("enable-admission-plugins");
+    let disable = flags.strings("disable-admission-plugins");
+    admission::chain::Chain::check(enable, disable)?;
+    let advertise = advertise(flags)?;
+    let publish = flags.string("endpoint-reconciler-type") != "none";
+    if publish {
+        ranges.check_family(advertise)?;
+    }
+    let authentication_info = authentication_info(flags)?;
+    let kubelet_tls = kubelet::client(flags)?;
+    let tls = tls(flags, advertise, &ranges.addresses)?;
+
     let shutdown = Shutdown::on_signals()?;
     let stop = shutdown.token.clone();
     let store = storage::open(store_config(flags))
@@ -120,19 +127,10 @@ async fn serve(flags: &Flags) -> Result<()> {
     let authenticator = auth.authenticator.clone();
     let authorizer = auth.authorizer.clone();
 
-    let service_cidrs = cidrs(match flags.string("service-cluster-ip-range") {
-        "" => "10.0.0.0/24",
-        set => set,
-    })?;
-    let (from, to) = flags
-        .string("service-node-port-range")
-        .split_once('-')
-        .and_then(|(a, b)| Some((a.parse::<u16>().ok()?, b.parse::<u16>().ok()?)))
-        .context("--service-node-port-range must be like 30000-32767")?;
     let resources = registry::resources(&registry::Config {
         store: store.clone(),
-        service_cidrs: service_cidrs.clone(),
-        node_ports: from..=to,
+        service_cidrs: ranges.addresses.clone(),
+        node_ports: ranges.ports.clone(),
         allow_privileged: flags.bool("allow-privileged"),
         event_ttl_seconds: i64::try_from(flags.duration("event-ttl").as_secs()).unwrap_or(3600),
         kubelet_address_types: flags.strings("kubelet-preferred-address-types").to_vec(),
@@ -148,26 +146,16 @@ async fn serve(flags: &Flags) -> Result<()> {
         unreachable_seconds: flags.int("default-unreachable-toleration-seconds"),
         authorizer: authorizer.clone(),
     };
-    let missing = admission::chain::Chain::missing(flags.strings("disable-admission-plugins"));
+    let missing = admission::chain::Chain::missing(disable);
     tracing::warn!(plugins = %missing.join(","), "Admission plugins that upstream runs by default are not there");
-    let chain = admission::chain::Chain::new(
-        flags.strings("enable-admission-plugins"),
-        flags.strings("disable-admission-plugins"),
-        &deps,
-    )
-    .map_err(|e| anyhow!(e))?;
+    let chain = admission::chain::Chain::new(enable, disable, &deps)?;
 
     let port = flags.port("secure-port");
     let bind = flags
         .ip("bind-address")
         .unwrap_or(IpAddr::from([0, 0, 0, 0]));
-    let advertise = advertise(flags)?;
-    let tls = tls(flags, advertise, &service_cidrs)?;
     let serving = component::metrics::Registry::new();
     tls.register(&serving);
-    let in_flight = flags
-        .int("max-requests-inflight")
-        .saturating_add(flags.int("max-mutating-requests-inflight"));
     let config = Config {
         bind: SocketAddr::new(bind, port),
         advertise: SocketAddr::new(advertise, port).to_string(),
@@ -175,8 +163,8 @@ async fn serve(flags: &Flags) -> Result<()> {
             Duration::ZERO => Duration::from_secs(60),
             d => d,
         },
-        max_in_flight: usize::try_from(in_flight).unwrap_or(600),
-        features: flags.features().map_err(|e| anyhow!(e))?,
+        max_in_flight,
+        features,
         max_streams: flags.int("http2-max-streams-per-connection"),
         ..Config::default()
     };
@@ -185,27 +173,26 @@ async fn serve(flags: &Flags) -> Result<()> {
         authenticator,
         authorizer,
         admission: chain.into_plugins(),
-        kubelet_tls: kubelet::client(flags)?,
+        kubelet_tls,
         hooks: registry::bootstrap::hooks(&registry::bootstrap::Config {
             store,
-            service_cidrs,
-            node_ports: from..=to,
+            service_cidrs: ranges.addresses,
+            node_ports: ranges.ports,
             // Endpoints must not lead to a loopback address.
-            advertise: (flags.string("endpoint-reconciler-type") != "none"
-                && !advertise.is_loopback())
-            .then_some(advertise),
+            advertise: (publish && !advertise.is_loopback()).then_some(advertise),
             secure_port: port,
-            authentication_info: authentication_info(flags)?,
+            authentication_info,
         }),
         extra_paths: tokens::paths(&auth, flags, &config.advertise),
         extra_metrics: vec![Arc::new(move || serving.render())],
     };
+    tokio::spawn(memory::keep_small(stop.clone()));
     apiserver::run(config, dependencies, tls, stop).await?;
     Ok(())
 }
 
 /// The serving certificates. Without files a self-signed one is made in `--cert-dir`, for the names that clients use.
-fn tls(flags: &Flags, advertise: IpAddr, service_cidrs: &[(IpAddr, u8)]) -> Result<Tls> {
+fn tls(flags: &Flags, advertise: IpAddr, services: &[(IpAddr, u8)]) -> Result<Tls> {
     let mut names = vec![advertise.to_string()];
     names.extend(
         [
@@ -217,7 +204,10 @@ fn tls(flags: &Flags, advertise: IpAddr, service_cidrs: &[(IpAddr, u8)]) -> Resu
         ]
         .map(str::to_owned),
     );
-    names.extend(service_cidrs.first().and_then(|(ip, _)| first_address(*ip)));
+    let kubernetes = services
+        .first()
+        .map(|(ip, len)| registry::bootstrap::first_address(*ip, *len));
+    names.extend(kubernetes.map(|ip| ip.to_string()));
     let tls = Tls::new(&tls::Options {
         cert_file: flags.path("tls-cert-file"),
         key_file: flags.path("tls-private-key-file"),
@@ -234,15 +224,6 @@ fn tls(flags: &Flags, advertise: IpAddr, service_cidrs: &[(IpAddr, u8)]) -> Resu
         http2: !flags.bool("disable-http2-serving"),
     })?;
     Ok(tls)
-}
-
-/// The first address of a network, which is that of the Service `kubernetes`.
-fn first_address(network: IpAddr) -> Option<String> {
-    let ip: IpAddr = match network {
-        IpAddr::V4(a) => std::net::Ipv4Addr::from(u32::from(a).checked_add(1)?).into(),
-        IpAddr::V6(a) => std::net::Ipv6Addr::from(u128::from(a).checked_add(1)?).into(),
-    };
-    Some(ip.to_string())
 }
 
 /// What aggregated servers read in `extension-apiserver-authentication`: whom to trust, and by which headers.

@@ -65,11 +65,11 @@ pub enum ChainError {
 pub struct Chain(Vec<Arc<dyn Plugin>>);
 
 impl Chain {
-    /// The default plugins, more or fewer.
+    /// Whether the flags name plugins that can be had.
     ///
     /// # Errors
     /// [`ChainError`].
-    pub fn new(enable: &[String], disable: &[String], deps: &Deps) -> Result<Chain, ChainError> {
+    pub fn check(enable: &[String], disable: &[String]) -> Result<(), ChainError> {
         let find = |n: &String| plugins::ALL.iter().find(|d| d.name == n);
         for (flag, names) in [
             ("enable-admission-plugins", enable),
@@ -87,6 +87,15 @@ impl Chain {
                 return Err(ChainError::NotImplemented(d.name.to_owned(), why));
             }
         }
+        Ok(())
+    }
+
+    /// The default plugins, more or fewer.
+    ///
+    /// # Errors
+    /// As [`Chain::check`].
+    pub fn new(enable: &[String], disable: &[String], deps: &Deps) -> Result<Chain, ChainError> {
+        Chain::check(enable, disable)?;
         let on = |d: &&Descriptor| {
             let named = |l: &[String]| l.iter().any(|n| n == d.name);
             named(enable) || (d.default_on && !named(disable))

@@ -41,8 +41,8 @@ const RING_BYTES: usize = 32 * 1024 * 1024;
 const FRAMES_KEPT: usize = 64;
 /// Snapshots kept for continued lists.
 const SNAPSHOTS: usize = 16;
-/// How long they are kept. Source: upstream's `DefaultCompactInterval`, which ends its continue tokens.
-const SNAPSHOT_AGE: Duration = Duration::from_secs(300);
+/// How long they are kept. Pages that are asked for later are read from the store's history.
+const SNAPSHOT_AGE: Duration = RING_AGE;
 /// Keys read at once from the store.
 const PAGE: usize = 2000;
 /// Decoded objects are kept for readers only in caches up to this size.
@@ -1200,11 +1200,15 @@ mod tests {
             (state.ring.len(), state.snapshots.len())
         };
         assert_eq!(held(&cache), (3000, 1));
-        tokio::time::advance(RING_AGE).await;
+        tokio::time::advance(RING_AGE / 2).await;
+        cache.take_in(vec![put("/registry/configmaps/a/x", 3001)]);
+        cache.remember(&cache.snapshot());
+        assert_eq!(held(&cache), (3001, 2));
+        tokio::time::advance(RING_AGE / 2).await;
         let next = cache.lock().forget(Instant::now());
         assert_eq!(held(&cache), (RING_MIN, 1));
-        let next = next.expect("the snapshot is still kept");
-        assert_eq!(next - Instant::now(), SNAPSHOT_AGE - RING_AGE);
+        let next = next.expect("the newer snapshot is still kept");
+        assert_eq!(next - Instant::now(), SNAPSHOT_AGE / 2);
         tokio::time::advance(SNAPSHOT_AGE).await;
         assert_eq!(cache.lock().forget(Instant::now()), None);
         assert_eq!(held(&cache), (RING_MIN, 0));

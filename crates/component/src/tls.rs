@@ -364,15 +364,8 @@ impl Tls {
     /// # Errors
     /// [`TlsError`].
     pub fn new(o: &Options) -> Result<Tls, TlsError> {
-        let default = match (&o.cert_file, &o.key_file) {
-            (Some(c), Some(k)) => files(c, k)?,
-            (None, None) => self_signed(o)?,
-            _ => {
-                return Err(TlsError::Option(
-                    "--tls-cert-file and --tls-private-key-file must be given together".to_owned(),
-                ));
-            }
-        };
+        let provider = Arc::new(with_suites(&o.cipher_suites)?);
+        let versions = versions(&o.min_version)?;
         let mut sni = Vec::new();
         for entry in &o.sni {
             let (pair, names) = entry.split_once(':').unwrap_or((entry, ""));
@@ -392,8 +385,16 @@ impl Tls {
             [] => None,
             files => Some(Reloaded::new(files, |f| Ok(subjects(f))).map_err(TlsError::File)?),
         };
-        let provider = Arc::new(with_suites(&o.cipher_suites)?);
-        let versions = versions(&o.min_version)?;
+        // A certificate is made last: what is wrong with the rest leaves no files behind.
+        let default = match (&o.cert_file, &o.key_file) {
+            (Some(c), Some(k)) => files(c, k)?,
+            (None, None) => self_signed(o)?,
+            _ => {
+                return Err(TlsError::Option(
+                    "--tls-cert-file and --tls-private-key-file must be given together".to_owned(),
+                ));
+            }
+        };
         let resolver = Arc::new(Resolver { default, sni });
         let first = hints.as_ref().map(Reloaded::get);
         let names = first.as_deref().cloned().unwrap_or_default();

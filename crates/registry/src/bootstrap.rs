@@ -415,7 +415,8 @@ async fn kubernetes_service(ctx: HookContext, config: Config) -> Result<(), Stri
     Ok(())
 }
 
-fn first_address(ip: IpAddr, len: u8) -> IpAddr {
+/// The first address of a network, which is that of the Service `kubernetes`.
+pub fn first_address(ip: IpAddr, len: u8) -> IpAddr {
     match crate::check::masked(ip, len) {
         IpAddr::V4(v) => IpAddr::from((u32::from(v).saturating_add(1)).to_be_bytes()),
         IpAddr::V6(v) => IpAddr::from((u128::from(v).saturating_add(1)).to_be_bytes()),

@@ -166,6 +166,54 @@ fn what_cannot_be_had_ends_the_start() {
     }
 }
 
+#[test]
+fn wrong_flags_end_the_start_before_anything_is_made() {
+    for (flag, message) in [
+        ("--service-node-port-range=80-20", "end port cannot be less"),
+        (
+            "--service-cluster-ip-range=10.0.0.0/99",
+            "invalid CIDR address",
+        ),
+        (
+            "--service-cluster-ip-range=fd00::/108",
+            "must match public address family",
+        ),
+        ("--max-requests-inflight=-1", "can not be negative"),
+        (
+            "--enable-admission-plugins=Nope",
+            "plugin \"Nope\" is unknown",
+        ),
+        (
+            "--enable-admission-plugins=PodSecurity",
+            "is not implemented",
+        ),
+        ("--tls-min-version=VersionTLS14", "unknown tls version"),
+        ("--tls-cipher-suites=NOPE", "Cipher suite NOPE"),
+        ("--client-ca-file=/nonexistent", "/nonexistent"),
+        (
+            "--kubelet-certificate-authority=/nonexistent",
+            "/nonexistent",
+        ),
+    ] {
+        let made = tempfile::tempdir().unwrap();
+        let place = |name: &str| format!("--{name}={}", made.path().join(name).display());
+        let out = Command::new(env!("CARGO_BIN_EXE_kube-apiserver"))
+            .args([
+                place("data-dir"),
+                place("cert-dir"),
+                "--advertise-address=192.0.2.1".into(),
+                flag.into(),
+            ])
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(1), "{flag}: {told}");
+        assert!(told.contains(message), "{flag}: {told}");
+        let left: Vec<_> = std::fs::read_dir(made.path()).unwrap().collect();
+        assert!(left.is_empty(), "{flag}: {left:?}");
+    }
+}
+
 #[tokio::test]
 async fn gates_are_shown_and_read() {
     let server = Server::start().await;

@@ -8,6 +8,7 @@ mod value;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 pub use inventory::Flag;
@@ -539,6 +540,11 @@ impl Flags {
     /// A port: what is none was refused.
     pub fn port(&self, name: &str) -> u16 {
         u16::try_from(self.int(name)).unwrap_or(0)
+    }
+
+    /// A range of ports; `None` if it is empty.
+    pub fn ports(&self, name: &str) -> Option<RangeInclusive<u16>> {
+        value::port_range(self.one(name)).ok().flatten()
     }
 
     /// A number.

@@ -1,5 +1,7 @@
 //! The forms of flag values, and the messages Go gives for bad ones.
 
+use std::ops::RangeInclusive;
+
 /// The form of a flag's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Type {
@@ -178,23 +180,7 @@ impl Type {
                     Err(format!("{text:?} is not a valid IP or IP:port"))
                 }
             }
-            Type::PortRange => {
-                let t = text.trim();
-                let port = |p: &str| p.trim().parse::<u16>().ok();
-                let ok = t.is_empty()
-                    || match t.split_once('-') {
-                        Some((a, b)) => port(a).zip(port(b)).is_some_and(|(a, b)| a <= b),
-                        None => match t.split_once('+') {
-                            Some((a, b)) => port(a).zip(port(b)).is_some(),
-                            None => port(t).is_some(),
-                        },
-                    };
-                if ok {
-                    one()
-                } else {
-                    Err(format!("unable to parse port range: {text}"))
-                }
-            }
+            Type::PortRange => port_range(text).and_then(|_| one()),
             Type::Strings => csv(text),
             Type::Level => crate::logging::parse_verbosity(text).and_then(|_| one()),
             Type::Modules => {
@@ -277,4 +263,54 @@ fn csv(text: &str) -> Result<Vec<String>, String> {
     }
     out.push(field);
     Ok(out)
+}
+/// `FIRST-LAST`, `FIRST+MORE` or one port; `None` for an empty text.
+pub(super) fn port_range(text: &str) -> Result<Option<RangeInclusive<u16>>, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let wrong = || format!("unable to parse port range: {text}");
+    let number = |s: &str| s.parse::<u32>().map_err(|_| wrong());
+    let (low, high) = match (text.split_once('-'), text.split_once('+')) {
+        (None, None) => (number(text)?, number(text)?),
+        (Some((low, high)), None) => (number(low)?, number(high)?),
+        (None, Some((low, more))) => (number(low)?, number(low)?.saturating_add(number(more)?)),
+        _ => return Err(wrong()),
+    };
+    let (Ok(low), Ok(high)) = (u16::try_from(low), u16::try_from(high)) else {
+        return Err(format!(
+            "the port range cannot be greater than 65535: {text}"
+        ));
+    };
+    if high < low {
+        return Err(format!("end port cannot be less than start port: {text}"));
+    }
+    Ok(Some(low..=high))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_of_ports() {
+        for (text, want) in [
+            ("30000-32767", "30000..=32767"),
+            ("30000+2767", "30000..=32767"),
+            ("30000", "30000..=30000"),
+            ("0-65535", "0..=65535"),
+            ("", "None"),
+            ("80-20", "end port cannot be less than start port: 80-20"),
+            ("30000-65536", "cannot be greater than 65535"),
+            ("65535+4294967295", "cannot be greater than 65535"),
+            ("30000-", "unable to parse port range: 30000-"),
+            ("-1", "unable to parse"),
+            ("1-2+3", "unable to parse"),
+            ("99999999999", "unable to parse"),
+        ] {
+            let got = port_range(text).map_or_else(|e| e, |v| format!("{v:?}"));
+            assert!(got.contains(want), "{text}: {got}");
+        }
+    }
 }
