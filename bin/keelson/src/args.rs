@@ -70,6 +70,9 @@ impl Args {
     pub fn end(&self) -> Result<()> {
         match self.words.front() {
             None => Ok(()),
+            Some(word) if word.split('=').next() == Some("--state-dir") => {
+                bail!("--state-dir stands before the command: keelson --state-dir DIR COMMAND")
+            }
             Some(word) => {
                 bail!("\"{word}\" is not understood here; `keelson help` lists commands and flags")
             }
