@@ -11,6 +11,7 @@
 mod absent;
 mod bad_input;
 mod documents;
+mod evictions;
 mod fields;
 mod golden;
 mod limits;
