@@ -13,12 +13,13 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
-use futures::{SinkExt as _, StreamExt as _};
+use futures::{Sink, SinkExt as _, Stream, StreamExt as _};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -424,6 +425,14 @@ pub async fn websocket(
     answer
 }
 
+/// What a stream may fail with.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Pings of the runtime that wait for their answer while input is being written; more are missed.
+const PINGS: usize = 16;
+
+/// Both directions at once, each at its own pace: a command that waits until its output is read takes no input meanwhile,
+/// and what waits to write its input must not be what keeps the output from being read.
 async fn bridge<S, R>(
     mut ws: WebSocketStream<S>,
     io: R,
@@ -431,7 +440,7 @@ async fn bridge<S, R>(
     wanted: Wanted,
     protocol: Protocol,
     traffic: &Traffic,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+) -> Result<(), Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     R: AsyncRead + AsyncWrite,
@@ -473,88 +482,104 @@ where
     };
     ws.send(protocol.message(lowest, b"")).await?;
 
-    let mut status_sent = false;
-    let mut open: Vec<u32> = [Some(error), stdout, stderr]
-        .into_iter()
-        .flatten()
-        .collect();
-    loop {
-        tokio::select! {
-            m = ws.next() => match m {
-                Some(Ok(m @ (Message::Binary(_) | Message::Text(_)))) => {
-                    traffic.moved();
-                    let data = m.into_data();
-                    if protocol.closes && data.first() == Some(&CLOSE) {
-                        if let (Some(&STDIN), Some(id)) = (data.get(1), stdin) {
-                            let _ = out.data(id, b"", true).await;
-                        }
-                        continue;
-                    }
-                    let Some((channel, payload)) = protocol.read(&data) else { continue };
-                    let sent = match (channel, stdin, resize) {
-                        (STDIN, Some(id), _) | (RESIZE, _, Some(id)) => out.data(id, &payload, false).await,
-                        _ => Ok(()),
-                    };
-                    // A command that has ended takes no input; what it said is still to be read.
-                    if let Err(e) = sent {
-                        tracing::debug!(error = %e, "input of a stream is lost");
-                    }
+    let (mut sink, mut stream) = ws.split();
+    let (ping, mut pings) = mpsc::channel(PINGS);
+    let input = async {
+        loop {
+            let message = tokio::select! {
+                m = stream.next() => m,
+                // The answer to the ping of a runtime that is gone is missed by nobody.
+                Some(id) = pings.recv() => {
+                    let _ = out.pong(id).await;
+                    continue;
                 }
-                Some(Ok(Message::Ping(p))) => ws.send(Message::Pong(p)).await?,
-                Some(Ok(Message::Close(_)) | Err(_)) | None => {
-                    if let Some(id) = stdin {
-                        let _ = out.data(id, b"", true).await;
-                    }
-                    return Ok(());
+            };
+            let data = match message {
+                Some(Ok(m @ (Message::Binary(_) | Message::Text(_)))) => m.into_data(),
+                Some(Ok(Message::Close(_)) | Err(_)) | None => break,
+                Some(Ok(_)) => continue,
+            };
+            traffic.moved();
+            if protocol.closes && data.first() == Some(&CLOSE) {
+                if let (Some(&STDIN), Some(id)) = (data.get(1), stdin) {
+                    let _ = out.data(id, b"", true).await;
                 }
-                Some(Ok(_)) => {}
-            },
-            e = inn.next() => match e {
+                continue;
+            }
+            let Some((channel, payload)) = protocol.read(&data) else {
+                continue;
+            };
+            let sent = match (channel, stdin, resize) {
+                (STDIN, Some(id), _) | (RESIZE, _, Some(id)) => out.data(id, &payload, false).await,
+                _ => Ok(()),
+            };
+            // A command that has ended takes no input; what it said is still to be read.
+            if let Err(e) = sent {
+                tracing::debug!(error = %e, "input of a stream is lost");
+            }
+        }
+        if let Some(id) = stdin {
+            let _ = out.data(id, b"", true).await;
+        }
+    };
+    let output = async {
+        let mut status_sent = false;
+        let mut open: Vec<u32> = [Some(error), stdout, stderr]
+            .into_iter()
+            .flatten()
+            .collect();
+        while !open.is_empty() {
+            let event = match inn.next().await {
+                Ok(Some(event)) => event,
+                Ok(None) => break,
+                Err(e) if status_sent => {
+                    tracing::debug!(error = %e, "the runtime failed after a command's end");
+                    break;
+                }
                 Err(e) => {
-                    if !status_sent {
-                        tell(&mut ws, protocol, &internal(&e.to_string())).await?;
-                    }
-                    close(&mut ws).await?;
-                    return Ok(());
+                    status_sent = true;
+                    tell(&mut sink, protocol, &internal(&e.to_string())).await?;
+                    break;
                 }
-                Ok(Some(Event::Data { id, data, fin })) => {
+            };
+            match event {
+                Event::Data { id, data, fin } => {
                     traffic.moved();
-                    let channel = if Some(id) == stdout { STDOUT } else if Some(id) == stderr { STDERR } else if id == error { ERROR } else { continue };
-                    if !data.is_empty() {
-                        if channel == ERROR {
-                            status_sent = true;
-                            tell(&mut ws, protocol, &retold(&data)).await?;
-                        } else {
-                            send(&mut ws, protocol, channel, &data).await?;
-                        }
+                    if id == error && !data.is_empty() {
+                        status_sent = true;
+                        tell(&mut sink, protocol, &retold(&data)).await?;
+                    } else if Some(id) == stdout {
+                        send(&mut sink, protocol, STDOUT, &data).await?;
+                    } else if Some(id) == stderr {
+                        send(&mut sink, protocol, STDERR, &data).await?;
                     }
                     if fin {
                         open.retain(|o| *o != id);
-                        if open.is_empty() {
-                            break;
-                        }
                     }
                 }
-                Ok(Some(Event::Reset(id))) => {
-                    open.retain(|o| *o != id);
-                    if open.is_empty() {
-                        break;
-                    }
+                Event::Reset(id) => open.retain(|o| *o != id),
+                Event::Ping(id) => {
+                    let _ = ping.try_send(id);
                 }
-                // The answer to the ping of a runtime that is gone is missed by nobody.
-                Ok(Some(Event::Ping(id))) => {
-                    let _ = out.pong(id).await;
-                }
-                Ok(Some(Event::GoAway | Event::Other)) => {}
-                Ok(None) => break,
-            },
+                Event::GoAway | Event::Other => {}
+            }
         }
+        if !status_sent {
+            // The runtime ended without a word: the command succeeded as far as it told.
+            tell(
+                &mut sink,
+                protocol,
+                br#"{"metadata":{},"status":"Success"}"#,
+            )
+            .await?;
+        }
+        Ok::<_, Failure>(())
+    };
+    tokio::select! {
+        () = input => return Ok(()),
+        over = output => over?,
     }
-    if !status_sent {
-        // The runtime ended without a word: the command succeeded as far as it told.
-        tell(&mut ws, protocol, br#"{"metadata":{},"status":"Success"}"#).await?;
-    }
-    close(&mut ws).await?;
+    close(sink, stream).await?;
     Ok(())
 }
 
@@ -587,12 +612,12 @@ fn retold(data: &[u8]) -> Vec<u8> {
 
 /// Tells a command's end as the protocol has it.
 async fn tell<S>(
-    ws: &mut WebSocketStream<S>,
+    ws: &mut S,
     protocol: Protocol,
     status: &[u8],
 ) -> Result<(), tokio_tungstenite::tungstenite::Error>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Sink<Message, Error = tokio_tungstenite::tungstenite::Error> + Unpin,
 {
     if protocol.status == Told::Status {
         return send(ws, protocol, ERROR, status).await;
@@ -608,13 +633,13 @@ where
 }
 
 async fn send<S>(
-    ws: &mut WebSocketStream<S>,
+    ws: &mut S,
     protocol: Protocol,
     channel: u8,
     data: &[u8],
 ) -> Result<(), tokio_tungstenite::tungstenite::Error>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Sink<Message, Error = tokio_tungstenite::tungstenite::Error> + Unpin,
 {
     for chunk in data.chunks(32 * 1024) {
         ws.send(protocol.message(channel, chunk)).await?;
@@ -623,20 +648,24 @@ where
 }
 
 /// Closes with "normal": clients take a close without a code for a broken connection.
-async fn close<S>(ws: &mut WebSocketStream<S>) -> Result<(), tokio_tungstenite::tungstenite::Error>
+async fn close<W, R>(
+    mut sink: W,
+    mut stream: R,
+) -> Result<(), tokio_tungstenite::tungstenite::Error>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    W: Sink<Message, Error = tokio_tungstenite::tungstenite::Error> + Unpin,
+    R: Stream<Item = Result<Message, tokio_tungstenite::tungstenite::Error>> + Unpin,
 {
     use tokio_tungstenite::tungstenite::protocol::CloseFrame;
     use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-    ws.close(Some(CloseFrame {
+    let normal = CloseFrame {
         code: CloseCode::Normal,
         reason: "".into(),
-    }))
-    .await?;
+    };
+    sink.send(Message::Close(Some(normal))).await?;
     // The client's close is awaited for a moment, so that ours is not lost to a reset.
     let _ = tokio::time::timeout(std::time::Duration::from_secs(2), async {
-        while let Some(Ok(_)) = ws.next().await {}
+        while let Some(Ok(_)) = stream.next().await {}
     })
     .await;
     Ok(())
@@ -678,45 +707,53 @@ pub async fn port_forward(
     answer
 }
 
-/// Joins what messages carry to the runtime's connection.
+/// Joins what messages carry to the runtime's connection, each direction at its own pace.
 async fn tunnel<S, R>(
-    mut ws: WebSocketStream<S>,
+    ws: WebSocketStream<S>,
     io: R,
     early: BytesMut,
     traffic: &Traffic,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+) -> Result<(), Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     R: AsyncRead + AsyncWrite,
 {
-    let mut buf = early;
     let (mut r, mut w) = tokio::io::split(io);
-    loop {
-        if !buf.is_empty() {
-            ws.send(Message::Binary(buf.split().freeze())).await?;
-        }
-        buf.reserve(32 * 1024);
-        tokio::select! {
-            m = ws.next() => match m {
+    let (mut sink, mut stream) = ws.split();
+    let input = async {
+        loop {
+            match stream.next().await {
                 Some(Ok(m @ (Message::Binary(_) | Message::Text(_)))) => {
                     traffic.moved();
                     w.write_all(&m.into_data()).await?;
                 }
-                Some(Ok(Message::Close(_)) | Err(_)) | None => return Ok(()),
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return Ok::<_, Failure>(()),
                 Some(Ok(_)) => {}
-            },
-            n = r.read_buf(&mut buf) => {
-                if n? == 0 {
-                    break;
-                }
-                traffic.moved();
-            },
+            }
         }
+    };
+    let output = async {
+        let mut buf = early;
+        loop {
+            if !buf.is_empty() {
+                traffic.moved();
+                sink.send(Message::Binary(buf.split().freeze())).await?;
+            }
+            buf.reserve(32 * 1024);
+            if r.read_buf(&mut buf).await? == 0 {
+                return Ok::<_, Failure>(());
+            }
+        }
+    };
+    tokio::select! {
+        gone = input => return gone,
+        over = output => over?,
     }
-    close(&mut ws).await?;
+    close(sink, stream).await?;
     Ok(())
 }
 
+/// Both directions at once, as in [`bridge`].
 async fn forward<S, R>(
     mut ws: WebSocketStream<S>,
     io: R,
@@ -724,7 +761,7 @@ async fn forward<S, R>(
     ports: &[u16],
     protocol: Protocol,
     traffic: &Traffic,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+) -> Result<(), Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     R: AsyncRead + AsyncWrite,
@@ -756,44 +793,66 @@ where
             send(&mut ws, protocol, u8::try_from(c)?, &p.to_le_bytes()).await?;
         }
     }
-    let mut open = ids.len();
-    loop {
-        tokio::select! {
-            m = ws.next() => match m {
-                Some(Ok(m @ (Message::Binary(_) | Message::Text(_)))) => {
-                    traffic.moved();
-                    let data = m.into_data();
-                    let Some((channel, payload)) = protocol.read(&data) else { continue };
-                    if channel % 2 == 0 && let Some(id) = ids.get(usize::from(channel)) {
-                        out.data(*id, &payload, false).await?;
-                    }
+    let (mut sink, mut stream) = ws.split();
+    let (ping, mut pings) = mpsc::channel(PINGS);
+    let input = async {
+        loop {
+            let message = tokio::select! {
+                m = stream.next() => m,
+                Some(id) = pings.recv() => {
+                    out.pong(id).await?;
+                    continue;
                 }
-                Some(Ok(Message::Ping(p))) => ws.send(Message::Pong(p)).await?,
-                Some(Ok(Message::Close(_)) | Err(_)) | None => return Ok(()),
-                Some(Ok(_)) => {}
-            },
-            e = inn.next() => match e? {
-                Some(Event::Data { id, data, fin }) => {
+            };
+            let data = match message {
+                Some(Ok(m @ (Message::Binary(_) | Message::Text(_)))) => m.into_data(),
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return Ok::<_, Failure>(()),
+                Some(Ok(_)) => continue,
+            };
+            traffic.moved();
+            let Some((channel, payload)) = protocol.read(&data) else {
+                continue;
+            };
+            if channel % 2 == 0
+                && let Some(id) = ids.get(usize::from(channel))
+            {
+                out.data(*id, &payload, false).await?;
+            }
+        }
+    };
+    let output = async {
+        let mut open = ids.len();
+        while open > 0 {
+            let Some(event) = inn.next().await? else {
+                break;
+            };
+            match event {
+                Event::Data { id, data, fin } => {
                     traffic.moved();
-                    let Some(channel) = ids.iter().position(|i| *i == id) else { continue };
+                    let Some(channel) = ids.iter().position(|i| *i == id) else {
+                        continue;
+                    };
                     if !data.is_empty() {
-                        send(&mut ws, protocol, u8::try_from(channel)?, &data).await?;
+                        send(&mut sink, protocol, u8::try_from(channel)?, &data).await?;
                     }
                     if fin {
                         open -= 1;
                     }
                 }
-                Some(Event::Reset(id)) if ids.contains(&id) => open = open.saturating_sub(1),
-                Some(Event::Ping(id)) => out.pong(id).await?,
-                Some(_) => {}
-                None => break,
-            },
+                Event::Reset(id) if ids.contains(&id) => open -= 1,
+                Event::Ping(id) => {
+                    let _ = ping.try_send(id);
+                }
+                Event::Reset(_) | Event::GoAway | Event::Other => {}
+            }
         }
-        if open == 0 {
-            break;
-        }
+        Ok::<_, Failure>(())
+    };
+    tokio::select! {
+        gone = input => return gone,
+        over = output => over?,
     }
-    close(&mut ws).await?;
+    close(sink, stream).await?;
     Ok(())
 }
 
@@ -1115,6 +1174,84 @@ mod tests {
             runtime.read_to_end(&mut sent).await.unwrap();
             assert!(sent.ends_with(b"hi"), "{of}");
             assert!(task.await.unwrap(), "{of}");
+        }
+    }
+
+    /// What was written waits to be read, on either side, and is not what keeps the other direction from moving: a command
+    /// that reads nothing until its output is taken would else stand still for ever.
+    #[tokio::test(start_paused = true)]
+    async fn a_direction_that_waits_does_not_hold_up_the_other() {
+        const MESSAGES: usize = 50;
+        const BYTES: usize = 8192;
+        for of in ["command", "tunnel", "forward"] {
+            // Each message is larger than what the connections hold.
+            let ((a, b), (runtime, io)) = (tokio::io::duplex(1024), tokio::io::duplex(1024));
+            let ws = WebSocketStream::from_raw_socket(a, Role::Server, None).await;
+            let client = WebSocketStream::from_raw_socket(b, Role::Client, None).await;
+            let wanted = Wanted {
+                stdin: true,
+                stdout: true,
+                ..Wanted::default()
+            };
+            tokio::spawn(async move {
+                let (early, traffic) = (BytesMut::new(), Traffic::default());
+                match of {
+                    "command" => bridge(ws, io, early, wanted, COMMAND[5], &traffic).await,
+                    "tunnel" => tunnel(ws, io, early, &traffic).await,
+                    _ => forward(ws, io, early, &[80], FORWARD[1], &traffic).await,
+                }
+            });
+            // Gives back what it gets, and takes nothing while it does.
+            tokio::spawn(async move {
+                let (mut r, mut w) = tokio::io::split(runtime);
+                if of == "tunnel" {
+                    let mut some = [0; 512];
+                    while let Ok(n @ 1..) = r.read(&mut some).await {
+                        w.write_all(&some[..n]).await.unwrap();
+                    }
+                    return;
+                }
+                let (mut inn, mut out) = (Receiver::new(r), Sender::new(w));
+                let answered = if of == "command" { 5 } else { 3 };
+                while let Ok(Some(event)) = inn.next().await {
+                    if let Event::Data { id: 3, data, .. } = event {
+                        out.data(answered, &data, false).await.unwrap();
+                    }
+                }
+            });
+            let (mut to, mut from) = client.split();
+            let sender = tokio::spawn(async move {
+                for n in 0..MESSAGES {
+                    let data = vec![u8::try_from(n).unwrap(); BYTES];
+                    let message = if of == "tunnel" {
+                        Message::binary(data)
+                    } else {
+                        COMMAND[5].message(STDIN, &data)
+                    };
+                    to.send(message).await.unwrap();
+                }
+                to
+            });
+            let mut got = Vec::new();
+            let reader = async {
+                while got.len() < MESSAGES * BYTES {
+                    let data = from.next().await.unwrap().unwrap().into_data();
+                    match (of, data.split_first()) {
+                        ("tunnel", _) => got.extend_from_slice(&data),
+                        // The port's number comes first.
+                        ("forward", Some((0, port))) if port == 80u16.to_le_bytes() => {}
+                        ("command", Some((1, echo))) | ("forward", Some((0, echo))) => {
+                            got.extend_from_slice(echo);
+                        }
+                        _ => {}
+                    }
+                }
+            };
+            let done = tokio::time::timeout(HOUR, reader).await;
+            assert!(done.is_ok(), "{of} stands still after {} bytes", got.len());
+            let want = (0..MESSAGES).flat_map(|n| [u8::try_from(n).unwrap(); BYTES]);
+            assert!(got.iter().copied().eq(want), "{of}");
+            drop(sender.await.unwrap());
         }
     }
 
