@@ -339,7 +339,7 @@ mod tests {
     async fn who_says_nothing_is_sent_away() {
         let shutdown = Shutdown::new();
         let limits = Limits {
-            unknown_idle: Duration::from_millis(50),
+            unknown_idle: Duration::from_secs(2),
             ..Limits::of(40)
         };
         let port = port(limits, &shutdown).await;
