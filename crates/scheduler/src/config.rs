@@ -57,6 +57,34 @@ pub struct Profile {
     pub weights: BTreeMap<String, i64>,
     /// Whether pods that fit nowhere may displace others.
     pub preemption: bool,
+    /// DefaultPreemption's args.
+    pub candidates: Candidates,
+}
+
+/// On how many nodes preemption finds room before it chooses: the larger of both, or all there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidates {
+    /// Of the nodes that preemption could mend, 0 to 100.
+    pub percentage: usize,
+    /// At least so many.
+    pub absolute: usize,
+}
+
+impl Candidates {
+    /// How many of `nodes`.
+    pub fn of(self, nodes: usize) -> usize {
+        let part = nodes.saturating_mul(self.percentage) / 100;
+        part.max(self.absolute).min(nodes)
+    }
+}
+
+impl Default for Candidates {
+    fn default() -> Candidates {
+        Candidates {
+            percentage: 10,
+            absolute: 100,
+        }
+    }
 }
 
 impl Default for Profile {
@@ -68,6 +96,7 @@ impl Default for Profile {
             unfiltered: BTreeSet::new(),
             weights: BTreeMap::new(),
             preemption: true,
+            candidates: Candidates::default(),
         }
     }
 }
@@ -243,7 +272,7 @@ impl PluginSet {
 #[serde(deny_unknown_fields)]
 struct PluginRef {
     name: String,
-    weight: Option<i64>,
+    weight: Option<i32>,
 }
 
 #[derive(Deserialize)]
@@ -258,6 +287,13 @@ struct PluginConfig {
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct FitArgs {
     scoring_strategy: Option<StrategyFile>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct PreemptionArgs {
+    min_candidate_nodes_absolute: Option<i32>,
+    min_candidate_nodes_percentage: Option<i32>,
 }
 
 #[derive(Deserialize)]
@@ -291,6 +327,66 @@ fn invalid(field: &str, value: impl ToString, detail: &str) -> ConfigError {
     }
 }
 
+fn check_shape(points: &[(i64, i64)]) -> Result<(), ConfigError> {
+    let field = |i: usize, part: &str| {
+        format!("scoringStrategy.requestedToCapacityRatio.shape[{i}].{part}")
+    };
+    let mut before = None;
+    for (i, (utilization, score)) in points.iter().enumerate() {
+        for (part, value, max) in [("utilization", *utilization, 100), ("score", *score, 10)] {
+            if !(0..=max).contains(&value) {
+                let detail = format!("not in valid range [0, {max}]");
+                return Err(invalid(&field(i, part), value, &detail));
+            }
+        }
+        if before.is_some_and(|b| b >= *utilization) {
+            let detail = "values must be sorted in increasing order";
+            return Err(invalid(&field(i, "utilization"), utilization, detail));
+        }
+        before = Some(*utilization);
+    }
+    Ok(())
+}
+
+fn candidates(args: &PreemptionArgs) -> Result<Candidates, ConfigError> {
+    let default = Candidates::default();
+    let read = |field: &str, value: Option<i32>, default: usize, max: usize, range: &str| {
+        let Some(value) = value else {
+            return Ok(default);
+        };
+        match usize::try_from(value) {
+            Ok(v) if v <= max => Ok(v),
+            _ => Err(invalid(
+                field,
+                value,
+                &format!("not in valid range {range}"),
+            )),
+        }
+    };
+    let (percentage, absolute) = ("minCandidateNodesPercentage", "minCandidateNodesAbsolute");
+    let c = Candidates {
+        percentage: read(
+            percentage,
+            args.min_candidate_nodes_percentage,
+            default.percentage,
+            100,
+            "[0, 100]",
+        )?,
+        absolute: read(
+            absolute,
+            args.min_candidate_nodes_absolute,
+            default.absolute,
+            usize::MAX,
+            "[0, inf)",
+        )?,
+    };
+    if c.percentage == 0 && c.absolute == 0 {
+        let detail = format!("cannot be zero at the same time as {absolute}");
+        return Err(invalid(percentage, 0, &detail));
+    }
+    Ok(c)
+}
+
 fn strategy(file: StrategyFile) -> Result<ScoringStrategy, ConfigError> {
     let strategy = match file.type_.as_str() {
         "LeastAllocated" => Strategy::LeastAllocated,
@@ -312,6 +408,7 @@ fn strategy(file: StrategyFile) -> Result<ScoringStrategy, ConfigError> {
                     detail: "at least one point must be specified".into(),
                 });
             }
+            check_shape(&points)?;
             Strategy::RequestedToCapacityRatio(points)
         }
         other => return Err(invalid("scoringStrategy.type", other, "unknown strategy")),
@@ -321,7 +418,7 @@ fn strategy(file: StrategyFile) -> Result<ScoringStrategy, ConfigError> {
     } else {
         file.resources
             .into_iter()
-            .map(|r| (r.name, r.weight.unwrap_or(1)))
+            .map(|r| (r.name, r.weight.map_or(1, i64::from)))
             .collect()
     };
     for (name, weight) in &resources {
@@ -547,7 +644,8 @@ fn profile(
         }
         let weight = |point: &str| {
             let set = at(point).enabled.iter().find(|p| p.name == d.name);
-            set.and_then(|p| p.weight).filter(|w| *w > 0)
+            let weight = set.and_then(|p| p.weight).map(i64::from);
+            weight.filter(|w| *w > 0)
         };
         match weight("score").or_else(|| weight("multiPoint")) {
             _ if !score => profile.weights.insert(d.name.to_owned(), 0),
@@ -570,12 +668,20 @@ fn profile(
         }
         let path = format!("{path}: pluginConfig {}", c.name);
         warnings.extend(component::config::check(&path, &mut doc, args.1)?);
-        if c.name == "NodeResourcesFit" && !doc.is_null() {
-            let args: FitArgs =
-                serde_json::from_value(doc).map_err(|e| ConfigError::Args(c.name, e))?;
-            if let Some(s) = args.scoring_strategy {
-                profile.scoring = strategy(s)?;
+        let wrong = |e| ConfigError::Args(c.name.clone(), e);
+        match c.name.as_str() {
+            _ if doc.is_null() => {}
+            "NodeResourcesFit" => {
+                let args: FitArgs = serde_json::from_value(doc).map_err(wrong)?;
+                if let Some(s) = args.scoring_strategy {
+                    profile.scoring = strategy(s)?;
+                }
             }
+            "DefaultPreemption" => {
+                let args: PreemptionArgs = serde_json::from_value(doc).map_err(wrong)?;
+                profile.candidates = candidates(&args)?;
+            }
+            _ => {}
         }
     }
     Ok(profile)
@@ -614,14 +720,15 @@ mod tests {
             [] as [&str; 0]
         );
         for (name, args) in fields::ARGS {
-            if *name == "NodeResourcesFit" {
-                assert_eq!(
-                    component::config::not_decoded::<FitArgs>(args),
-                    [] as [&str; 0]
-                );
-            } else {
-                assert!(args.iter().all(|f| !f.support.is_there()), "{name}");
-            }
+            let left = match *name {
+                "NodeResourcesFit" => component::config::not_decoded::<FitArgs>(args),
+                "DefaultPreemption" => component::config::not_decoded::<PreemptionArgs>(args),
+                _ => {
+                    assert!(args.iter().all(|f| !f.support.is_there()), "{name}");
+                    continue;
+                }
+            };
+            assert_eq!(left, [] as [&str; 0]);
         }
     }
 
@@ -756,6 +863,72 @@ mod tests {
         ] {
             let c = of(name, args).unwrap();
             assert!(c.warnings.is_empty(), "{name}: {:?}", c.warnings);
+        }
+    }
+
+    #[test]
+    fn arguments_at_their_ends() {
+        let of = |name: &str, args: &str| {
+            read(&format!(
+                "profiles:\n- pluginConfig:\n  - name: {name}\n    args: {args}\n"
+            ))
+        };
+        let shape = |points: &str| {
+            format!(
+                "{{scoringStrategy: {{type: RequestedToCapacityRatio, requestedToCapacityRatio: {{shape: {points}}}}}}}"
+            )
+        };
+        let c = of(
+            "NodeResourcesFit",
+            &shape("[{utilization: 0, score: 0}, {utilization: 100, score: 10}]"),
+        )
+        .unwrap();
+        assert_eq!(
+            c.profiles[0].scoring.strategy,
+            Strategy::RequestedToCapacityRatio(vec![(0, 0), (100, 10)])
+        );
+        for (points, part) in [
+            ("[]", "at least one point"),
+            ("[{utilization: 101, score: 0}]", "[0].utilization"),
+            ("[{utilization: -1, score: 0}]", "[0, 100]"),
+            ("[{utilization: 0, score: 11}]", "[0].score"),
+            (
+                "[{utilization: 9223372036854775807, score: 9223372036854775807}]",
+                "[0, 100]",
+            ),
+            (
+                "[{utilization: 9, score: 1}, {utilization: 9, score: 2}]",
+                "increasing order",
+            ),
+        ] {
+            let e = of("NodeResourcesFit", &shape(points)).unwrap_err();
+            assert!(e.contains(part), "{points}: {e}");
+        }
+        let c = of("DefaultPreemption", "{minCandidateNodesAbsolute: 0}").unwrap();
+        let found = c.profiles[0].candidates;
+        assert_eq!((found.of(1000), found.of(9), found.of(0)), (100, 0, 0));
+        let c = of(
+            "DefaultPreemption",
+            "{minCandidateNodesAbsolute: 2147483647}",
+        );
+        assert_eq!(c.unwrap().profiles[0].candidates.of(1000), 1000);
+        for (args, part) in [
+            ("{minCandidateNodesPercentage: 101}", "[0, 100]"),
+            ("{minCandidateNodesAbsolute: -1}", "[0, inf)"),
+            (
+                "{minCandidateNodesAbsolute: 0, minCandidateNodesPercentage: 0}",
+                "at the same time",
+            ),
+            ("{minCandidateNodesAbsolute: 2147483648}", "i32"),
+        ] {
+            let e = of("DefaultPreemption", args).unwrap_err();
+            assert!(e.contains(part), "{args}: {e}");
+        }
+        for weight in ["2147483648", "9223372036854775807"] {
+            let plugins =
+                format!("{{score: {{enabled: [{{name: NodeResourcesFit, weight: {weight}}}]}}}}");
+            let e = read(&format!("profiles:\n- plugins: {plugins}\n")).unwrap_err();
+            assert!(e.contains("i32"), "{e}");
         }
     }
 

@@ -366,7 +366,7 @@ impl Core {
             Decision::Unfit(mut error) => {
                 let found = decider
                     .preempts()
-                    .then(|| preempt(decider, &q.pod, &mut self.table, &error));
+                    .then(|| preempt(decider, &q.pod, &mut self.table, &error, random));
                 let nomination = match found {
                     None => {
                         error.post_filter = NO_CLAIMS.into();

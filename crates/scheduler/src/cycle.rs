@@ -168,13 +168,19 @@ impl Decider {
 
     /// Whether the dynamic and static filters let the pod run on one row.
     pub fn fits(&self, pod: &Pod, nodes: &NodeTable, row: usize) -> bool {
+        self.refusal(pod, nodes, row).is_empty()
+    }
+
+    /// The reasons of the first filter that keeps the pod off one row; none if it fits.
+    pub fn refusal(&self, pod: &Pod, nodes: &NodeTable, row: usize) -> Vec<Reason> {
         self.plugins
             .iter()
             .filter_map(|p| p.filter.as_ref())
-            .all(|f| {
-                let f = f.get();
-                !f.relevant(pod) || f.explain(pod, nodes, row).is_empty()
-            })
+            .map(Scope::get)
+            .filter(|f| f.relevant(pod))
+            .map(|f| f.explain(pod, nodes, row))
+            .find(|reasons| !reasons.is_empty())
+            .unwrap_or_default()
     }
 
     /// Node by node, the reasons of the first filter that refuses: what a person asks about a pending pod.

@@ -12,7 +12,7 @@ use component::metrics::Registry;
 use component::serve::Standard;
 use component::support::{Instead, Support};
 
-use crate::config::{Config, ConfigError, Connection};
+use crate::config::{self, Config, ConfigError, Connection};
 use crate::metrics::Metrics;
 use crate::shell;
 
@@ -107,18 +107,8 @@ fn config(flags: &Flags) -> Result<Config, Error> {
     Ok(config)
 }
 
-/// Runs until `shutdown`, or until the lease is lost.
-pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
-    let config = config(flags)?;
-    for warning in &config.warnings {
-        tracing::warn!("{warning}");
-    }
-    let absent: Vec<&str> = crate::plugins::PLUGINS
-        .iter()
-        .filter(|d| matches!(d.support, Support::Absent(Instead::Warned(_))))
-        .map(|d| d.name)
-        .collect();
-    tracing::warn!(plugins = %absent.join(","), "Plugins that upstream runs by default are not there");
+/// Where the apiserver is and how fast it may be called: what a file that names one says, the flags otherwise.
+fn connection(flags: &Flags, config: &Config) -> (String, Options) {
     let named = config.connection.clone();
     let connection = named.filter(|c| !c.kubeconfig.is_empty());
     let connection = connection.unwrap_or_else(|| Connection {
@@ -132,24 +122,61 @@ pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
         burst: connection.burst,
         ..Options::default()
     };
-    let client = Client::from_flags(
-        &connection.kubeconfig,
-        flags.string("master"),
-        options.clone(),
-    )
-    .await?;
+    (connection.kubeconfig, options)
+}
+
+/// For calls that must not wait behind bindings.
+fn unlimited(options: &Options) -> Options {
+    Options {
+        qps: 0.0,
+        ..options.clone()
+    }
+}
+
+fn leader(
+    settings: config::Election,
+    identity: String,
+    election: Election,
+) -> Result<LeaderConfig, Error> {
+    let config = LeaderConfig {
+        lease_duration: settings.lease_duration,
+        election,
+        renew_deadline: settings.renew_deadline,
+        retry_period: settings.retry_period,
+        ..LeaderConfig::new(settings.namespace, settings.name, identity)
+    };
+    config
+        .check()
+        .map_err(|why| Error::Flag(format!("leaderElection: {why}")))?;
+    Ok(config)
+}
+
+/// Runs until `shutdown`, or until the lease is lost.
+pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
+    let config = config(flags)?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let absent: Vec<&str> = crate::plugins::PLUGINS
+        .iter()
+        .filter(|d| matches!(d.support, Support::Absent(Instead::Warned(_))))
+        .map(|d| d.name)
+        .collect();
+    tracing::warn!(plugins = %absent.join(","), "Plugins that upstream runs by default are not there");
+    let (kubeconfig, options) = connection(flags, &config);
+    let client = Client::from_flags(&kubeconfig, flags.string("master"), options.clone()).await?;
 
     let registry = Registry::new();
     registry.features(&flags.features().map_err(Error::Flag)?);
     let metrics = Arc::new(Metrics::new(&registry));
     let (synced, election) = (Latch::default(), Election::default());
     let settings = config.election.clone();
-    let (elects, lease_duration) = (settings.elect, settings.lease_duration);
+    let elects = settings.elect;
     let filled = Filled {
         name: "sched-handler-sync",
         not_yet: "handlers are not fully synchronized",
     };
-    let elected = elects.then_some((settings.name.as_str(), lease_duration));
+    let elected = elects.then_some((settings.name.as_str(), settings.lease_duration));
     let handler = Standard {
         checks: election.checks(elected, &synced, filled, &shutdown),
         metrics: registry.clone(),
@@ -165,11 +192,7 @@ pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
     )
     .await?;
 
-    // Calls for leases and events must not wait behind bindings.
-    let own = client.with_options(Options {
-        qps: 0.0,
-        ..options.clone()
-    })?;
+    let own = client.with_options(unlimited(&options))?;
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = host.trim();
     let identity = format!(
@@ -206,16 +229,7 @@ pub async fn run(flags: &Flags, shutdown: Shutdown) -> Result<(), Error> {
         shell::run(config, deps, shutdown.token.clone()).await;
         return Ok(());
     }
-    let election = LeaderConfig {
-        lease_duration,
-        election,
-        renew_deadline: settings.renew_deadline,
-        retry_period: settings.retry_period,
-        ..LeaderConfig::new(settings.namespace, settings.name, identity)
-    };
-    election
-        .check()
-        .map_err(|why| Error::Flag(format!("leaderElection: {why}")))?;
+    let election = leader(settings, identity, election)?;
     // The lease has a connection of its own: whatever the scheduler sends does not hold it up.
     let elector = own.for_leases(election.renew_deadline).await?;
     lead(
@@ -235,11 +249,77 @@ mod tests {
 
     use super::*;
 
-    fn of(args: &[&str]) -> Config {
+    fn of_args(args: &[&str]) -> Config {
+        config(&flags(args)).unwrap()
+    }
+
+    fn flags(args: &[&str]) -> Flags {
         match command_line().parse(args.iter().copied()).unwrap() {
-            Outcome::Run(f) => config(&f).unwrap(),
+            Outcome::Run(f) => f,
             Outcome::Print(t) => panic!("{t}"),
         }
+    }
+
+    #[test]
+    fn the_rate_is_that_of_the_flags_or_of_a_file_that_names_a_server() {
+        let dir = tempfile::tempdir().unwrap();
+        let with = |name: &str, connection: &str| {
+            let file = dir.path().join(name);
+            let text = format!(
+                "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\nclientConnection: {connection}\n"
+            );
+            std::fs::write(&file, text).unwrap();
+            format!("--config={}", file.display())
+        };
+        let named = with("named", "{kubeconfig: /file, qps: 7, burst: 8}");
+        let nameless = with("nameless", "{qps: 7, burst: 8}");
+        let rate = [
+            "--kubeconfig=/flag",
+            "--kube-api-qps=3",
+            "--kube-api-burst=4",
+        ];
+        for (config, path, qps, burst) in [
+            (None, "/flag", 3.0, 4),
+            (Some(&nameless), "/flag", 3.0, 4),
+            (Some(&named), "/file", 7.0, 8),
+        ] {
+            let mut args = rate.to_vec();
+            args.extend(config.map(String::as_str));
+            let flags = flags(&args);
+            let (kubeconfig, options) = connection(&flags, &super::config(&flags).unwrap());
+            assert_eq!(
+                (kubeconfig.as_str(), options.qps, options.burst),
+                (path, qps, burst)
+            );
+            assert!(options.user_agent.starts_with("kube-scheduler/"));
+            let own = unlimited(&options);
+            assert_eq!((own.qps, own.burst), (0.0, burst));
+            assert_eq!(own.user_agent, options.user_agent);
+        }
+    }
+
+    #[test]
+    fn the_times_of_the_election_are_used_and_have_to_fit() {
+        let args = [
+            "--leader-elect-lease-duration=30s",
+            "--leader-elect-renew-deadline=20s",
+            "--leader-elect-retry-period=5s",
+            "--leader-elect-resource-name=n",
+            "--leader-elect-resource-namespace=ns",
+        ];
+        let of = |settings| leader(settings, "me".into(), Election::default());
+        let c = of(of_args(&args).election).unwrap();
+        assert_eq!(
+            [c.lease_duration, c.renew_deadline, c.retry_period].map(|d| d.as_secs()),
+            [30, 20, 5]
+        );
+        assert_eq!(
+            (c.name.as_str(), c.namespace.as_str(), c.identity.as_str()),
+            ("n", "ns", "me")
+        );
+        let e = of(of_args(&["--leader-elect-renew-deadline=15s"]).election);
+        let why = "leaderElection: leaseDuration must be greater than renewDeadline";
+        assert_eq!(e.unwrap_err().to_string(), why);
     }
 
     #[test]
@@ -252,12 +332,12 @@ mod tests {
         )
         .unwrap();
         let config = format!("--config={}", file.display());
-        let e = of(&[&config]).election;
+        let e = of_args(&[&config]).election;
         assert_eq!(
             (e.elect, e.lease_duration.as_secs(), e.name.as_str()),
             (false, 40, "mine")
         );
-        let e = of(&[
+        let e = of_args(&[
             &config,
             "--leader-elect=true",
             "--leader-elect-resource-name=x",
@@ -267,7 +347,7 @@ mod tests {
             (e.elect, e.lease_duration.as_secs(), e.name.as_str()),
             (true, 40, "x")
         );
-        let e = of(&["--leader-elect-lease-duration=20s"]).election;
+        let e = of_args(&["--leader-elect-lease-duration=20s"]).election;
         assert_eq!(
             (e.elect, e.lease_duration.as_secs(), e.name.as_str()),
             (true, 20, "kube-scheduler")

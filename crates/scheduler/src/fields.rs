@@ -73,8 +73,8 @@ const NO_VOLUMES: &str = "no plugin looks at volumes";
 #[rustfmt::skip]
 pub static ARGS: &[(&str, &[Field])] = &[
     ("DefaultPreemption", &[
-        none("minCandidateNodesAbsolute", "100", "all nodes are candidates"),
-        none("minCandidateNodesPercentage", "10", "all nodes are candidates"),
+        full("minCandidateNodesAbsolute"),
+        full("minCandidateNodesPercentage"),
     ]),
     ("DynamicResources", &[
         none("bindingTimeout", "\"10m0s\"", "no plugin allocates devices"),

@@ -388,6 +388,26 @@ mod tests {
     }
 
     #[test]
+    fn everything_that_was_told_is_known_after_a_panic() {
+        let mut g = guard();
+        let labels = BTreeMap::from([("team".to_owned(), "a".to_owned())]);
+        g.input(Input::Namespace("kept".into(), labels.clone()), 0);
+        g.input(Input::Namespace("gone".into(), labels.clone()), 0);
+        g.input(Input::NamespaceGone("gone".into()), 0);
+        g.input(Input::Node(Arc::new(node("a", "4", "4Gi"))), 0);
+        g.input(Input::Node(Arc::new(node("gone", "4", "4Gi"))), 0);
+        g.input(Input::NodeGone("gone".into()), 0);
+        g.input(Input::Pod(pod("placed", "1", "a")), 0);
+        g.input(Input::Pod(pod("bad", "1", "")), 0);
+        assert_eq!(decisions(&mut g, 0), ["bad: SchedulerError"]);
+        let table = g.core.nodes();
+        assert_eq!(table.namespace("kept"), Some(&labels));
+        assert_eq!(table.namespace("gone"), None);
+        assert_eq!((table.find("a"), table.find("gone")), (Some(0), None));
+        assert_eq!(table.row_of_pod("placed"), Some(0));
+    }
+
+    #[test]
     fn a_hint_that_panics_is_not_the_fault_of_what_happened() {
         let mut g = guard();
         g.input(Input::Node(Arc::new(node("a", "2", "4Gi"))), 0);

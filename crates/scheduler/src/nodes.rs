@@ -489,6 +489,32 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn what_pods_hold_counts_while_a_node_does_not_name_it() {
+        const GPU: &str = "example.com/gpu";
+        let mut t = NodeTable::default();
+        let mut with = node("a", "4", "8Gi");
+        with.status.allocatable.insert(GPU.into(), "4".into());
+        t.upsert_node(&with);
+        let mut v = view("p", "1", "");
+        let requests = &mut v.spec.containers[0].resources.as_mut().unwrap().requests;
+        requests.insert(GPU.into(), "1".into());
+        let p = Classes::default().pod(Arc::new(v));
+        t.place(&p, "a");
+        let scalars = |t: &NodeTable| t.row(0).unwrap().scalars.get(GPU).copied();
+        assert_eq!(scalars(&t), Some((4, 1)));
+        // A device plugin that begins again is not there for a moment.
+        let change = t.upsert_node(&node("a", "4", "8Gi"));
+        assert_eq!((scalars(&t), change.any()), (Some((0, 1)), false));
+        let change = t.upsert_node(&with);
+        assert_eq!((scalars(&t), change.allocatable), (Some((4, 1)), true));
+        t.remove_pod("p");
+        assert_eq!(scalars(&t), Some((4, 0)));
+        // What nobody holds or names is forgotten.
+        t.upsert_node(&node("a", "4", "8Gi"));
+        assert_eq!(scalars(&t), None);
+    }
+
+    #[test]
     fn pods_may_come_before_their_node() {
         let mut t = NodeTable::default();
         t.place(&pod("p", "1", ""), "late");

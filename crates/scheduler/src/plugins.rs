@@ -95,7 +95,14 @@ pub fn all(profile: &Profile) -> Vec<Plugin> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::framework::ClusterEvent;
+    use crate::nodes::tests::{node, view};
+    use crate::nodes::{NodeChange, NodeTable};
+    use crate::pod::{Classes, Pod};
+    use crate::view::{Port, Taint};
 
     #[test]
     fn names_are_unique_and_those_of_the_plugins() {
@@ -110,6 +117,140 @@ mod tests {
                 assert_eq!(make(&profile).name, d.name);
                 assert!(d.support.is_there(), "{}", d.name);
             }
+        }
+    }
+
+    /// Source: upstream's default profile. A weight of 0 is that of a plugin without a score.
+    #[test]
+    fn what_each_does_and_how_much_it_counts() {
+        let found: Vec<_> = all(&Profile::default())
+            .iter()
+            .map(|p| {
+                (
+                    p.name,
+                    p.pre_enqueue.is_some(),
+                    p.filter.is_some(),
+                    p.weight,
+                )
+            })
+            .collect();
+        let want = [
+            ("SchedulingGates", true, false, 0),
+            ("NodeUnschedulable", false, true, 0),
+            ("NodeName", false, true, 0),
+            ("TaintToleration", false, true, 3),
+            ("NodeAffinity", false, true, 2),
+            ("NodePorts", false, true, 0),
+            ("NodeResourcesFit", false, true, 1),
+            ("PodTopologySpread", false, true, 2),
+            ("InterPodAffinity", false, true, 2),
+            ("NodeResourcesBalancedAllocation", false, false, 1),
+            ("ImageLocality", false, false, 1),
+        ];
+        assert_eq!(found, want);
+        for p in all(&Profile::default()) {
+            assert_eq!(p.score.is_some(), p.weight > 0, "{}", p.name);
+        }
+    }
+
+    /// What may have helped a pod that a filter refused wakes it, and nothing else does.
+    #[test]
+    fn what_each_filter_waits_for() {
+        let mut t = NodeTable::default();
+        t.upsert_node(&node("good", "4", "8Gi"));
+        let mut bad = node("bad", "1", "8Gi");
+        bad.spec.unschedulable = true;
+        bad.spec.taints.push(Taint {
+            key: "k".into(),
+            value: String::new(),
+            effect: "NoSchedule".into(),
+        });
+        t.upsert_node(&bad);
+        let with_port = |uid: &str, port: i32| -> Pod {
+            let mut v = view(uid, "2", "");
+            v.spec.containers[0].ports.push(Port {
+                host_port: port,
+                ..Port::default()
+            });
+            Classes::default().pod(Arc::new(v))
+        };
+        let (waits, same, other) = (
+            with_port("waits", 80),
+            with_port("same", 80),
+            with_port("other", 81),
+        );
+        let row = |name: &str| t.find(name).unwrap();
+        let of = |name: &str, change: NodeChange| ClusterEvent::Node {
+            row: row(name),
+            change,
+        };
+        let none = NodeChange::default();
+        let added = NodeChange {
+            added: true,
+            ..none
+        };
+        let labels = NodeChange {
+            labels: true,
+            ..none
+        };
+        let taints = NodeChange {
+            taints: true,
+            ..none
+        };
+        let allocatable = NodeChange {
+            allocatable: true,
+            ..none
+        };
+        let [
+            unschedulable,
+            name,
+            taint,
+            affinity,
+            ports,
+            fit,
+            spread,
+            pods,
+        ] = [
+            "NodeUnschedulable",
+            "NodeName",
+            "TaintToleration",
+            "NodeAffinity",
+            "NodePorts",
+            "NodeResourcesFit",
+            "PodTopologySpread",
+            "InterPodAffinity",
+        ];
+        for (event, want) in [
+            (
+                of("good", added),
+                &[
+                    unschedulable,
+                    name,
+                    taint,
+                    affinity,
+                    ports,
+                    fit,
+                    spread,
+                    pods,
+                ][..],
+            ),
+            (of("bad", added), &[name, affinity, ports, spread, pods]),
+            (of("good", labels), &[affinity, spread, pods]),
+            (of("good", taints), &[unschedulable, taint, spread]),
+            (of("bad", taints), &[spread]),
+            (of("good", allocatable), &[fit]),
+            (of("bad", allocatable), &[]),
+            (of("good", none), &[]),
+            (ClusterEvent::PodGone(&same), &[ports, fit, spread, pods]),
+            (ClusterEvent::PodGone(&other), &[fit, spread, pods]),
+            (ClusterEvent::PodPlaced(&same), &[spread, pods]),
+        ] {
+            let woken: Vec<_> = all(&Profile::default())
+                .iter()
+                .filter(|p| p.filter.is_some() && (p.hint)(&event, &waits, &t))
+                .map(|p| p.name)
+                .collect();
+            assert_eq!(woken, want, "{event:?}");
         }
     }
 

@@ -3,7 +3,8 @@
 //! On each node that preemption could mend, all pods of lower priority are taken away; if the pod then fits, as many as
 //! possible are put back, the most important first. The node with the least harm wins: fewest PodDisruptionBudget
 //! violations, lowest highest victim priority, smallest sum of priorities, fewest victims, latest start of the most
-//! important victim.
+//! important victim. Nodes are looked at from a random one on, and no more of them once there is room on as many as
+//! [`crate::config::Candidates`] says.
 //!
 //! Absent: PodDisruptionBudgets are not read; no victim counts as a violation.
 
@@ -54,12 +55,13 @@ fn importance(a: &Pod, b: &Pod) -> std::cmp::Ordering {
         .then_with(|| age(a).cmp(&age(b)))
 }
 
-/// Finds room, or says why there is none.
+/// Finds room, or says why there is none. `random` is the node that is looked at first.
 pub fn preempt(
     decider: &Decider,
     pod: &Pod,
     nodes: &mut NodeTable,
     error: &FitError,
+    random: u64,
 ) -> Result<Preemption, Refused> {
     if pod.view.spec.preemption_policy.as_deref() == Some("Never") {
         return Err(ineligible("preemptionPolicy=Never"));
@@ -79,9 +81,16 @@ pub fn preempt(
     let mut best: Option<(Harm, Preemption)> = None;
     let mut no_victims = 0;
     let mut still_unfit: BTreeMap<String, usize> = BTreeMap::new();
-    for row in &error.resolvable {
+    let rows = &error.resolvable;
+    let mut wanted = decider.profile.candidates.of(rows.len()).max(1);
+    let first = usize::try_from(random % (rows.len() as u64).max(1)).unwrap_or(0);
+    for row in rows.iter().cycle().skip(first).take(rows.len()) {
+        if wanted == 0 {
+            break;
+        }
         match victims(decider, pod, nodes, *row) {
             Ok(found) => {
+                wanted -= 1;
                 let harm = Harm::of(&found);
                 if best.as_ref().is_none_or(|(h, _)| harm < *h)
                     && let Some(r) = nodes.row(*row)
@@ -181,8 +190,8 @@ fn victims(
         nodes.remove_pod(p.uid());
     }
     let mut gone = Vec::new();
-    let fits = decider.fits(pod, nodes, row);
-    let mut reasons = Vec::new();
+    let reasons = decider.refusal(pod, nodes, row);
+    let fits = reasons.is_empty();
     if fits {
         for p in &lower {
             nodes.place(p, &node);
@@ -191,18 +200,16 @@ fn victims(
                 gone.push(p.clone());
             }
         }
-    } else {
-        for (r, _, why) in decider.explain(pod, nodes) {
-            if r == row {
-                reasons.extend(why.into_iter().map(|w| w.text));
-            }
-        }
     }
     // The table is as it was before.
     for p in &lower {
         nodes.place(p, &node);
     }
-    if fits { Ok(gone) } else { Err(Some(reasons)) }
+    if fits {
+        Ok(gone)
+    } else {
+        Err(Some(reasons.into_iter().map(|r| r.text).collect()))
+    }
 }
 
 #[cfg(test)]
@@ -238,7 +245,7 @@ mod tests {
         let mut d = Decider::new(Profile::default());
         let p = pod("p", "2", 10);
         let e = unfit(&mut d, &p, &t);
-        let found = preempt(&d, &p, &mut t, &e).unwrap();
+        let found = preempt(&d, &p, &mut t, &e, 0).unwrap();
         assert_eq!(
             found,
             Preemption {
@@ -259,9 +266,34 @@ mod tests {
         let p = pod("p", "2", 0);
         let e = unfit(&mut d, &p, &t);
         assert_eq!(
-            preempt(&d, &p, &mut t, &e).unwrap_err().why,
+            preempt(&d, &p, &mut t, &e, 0).unwrap_err().why,
             "preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, \
              1 Preemption is not helpful for scheduling."
         );
+    }
+
+    /// Work by the square: every node has room to be made on it, and every one would be tried.
+    #[test]
+    fn room_is_looked_for_on_a_part_of_many_nodes() {
+        let mut t = NodeTable::default();
+        let mut profile = Profile::default();
+        profile.candidates.absolute = 3;
+        for n in 0..50 {
+            let name = format!("n{n}");
+            t.upsert_node(&node(&name, "4", "8Gi"));
+            // The later the better; n49 is the best of all.
+            t.place(&pod(&format!("p{n}"), "4", 100 - n), &name);
+        }
+        let mut d = Decider::new(profile);
+        let p = pod("p", "2", 1000);
+        let e = unfit(&mut d, &p, &t);
+        assert_eq!(e.resolvable.len(), 50);
+        let chosen = |t: &mut NodeTable, random| preempt(&d, &p, t, &e, random).unwrap().node;
+        // A tenth of 50 are five: the best of n0 to n4, of n30 to n34, and of those around the end.
+        assert_eq!(chosen(&mut t, 0), "n4");
+        assert_eq!(chosen(&mut t, 30), "n34");
+        assert_eq!(chosen(&mut t, 48), "n49");
+        assert_eq!(chosen(&mut t, u64::MAX), "n19");
+        assert!(t.columns.pods.iter().all(|n| *n == 1));
     }
 }
