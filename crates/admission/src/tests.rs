@@ -425,10 +425,81 @@ async fn a_node_creates_mirror_pods_of_its_own_only() {
             ),
             "node \"n1\" can not create pods that reference configmaps",
         ),
+        (
+            change(
+                "/spec/containers",
+                json!([{"name": "c", "envFrom": [{"secretRef": {"name": "x"}}]}]),
+            ),
+            "a mirror pod may not reference secrets",
+        ),
+        (
+            change(
+                "/spec/containers",
+                json!([{"name": "c", "env": [{"name": "E", "valueFrom": {"secretKeyRef": {"name": "x", "key": "k"}}}]}]),
+            ),
+            "a mirror pod may not reference secrets",
+        ),
+        (
+            change("/spec/imagePullSecrets", json!([{"name": "x"}])),
+            "a mirror pod may not reference secrets",
+        ),
     ] {
         let e = run(&c, q(), Some(m), None).await.unwrap_err();
         assert!(e.message.ends_with(why), "{} / {why}", e.message);
     }
+}
+
+#[tokio::test]
+async fn what_is_named_after_a_node_is_for_that_node() {
+    const LEASES: (&str, &str, &str) = ("coordination.k8s.io", "leases", "kube-node-lease");
+    const CSI_NODES: (&str, &str, &str) = ("storage.k8s.io", "csinodes", "");
+    let c = cluster();
+    c.put(
+        "namespaces",
+        "",
+        json!({"metadata": {"name": "kube-node-lease"}, "status": {"phase": "Active"}}),
+    );
+    for (group, resource, ns) in [LEASES, CSI_NODES] {
+        for op in [Operation::Create, Operation::Update, Operation::Delete] {
+            // The name of a new object stands in it; a request to create names none.
+            for (in_path, in_body, good) in [
+                ("n1", "n1", true),
+                ("", "n1", op == Operation::Create),
+                ("n1", "n2", op != Operation::Create),
+                ("n2", "n2", false),
+            ] {
+                let q = Ask {
+                    user: node_user(),
+                    group,
+                    ..ask(op, resource, ns, in_path)
+                };
+                let new = (op != Operation::Delete).then(|| json!({"metadata": {"name": in_body}}));
+                let got = run(&c, q, new, None).await;
+                assert_eq!(
+                    got.is_ok(),
+                    good,
+                    "{op:?} {resource} {in_path:?} {in_body}: {got:?}"
+                );
+                if let Err(e) = got {
+                    let why = "with the same name as the requesting node";
+                    assert!(e.message.ends_with(why), "{}", e.message);
+                }
+            }
+        }
+    }
+    let q = Ask {
+        user: node_user(),
+        group: "coordination.k8s.io",
+        ..ask(Operation::Update, "leases", "golden", "n1")
+    };
+    let e = run(&c, q, Some(json!({"metadata": {"name": "n1"}})), None)
+        .await
+        .unwrap_err();
+    assert!(
+        e.message.contains("\"kube-node-lease\" system namespace"),
+        "{}",
+        e.message
+    );
 }
 
 #[tokio::test]

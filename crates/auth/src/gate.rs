@@ -89,6 +89,74 @@ mod tests {
     use crate::authz::Masters;
     use component::serve::Gate as _;
 
+    /// Lets `jane` GET one path, and remembers nobody.
+    struct OnePath;
+
+    #[async_trait]
+    impl Authorizer for OnePath {
+        async fn authorize(&self, a: &Attributes) -> (Decision, String) {
+            let may = a.user.name == "jane" && a.verb == "get" && a.path == "/metrics";
+            let decision = if may {
+                Decision::Allow
+            } else {
+                Decision::NoOpinion
+            };
+            (decision, String::new())
+        }
+
+        async fn rules_for(&self, _: &UserInfo, _: &str) -> (Vec<crate::Rule>, Option<String>) {
+            (Vec::new(), None)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_is_about_its_method_and_path() {
+        let file = TokenFile::parse("t,jane,2\n").unwrap();
+        let tokens = Tokens(vec![Arc::new(file)]);
+        let gate = Gate {
+            authenticator: Arc::new(Union::new(vec![Arc::new(tokens)], true)),
+            authorizer: Arc::new(OnePath),
+            open_paths: vec![],
+            attributes: None,
+        };
+        for (method, path, token, want) in [
+            ("GET", "/metrics?a=b", "t", Ok(())),
+            (
+                "POST",
+                "/metrics",
+                "t",
+                Err("forbidden: User \"jane\" cannot post path \"/metrics\""),
+            ),
+            (
+                "GET",
+                "/metrics/",
+                "t",
+                Err("forbidden: User \"jane\" cannot get path \"/metrics/\""),
+            ),
+            (
+                "GET",
+                "/metrics",
+                "",
+                Err("forbidden: User \"system:anonymous\" cannot get path \"/metrics\""),
+            ),
+        ] {
+            let peer = Peer::new(None, Vec::new());
+            let mut r = http::Request::builder().method(method).uri(path);
+            if !token.is_empty() {
+                r = r.header("authorization", format!("Bearer {token}"));
+            }
+            let (mut parts, ()) = r.body(()).unwrap().into_parts();
+            let got = gate.check(&peer, &mut parts).await.map_err(|e| e.message);
+            assert_eq!(got, want.map_err(str::to_owned), "{method} {path} {token}");
+            // Whoever may do nothing is known all the same; nobody in particular is not.
+            assert_eq!(
+                peer.is_authenticated(),
+                !token.is_empty(),
+                "{method} {path}"
+            );
+        }
+    }
+
     #[tokio::test]
     async fn open_paths_bad_tokens_and_refusals() {
         let file = TokenFile::parse("t1,root,1,system:masters\nt2,jane,2\n").unwrap();

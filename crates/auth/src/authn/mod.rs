@@ -218,6 +218,15 @@ mod tests {
         out
     }
 
+    #[tokio::test]
+    async fn nobody_in_particular_is_in_the_group_of_those() {
+        let (peer, headers) = (Peer::default(), HeaderMap::new());
+        let got = Anonymous.authenticate(&peer, &headers).await;
+        let user = got.unwrap().unwrap();
+        assert_eq!(user.name, "system:anonymous");
+        assert_eq!(user.groups, ["system:unauthenticated"]);
+    }
+
     /// Identity: a token that is there and bad is never the same as no token.
     #[tokio::test]
     async fn a_bad_token_is_not_anonymous() {

@@ -527,6 +527,10 @@ mod tests {
             .unwrap()
             .unwrap();
         assert_eq!(
+            (user.name.as_str(), user.uid.as_str()),
+            ("system:serviceaccount:ns:sa", "u1")
+        );
+        assert_eq!(
             user.groups,
             [
                 "system:serviceaccounts",
@@ -621,6 +625,37 @@ mod tests {
             .await
             .unwrap_err();
         assert_eq!(e.0, "invalid bearer token");
+    }
+
+    #[tokio::test]
+    async fn what_a_token_may_be_bound_to() {
+        let w = world();
+        w.fake.put(
+            "secrets",
+            "ns",
+            json!({"metadata": {"name": "s", "uid": "u5"}}),
+        );
+        for (kind, name, uid, claim) in [
+            ("Secret", "s", "u5", "secret"),
+            ("Node", "n1", "u3", "node"),
+        ] {
+            let bind = |name: &str, uid: &str| json!({"boundObjectRef": {"apiVersion": "v1", "kind": kind, "name": name, "uid": uid}});
+            let out = w.request(bind(name, uid)).await.unwrap();
+            let c = peek(out["status"]["token"].as_str().unwrap()).unwrap();
+            assert_eq!(c["kubernetes.io"][claim], json!({"name": name, "uid": uid}));
+            assert!(c["kubernetes.io"]["pod"].is_null());
+            assert_eq!(w.request(bind(name, "zzz")).await.unwrap_err().code, 409);
+            assert_eq!(w.request(bind("nope", "")).await.unwrap_err().code, 404);
+        }
+        for (version, kind) in [("v1", "ConfigMap"), ("apps/v1", "Secret")] {
+            let spec =
+                json!({"boundObjectRef": {"apiVersion": version, "kind": kind, "name": "s"}});
+            let e = w.request(spec).await.unwrap_err();
+            assert!(
+                e.message.starts_with("cannot bind token to object of type"),
+                "{e:?}"
+            );
+        }
     }
 
     #[tokio::test]

@@ -104,8 +104,12 @@ mod tests {
         let f = TokenFile::parse("t1,jane,1\nt2,joe,2,\"a,b\"\n").unwrap();
         let joe = f.authenticate_token("t2", &[]).await.unwrap().unwrap().0;
         assert_eq!(
-            (joe.name.as_str(), joe.groups.join("+").as_str()),
-            ("joe", "a+b")
+            (
+                joe.name.as_str(),
+                joe.uid.as_str(),
+                joe.groups.join("+").as_str()
+            ),
+            ("joe", "2", "a+b")
         );
         assert!(f.authenticate_token("t3", &[]).await.unwrap().is_none());
         let Err(e) = TokenFile::parse("secret,jane") else {

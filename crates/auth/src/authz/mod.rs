@@ -119,3 +119,60 @@ impl Authorizer for Union {
         (rules, errors)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_the_simple_ones_decide_and_list() {
+        let of = |groups: &[&str]| UserInfo {
+            name: "jane".into(),
+            groups: groups.iter().map(|g| (*g).to_owned()).collect(),
+            ..UserInfo::default()
+        };
+        let (jane, root) = (of(&[]), of(&[GROUP_MASTERS]));
+        let nothing = (vec![], None);
+        for (z, of_jane, of_root, rules) in [
+            (
+                &AlwaysAllow as &dyn Authorizer,
+                Decision::Allow,
+                Decision::Allow,
+                (everything(), None),
+            ),
+            (
+                &AlwaysDeny,
+                Decision::NoOpinion,
+                Decision::NoOpinion,
+                nothing.clone(),
+            ),
+            (
+                &Masters,
+                Decision::NoOpinion,
+                Decision::Allow,
+                nothing.clone(),
+            ),
+        ] {
+            for (user, want) in [(&jane, of_jane), (&root, of_root)] {
+                let ask = Attributes {
+                    user: user.clone(),
+                    ..Attributes::default()
+                };
+                assert_eq!(z.authorize(&ask).await.0, want);
+                assert_eq!(z.rules_for(user, "n").await, rules);
+            }
+        }
+        let both = Union::new(vec![Arc::new(AlwaysDeny), Arc::new(AlwaysAllow)]);
+        assert_eq!(both.rules_for(&jane, "n").await, (everything(), None));
+        let ask = Attributes {
+            user: jane,
+            ..Attributes::default()
+        };
+        assert_eq!(both.authorize(&ask).await.0, Decision::Allow);
+        let (decision, why) = Union::new(vec![Arc::new(AlwaysDeny)]).authorize(&ask).await;
+        assert_eq!(
+            (decision, why.as_str()),
+            (Decision::NoOpinion, "Everything is forbidden.")
+        );
+    }
+}

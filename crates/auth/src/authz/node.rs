@@ -735,6 +735,87 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_every_node_may_do() {
+        let (_, z) = authorizer();
+        let ask = |verb: &str, group: &str, resource: &str| Attributes {
+            group: group.into(),
+            ..ask("n2", verb, resource, "any", "")
+        };
+        for (verb, group, resource, may) in [
+            ("create", "authentication.k8s.io", "tokenreviews", true),
+            ("get", "authentication.k8s.io", "tokenreviews", false),
+            ("create", "", "tokenreviews", false),
+            (
+                "create",
+                "authorization.k8s.io",
+                "subjectaccessreviews",
+                true,
+            ),
+            (
+                "create",
+                "authorization.k8s.io",
+                "selfsubjectrulesreviews",
+                false,
+            ),
+            ("list", "", "services", true),
+            ("create", "", "services", false),
+            ("patch", "events.k8s.io", "events", true),
+            ("create", "", "events", true),
+            ("delete", "", "events", false),
+            ("get", "", "endpoints", true),
+            ("list", "", "endpoints", false),
+            (
+                "create",
+                "certificates.k8s.io",
+                "certificatesigningrequests",
+                true,
+            ),
+            (
+                "update",
+                "certificates.k8s.io",
+                "certificatesigningrequests",
+                false,
+            ),
+            ("watch", "storage.k8s.io", "csidrivers", true),
+            ("watch", "node.k8s.io", "runtimeclasses", true),
+            ("watch", "apps", "deployments", false),
+        ] {
+            let decision = z.authorize(&ask(verb, group, resource)).await.0;
+            let want = if may {
+                Decision::Allow
+            } else {
+                Decision::NoOpinion
+            };
+            assert_eq!(decision, want, "{verb} {group}/{resource}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_status_of_a_claim_is_for_the_node_that_uses_it() {
+        let (_, z) = authorizer();
+        for (node, verb, name, may) in [
+            ("n1", "update", "data", true),
+            ("n1", "patch", "data", true),
+            ("n2", "update", "data", false),
+            ("n1", "update", "other", false),
+            ("n1", "get", "data", false),
+            ("n1", "delete", "data", false),
+        ] {
+            let ask = Attributes {
+                subresource: "status".into(),
+                ..ask(node, verb, "persistentvolumeclaims", "ns", name)
+            };
+            let (decision, why) = z.authorize(&ask).await;
+            let want = if may {
+                Decision::Allow
+            } else {
+                Decision::NoOpinion
+            };
+            assert_eq!(decision, want, "{node} {verb} {name}: {why}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_node_reads_what_its_pods_need() {
         let (g, z) = authorizer();
         let yes = [

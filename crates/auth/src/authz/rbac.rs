@@ -456,6 +456,30 @@ mod tests {
         );
     }
 
+    #[tokio::test]
+    async fn the_rules_of_a_user_are_those_that_are_decided_by() {
+        let i = RbacIndex::new();
+        let role = json!({"metadata": {"name": "r", "namespace": "golden"}, "rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]});
+        let binding = |name: &str, role: &str| {
+            json!({"metadata": {"name": name, "namespace": "golden"}, "roleRef": {"kind": "Role", "name": role},
+                "subjects": [{"kind": "User", "name": "jane"}]})
+        };
+        i.replace(Kind::Role, [&role]);
+        i.replace(
+            Kind::RoleBinding,
+            [&binding("a", "r"), &binding("b", "nope")],
+        );
+        let jane = user("jane", &[]);
+        let (rules, error) = i.rules_for(&jane, "golden").await;
+        assert_eq!(rules, rules::of_role(&role));
+        let missing = "role.rbac.authorization.k8s.io \"nope\" not found";
+        assert_eq!(error.as_deref(), Some(missing));
+        for (who, namespace) in [("jane", "other"), ("joe", "golden")] {
+            let none = i.rules_for(&user(who, &[]), namespace).await;
+            assert_eq!(none, (vec![], None), "{who} {namespace}");
+        }
+    }
+
     #[test]
     fn cluster_bindings_reach_every_namespace_and_paths() {
         let i = RbacIndex::new();

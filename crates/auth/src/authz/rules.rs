@@ -396,6 +396,26 @@ mod tests {
     }
 
     #[test]
+    fn rules_for_one_resource_are_told_together_and_others_as_they_are() {
+        let told = |a: Rule, b: Rule| compact(vec![a, b]).len();
+        let one = |verb: &str| rule(&[verb], &[""], &["pods"], &[], &[]);
+        let merged = compact(vec![one("get"), one("list")]);
+        assert_eq!(merged, [rule(&["get", "list"], &[""], &["pods"], &[], &[])]);
+        let named = |verb: &str| rule(&[verb], &[""], &["pods"], &["a"], &[]);
+        assert_eq!(told(named("get"), named("list")), 1);
+        assert_eq!(told(one("get"), named("list")), 2);
+        for f in [
+            |verb: &str| rule(&[verb], &["", "apps"], &["pods"], &[], &[]),
+            |verb: &str| rule(&[verb], &[""], &["pods", "nodes"], &[], &[]),
+            |verb: &str| rule(&[verb], &[""], &["pods"], &["a", "b"], &[]),
+            |verb: &str| rule(&[verb], &[""], &["pods"], &[], &["/x"]),
+            |verb: &str| rule(&[verb], &[], &[], &[], &["/x"]),
+        ] {
+            assert_eq!(told(f("get"), f("list")), 2, "{:?}", f("get"));
+        }
+    }
+
+    #[test]
     fn escalation() {
         let owner = [
             rule(&["get", "list"], &[""], &["pods"], &[], &[]),
