@@ -48,3 +48,57 @@ pub fn plugin() -> Plugin {
         ..Plugin::new("ImageLocality")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nodes::tests::{node, view};
+    use crate::pod::Classes;
+    use crate::view::{Container, Image};
+    use std::sync::Arc;
+
+    #[test]
+    fn large_images_count_where_they_are_and_the_more_where_many_have_them() {
+        let mut t = NodeTable::default();
+        for (name, images) in [
+            ("both", &[("app:latest", 1000), ("side:2", 400)][..]),
+            ("one", &[("side:2", 400)]),
+            ("small", &[("tiny:1", 20)]),
+            ("none", &[]),
+        ] {
+            let mut n = node(name, "4", "8Gi");
+            n.status.images = images
+                .iter()
+                .map(|(name, size)| Image {
+                    names: vec![(*name).to_owned()],
+                    size_bytes: size * MB,
+                })
+                .collect();
+            t.upsert_node(&n);
+        }
+        let pod = |images: &[&str]| {
+            let mut v = view("p", "1", "");
+            v.spec.containers = images
+                .iter()
+                .map(|i| Container {
+                    image: (*i).to_owned(),
+                    ..Container::default()
+                })
+                .collect();
+            Classes::default().pod(Arc::new(v))
+        };
+        let scores = |images: &[&str]| {
+            let mut out = vec![0; t.width()];
+            ImageLocality.score(&pod(images), &t, t.live(), &mut out);
+            out
+        };
+        // A quarter of the nodes have 1,000 MB, half of them 400: 250 + 200 and 200 MB, of 23 to 2,000.
+        assert_eq!(scores(&["app", "side:2"]), [21, 8, 0, 0]);
+        // And for one container of 23 to 1,000.
+        assert_eq!(scores(&["app"]), [23, 0, 0, 0]);
+        assert_eq!(scores(&["tiny:1"]), [0, 0, 0, 0]);
+        for (images, relevant) in [(&["app"], true), (&["nowhere"], false)] {
+            assert_eq!(ImageLocality.relevant(&pod(images), &t), relevant);
+        }
+    }
+}

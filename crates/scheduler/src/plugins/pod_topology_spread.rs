@@ -288,6 +288,42 @@ mod tests {
         assert!(t.replicas("rs").is_none());
     }
 
+    /// Source: upstream's `scoreForCount`: pods times the weight of the topology, and the skew that is allowed.
+    #[test]
+    fn raw_scores_by_default() {
+        let mut t = NodeTable::default();
+        for (name, host, zone) in [
+            ("a", true, Some("x")),
+            ("b", true, None),
+            ("c", false, Some("x")),
+            ("d", false, None),
+        ] {
+            let mut n = node(name, "8", "8Gi");
+            if host {
+                n.metadata.labels.insert(HOSTNAME.into(), name.into());
+            }
+            if let Some(zone) = zone {
+                n.metadata.labels.insert(ZONE.into(), zone.into());
+            }
+            t.upsert_node(&n);
+        }
+        let make = |uid: &str| {
+            let mut v = view(uid, "1", "");
+            v.metadata.owner_references.push(Owner {
+                kind: "ReplicaSet".into(),
+                uid: "rs".into(),
+                controller: Some(true),
+            });
+            Classes::default().pod(Arc::new(v))
+        };
+        t.place(&make("1"), "a");
+        t.place(&make("2"), "a");
+        t.place(&make("3"), "d");
+        // Four hosts: ln 6 = 1.79 for each pod, and 2. Zones are x and none: ln 4 = 1.39 for each, and 4.
+        let want = [(0, 12), (1, 2), (2, 7), (3, 0)];
+        assert_eq!(by_default(&make("new"), &t, t.live()), want.into());
+    }
+
     #[test]
     fn skew_over_zones() {
         let mut t = NodeTable::default();

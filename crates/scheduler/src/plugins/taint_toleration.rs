@@ -74,3 +74,59 @@ pub fn plugin() -> Plugin {
         ..Plugin::new("TaintToleration")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nodes::tests::{node, view};
+    use crate::pod::Classes;
+    use crate::view::{Taint, Toleration};
+    use std::sync::Arc;
+
+    #[test]
+    fn hard_taints_keep_away_and_soft_ones_count() {
+        let mut t = NodeTable::default();
+        for (name, taints) in [
+            ("none", &[][..]),
+            (
+                "tolerated",
+                &[("a", "PreferNoSchedule"), ("c", "PreferNoSchedule")],
+            ),
+            ("one", &[("b", "PreferNoSchedule")]),
+            (
+                "two",
+                &[("b", "PreferNoSchedule"), ("d", "PreferNoSchedule")],
+            ),
+            ("hard", &[("d", "NoSchedule")]),
+            ("hard-tolerated", &[("b", "NoSchedule")]),
+            ("worse", &[("d", "NoExecute")]),
+        ] {
+            let mut n = node(name, "4", "8Gi");
+            n.spec.taints = taints
+                .iter()
+                .map(|(key, effect)| Taint {
+                    key: (*key).into(),
+                    value: String::new(),
+                    effect: (*effect).into(),
+                })
+                .collect();
+            t.upsert_node(&n);
+        }
+        let mut v = view("p", "1", "");
+        v.spec.tolerations = [("a", "PreferNoSchedule"), ("b", "NoSchedule"), ("c", "")]
+            .map(|(key, effect)| Toleration {
+                key: key.into(),
+                operator: "Exists".into(),
+                value: String::new(),
+                effect: effect.into(),
+            })
+            .into();
+        let p = Classes::default().pod(Arc::new(v));
+        let mut out = vec![0; t.width()];
+        TaintToleration.score(&p, &t, t.live(), &mut out);
+        assert_eq!(out, [0, 0, 1, 2, 0, 0, 0]);
+        let mut rows = t.live().clone();
+        TaintToleration.apply(&p, &t, &mut rows);
+        assert_eq!(rows.iter().collect::<Vec<_>>(), [0, 1, 2, 3, 5]);
+    }
+}
