@@ -35,6 +35,8 @@ const RING_MIN: usize = 100;
 const RING_MAX: usize = 20_000;
 /// How long changes are kept. Source: upstream's `eventFreshDuration`.
 const RING_AGE: Duration = Duration::from_secs(75);
+/// Bytes of those that are kept beyond that age.
+const RING_OLD_BYTES: usize = 256 * 1024;
 /// Bytes of the changes kept, with what was before them, at most.
 const RING_BYTES: usize = 32 * 1024 * 1024;
 /// Changes whose encoded frames are kept for watchers that have not sent them yet.
@@ -374,9 +376,10 @@ impl State {
     fn forget_changes(&mut self, now: Instant) {
         while let Some(first) = self.ring.front() {
             let len = self.ring.len();
-            let many =
-                len > RING_MIN && (len > RING_MAX || now.duration_since(first.at) >= RING_AGE);
-            if !many && self.ring_bytes <= RING_BYTES {
+            let old = now.duration_since(first.at) >= RING_AGE;
+            let many = len > if old { RING_MIN } else { RING_MAX };
+            let large = self.ring_bytes > if old { RING_OLD_BYTES } else { RING_BYTES };
+            if !many && !large {
                 break;
             }
             self.floor = first.revision;
@@ -1212,6 +1215,28 @@ mod tests {
         tokio::time::advance(SNAPSHOT_AGE).await;
         assert_eq!(cache.lock().forget(Instant::now()), None);
         assert_eq!(held(&cache), (RING_MIN, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_large_objects_fewer_old_changes_are_kept() {
+        let cache = cache();
+        cache.fill().await.expect("an empty list");
+        let value = vec![b'x'; 10_000];
+        for r in 1..=90 {
+            let mut event = put("/registry/configmaps/a/x", r);
+            event.kv.value = value.clone().into();
+            cache.take_in(vec![event]);
+        }
+        let held = || {
+            let state = cache.lock();
+            (state.ring.len(), state.ring_bytes)
+        };
+        assert_eq!(held().0, 90);
+        tokio::time::advance(RING_AGE).await;
+        cache.lock().forget(Instant::now());
+        let (len, bytes) = held();
+        assert!(len > 10 && bytes <= RING_OLD_BYTES, "{len}: {bytes}");
+        assert!(bytes + 2 * value.len() > RING_OLD_BYTES, "{len}: {bytes}");
     }
 
     #[tokio::test]

@@ -11,10 +11,11 @@
 mod suite;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use storage::embedded::{Embedded, Options};
 use storage::etcd::{Etcd, EtcdConfig};
-use storage::{ListOptions, Listen, SharedStore, etcd_server, rooted};
+use storage::{Error, ListOptions, Listen, SharedStore, etcd_server, rooted};
 use suite::Traits;
 use suite::etcd_process::EtcdProcess;
 
@@ -87,6 +88,17 @@ async fn through(listen: Listen, dir: &tempfile::TempDir) {
         },
     )
     .await;
+    // What serves a store does not keep it open: whoever comes next finds it free.
+    drop(store);
+    let free = async {
+        let data = dir.path().join("data");
+        while let Err(error) = Embedded::open(&data, Options::default()).await {
+            assert!(matches!(error, Error::Unavailable(_)), "{error}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(30), free).await;
+    in_time.expect("the store is closed with its last handle");
 }
 
 #[tokio::test(flavor = "multi_thread")]

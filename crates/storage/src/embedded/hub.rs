@@ -327,3 +327,33 @@ fn request(watcher: &Watcher, published: Revision) {
     drop(queue);
     watcher.wake.notify_one();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A reader that stopped between two messages would else go on behind changes it never saw.
+    #[test]
+    fn a_message_ends_with_a_whole_revision() {
+        let hub = Hub::new(0, usize::MAX);
+        let (_, watcher) = hub.watch(KeyRange::prefix(b"/"), 0);
+        let event = |revision: Revision| RawEvent {
+            key: Bytes::from_static(b"/k"),
+            version: Version::deletion(revision),
+            value: RawValue::Deleted,
+            previous: None,
+        };
+        // The bound falls into the second revision, and onto the end of the fourth.
+        let sizes = [600, 600, 700, 300, 5];
+        for (revision, size) in (1..).zip(sizes) {
+            let events: Vec<_> = (0..size).map(|_| event(revision)).collect();
+            hub.publish(&events, revision);
+        }
+        let mut messages = Vec::new();
+        while let Taken::Events(events) = watcher.take() {
+            let of = |e: Option<&RawEvent>| e.map_or(0, |e| e.version.revision);
+            messages.push((of(events.first()), of(events.last()), events.len()));
+        }
+        assert_eq!(messages, [(1, 2, 1200), (3, 4, 1000), (5, 5, 5)]);
+    }
+}

@@ -312,6 +312,8 @@ mod tests {
             key: b"/a",
         };
         let at = write_put(&mut frame, &fields, b"value");
+        let beside = frame.len() - FRAME_HEADER - b"/a".len() - b"value".len();
+        assert_eq!(beside, PUT_OVERHEAD);
         write_delete(&mut frame, 8, b"/b");
         write_grant(&mut frame, 1, 60);
         write_revoke(&mut frame, 1);

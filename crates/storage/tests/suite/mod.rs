@@ -370,6 +370,19 @@ async fn lists_in_order_with_limit_and_continue(store: &dyn Store, prefix: &str,
         .await
         .unwrap();
     assert_eq!((count.items.len(), count.count), (0, 6));
+    // From behind all that has the prefix on: nothing, as of now.
+    let mut end = prefix.as_bytes().to_vec();
+    *end.last_mut().unwrap() += 1;
+    let options = ListOptions {
+        start: end.into(),
+        ..Default::default()
+    };
+    let beyond = store.list(prefix.as_bytes(), options).await.unwrap();
+    assert_eq!(
+        (beyond.items.len(), beyond.count, beyond.more),
+        (0, 0, false)
+    );
+    assert!(beyond.revision >= count.revision, "{}", beyond.revision);
 }
 
 async fn lists_as_of_an_old_revision(store: &dyn Store, prefix: &str, _: &Traits) {
