@@ -450,6 +450,122 @@ async fn a_node_creates_mirror_pods_of_its_own_only() {
 }
 
 #[tokio::test]
+async fn a_node_removes_its_own_pods_only() {
+    let c = cluster();
+    for (name, node) in [("mine", "n1"), ("other", "n2")] {
+        let pod = json!({"metadata": {"name": name}, "spec": {"nodeName": node}, "status": {"phase": "Running"}});
+        c.put("pods", "golden", pod);
+    }
+    let q = |op, sub, name| Ask {
+        user: node_user(),
+        sub,
+        ..ask(op, "pods", "golden", name)
+    };
+    let eviction = |name: &str| Some(json!({"metadata": {"name": name}}));
+    for (name, good) in [("mine", true), ("other", false)] {
+        // As it is stored, or as the request has it.
+        let deleted = run(&c, q(Operation::Delete, "", name), None, None).await;
+        assert_eq!(deleted.is_ok(), good, "{name}: {deleted:?}");
+        let stored = c.get("", "pods", "golden", name).await.unwrap();
+        let deleted = run(&c, q(Operation::Delete, "", name), None, stored.as_deref()).await;
+        assert_eq!(deleted.is_ok(), good, "{name}: {deleted:?}");
+        // Named by the path or by the body.
+        for in_path in [name, ""] {
+            let evicted = run(
+                &c,
+                q(Operation::Create, "eviction", in_path),
+                eviction(name),
+                None,
+            );
+            let evicted = evicted.await;
+            assert_eq!(evicted.is_ok(), good, "{name} {in_path}: {evicted:?}");
+        }
+    }
+    for (op, in_path, in_body, why) in [
+        (
+            Operation::Update,
+            "mine",
+            "mine",
+            "unexpected operation UPDATE",
+        ),
+        (
+            Operation::Create,
+            "",
+            "",
+            "could not determine pod from request data",
+        ),
+        (Operation::Create, "gone", "gone", "not found"),
+    ] {
+        let e = run(&c, q(op, "eviction", in_path), eviction(in_body), None).await;
+        let e = e.unwrap_err();
+        assert!(e.message.ends_with(why), "{}", e.message);
+    }
+}
+
+#[tokio::test]
+async fn slices_of_resources_are_made_and_removed_by_their_node() {
+    let c = cluster();
+    for (op, node, good) in [
+        (Operation::Create, "n1", true),
+        (Operation::Create, "n2", false),
+        (Operation::Delete, "n1", true),
+        (Operation::Delete, "n2", false),
+    ] {
+        let q = Ask {
+            user: node_user(),
+            group: "resource.k8s.io",
+            ..ask(op, "resourceslices", "", "s")
+        };
+        let slice = json!({"metadata": {"name": "s"}, "spec": {"nodeName": node}});
+        let (new, old) = match op {
+            Operation::Create => (Some(slice), None),
+            _ => (None, Some(slice)),
+        };
+        let got = run(&c, q, new, old.as_ref()).await;
+        assert_eq!(got.is_ok(), good, "{op:?} {node}: {got:?}");
+    }
+}
+
+#[tokio::test]
+async fn mirror_pods_name_no_secret_in_any_volume() {
+    let c = cluster();
+    for volume in [
+        json!({"secret": {"secretName": "x"}}),
+        json!({"azureFile": {"secretName": "x"}}),
+        json!({"csi": {"driver": "d", "nodePublishSecretRef": {"name": "x"}}}),
+        json!({"cephfs": {"secretRef": {"name": "x"}}}),
+        json!({"flexVolume": {"secretRef": {"name": "x"}}}),
+        json!({"iscsi": {"secretRef": {"name": "x"}}}),
+        json!({"rbd": {"secretRef": {"name": "x"}}}),
+        json!({"scaleIO": {"secretRef": {"name": "x"}}}),
+        json!({"storageos": {"secretRef": {"name": "x"}}}),
+        json!({"projected": {"sources": [{"downwardAPI": {}}, {"secret": {"name": "x"}}]}}),
+    ] {
+        let mut m = mirror();
+        m["spec"]["volumes"] = json!([{"name": "fine", "emptyDir": {}}, volume]);
+        let q = Ask {
+            user: node_user(),
+            ..ask(Operation::Create, "pods", "golden", "")
+        };
+        let e = run(&c, q, Some(m), None).await.unwrap_err();
+        assert!(
+            e.message
+                .ends_with("a mirror pod may not reference secrets"),
+            "{volume}: {}",
+            e.message
+        );
+    }
+    let mut m = mirror();
+    m["spec"]["volumes"] =
+        json!([{"name": "fine", "emptyDir": {}}, {"name": "host", "hostPath": {"path": "/x"}}]);
+    let q = Ask {
+        user: node_user(),
+        ..ask(Operation::Create, "pods", "golden", "")
+    };
+    assert!(run(&c, q, Some(m), None).await.is_ok());
+}
+
+#[tokio::test]
 async fn what_is_named_after_a_node_is_for_that_node() {
     const LEASES: (&str, &str, &str) = ("coordination.k8s.io", "leases", "kube-node-lease");
     const CSI_NODES: (&str, &str, &str) = ("storage.k8s.io", "csinodes", "");
