@@ -184,7 +184,11 @@ pub fn remove_node(cluster: &Cluster, node: &Node) -> Result<()> {
 pub fn remove_switch(cluster: &Cluster) -> Result<()> {
     let root = cluster.root_interface();
     if has_link(cluster, None, &root) && foreign_link(cluster).is_none() {
-        ip_batch(cluster, None, &format!("link del {root}\n"))?;
+        let removed = ip_batch(cluster, None, &format!("link del {root}\n"));
+        // It may have gone with the namespace of its other end meanwhile.
+        if has_link(cluster, None, &root) {
+            removed?;
+        }
     }
     host::release(cluster, SWITCH, &["net"])
 }
