@@ -503,6 +503,60 @@ async fn a_node_removes_its_own_pods_only() {
 }
 
 #[tokio::test]
+async fn a_node_asks_for_certificates_of_its_own_name() {
+    let c = cluster();
+    let request = |node: &str| {
+        let key = pki::key::generate().unwrap();
+        let pem = pki::csr::create(&pki::layout::kubelet_identity(node), &key).unwrap();
+        base64::Engine::encode(&base64::engine::general_purpose::STANDARD, pem)
+    };
+    for (op, signer, asked, good) in [
+        (
+            Operation::Create,
+            "kubernetes.io/kube-apiserver-client-kubelet",
+            "n1",
+            true,
+        ),
+        (
+            Operation::Create,
+            "kubernetes.io/kube-apiserver-client-kubelet",
+            "n2",
+            false,
+        ),
+        (
+            Operation::Create,
+            "kubernetes.io/kubelet-serving",
+            "n1",
+            true,
+        ),
+        (
+            Operation::Create,
+            "kubernetes.io/kubelet-serving",
+            "n2",
+            false,
+        ),
+        (Operation::Create, "example.com/own", "n2", true),
+        (
+            Operation::Update,
+            "kubernetes.io/kubelet-serving",
+            "n2",
+            true,
+        ),
+    ] {
+        let q = Ask {
+            user: node_user(),
+            group: "certificates.k8s.io",
+            ..ask(op, "certificatesigningrequests", "", "r")
+        };
+        let csr = json!({"metadata": {"name": "r"}, "spec": {"signerName": signer, "request": request(asked)}});
+        let old = csr.clone();
+        let old = (op == Operation::Update).then_some(&old);
+        let got = run(&c, q, Some(csr), old).await;
+        assert_eq!(got.is_ok(), good, "{op:?} {signer} {asked}: {got:?}");
+    }
+}
+
+#[tokio::test]
 async fn slices_of_resources_are_made_and_removed_by_their_node() {
     let c = cluster();
     for (op, node, good) in [
