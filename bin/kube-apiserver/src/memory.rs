@@ -19,7 +19,7 @@ const HELD: Duration = Duration::from_millis(1);
 static CALLED: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
-    /// Rounds that this thread has done, or began after.
+    /// The last round that this thread has done.
     static DONE: Cell<u64> = const { Cell::new(0) };
 }
 

@@ -34,10 +34,10 @@ impl Ranges {
         })
     }
 
-    /// The addresses of the Service `kubernetes`, of which there must be one of the server's own family.
+    /// The Service `kubernetes` has an address of the first network, which must be of the server's own family.
     ///
     /// # Errors
-    /// When there is none.
+    /// When it is not.
     pub fn check_family(&self, own: IpAddr) -> Result<()> {
         if let Some((ip, len)) = self.addresses.first() {
             ensure!(

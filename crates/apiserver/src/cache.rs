@@ -29,13 +29,13 @@ use crate::resource::{ResourceDef, StorageDef};
 
 /// Changes a watcher may be behind before it is ended.
 const QUEUE: usize = 4096;
-/// The fewest changes kept, whatever their age.
+/// The changes kept beyond [`RING_AGE`], unless they are large.
 const RING_MIN: usize = 100;
 /// The most changes kept.
 const RING_MAX: usize = 20_000;
 /// How long changes are kept. Source: upstream's `eventFreshDuration`.
 const RING_AGE: Duration = Duration::from_secs(75);
-/// Bytes of those that are kept beyond that age.
+/// Bytes of changes beyond which none of that age are kept.
 const RING_OLD_BYTES: usize = 256 * 1024;
 /// Bytes of the changes kept, with what was before them, at most.
 const RING_BYTES: usize = 32 * 1024 * 1024;

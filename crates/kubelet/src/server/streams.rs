@@ -431,6 +431,20 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// Pings of the runtime that wait for their answer while input is being written; more are missed.
 const PINGS: usize = 16;
 
+/// What the client says next; `None` when it is gone. May be given up between two messages, and loses none.
+async fn heard<R>(stream: &mut R) -> Option<Bytes>
+where
+    R: Stream<Item = Result<Message, tokio_tungstenite::tungstenite::Error>> + Unpin,
+{
+    loop {
+        match stream.next().await {
+            Some(Ok(m @ (Message::Binary(_) | Message::Text(_)))) => return Some(m.into_data()),
+            Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
+            Some(Ok(_)) => {}
+        }
+    }
+}
+
 /// Both directions at once, each at its own pace: a command that waits until its output is read takes no input meanwhile,
 /// and what waits to write its input must not be what keeps the output from being read.
 async fn bridge<S, R>(
@@ -486,19 +500,15 @@ where
     let (ping, mut pings) = mpsc::channel(PINGS);
     let input = async {
         loop {
-            let message = tokio::select! {
-                m = stream.next() => m,
+            let data = tokio::select! {
+                data = heard(&mut stream) => data,
                 // The answer to the ping of a runtime that is gone is missed by nobody.
                 Some(id) = pings.recv() => {
                     let _ = out.pong(id).await;
                     continue;
                 }
             };
-            let data = match message {
-                Some(Ok(m @ (Message::Binary(_) | Message::Text(_)))) => m.into_data(),
-                Some(Ok(Message::Close(_)) | Err(_)) | None => break,
-                Some(Ok(_)) => continue,
-            };
+            let Some(data) = data else { break };
             traffic.moved();
             if protocol.closes && data.first() == Some(&CLOSE) {
                 if let (Some(&STDIN), Some(id)) = (data.get(1), stdin) {
@@ -721,16 +731,11 @@ where
     let (mut r, mut w) = tokio::io::split(io);
     let (mut sink, mut stream) = ws.split();
     let input = async {
-        loop {
-            match stream.next().await {
-                Some(Ok(m @ (Message::Binary(_) | Message::Text(_)))) => {
-                    traffic.moved();
-                    w.write_all(&m.into_data()).await?;
-                }
-                Some(Ok(Message::Close(_)) | Err(_)) | None => return Ok::<_, Failure>(()),
-                Some(Ok(_)) => {}
-            }
+        while let Some(data) = heard(&mut stream).await {
+            traffic.moved();
+            w.write_all(&data).await?;
         }
+        Ok::<_, Failure>(())
     };
     let output = async {
         let mut buf = early;
@@ -797,17 +802,15 @@ where
     let (ping, mut pings) = mpsc::channel(PINGS);
     let input = async {
         loop {
-            let message = tokio::select! {
-                m = stream.next() => m,
+            let data = tokio::select! {
+                data = heard(&mut stream) => data,
                 Some(id) = pings.recv() => {
                     out.pong(id).await?;
                     continue;
                 }
             };
-            let data = match message {
-                Some(Ok(m @ (Message::Binary(_) | Message::Text(_)))) => m.into_data(),
-                Some(Ok(Message::Close(_)) | Err(_)) | None => return Ok::<_, Failure>(()),
-                Some(Ok(_)) => continue,
+            let Some(data) = data else {
+                return Ok::<_, Failure>(());
             };
             traffic.moved();
             let Some((channel, payload)) = protocol.read(&data) else {
