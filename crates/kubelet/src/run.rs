@@ -406,8 +406,13 @@ fn start_pleg(
         move |uid: &str| {
             w.wake(uid);
             if w.contains(uid) {
-                let (sh, uid) = (sh.clone(), uid.to_string());
-                tokio::spawn(async move { gc::sweep(&sh, &uid).await });
+                let (w, sh, uid) = (w.clone(), sh.clone(), uid.to_string());
+                tokio::spawn(async move {
+                    // What ran may have been what the pod's worker counted on, and no relist may have seen it.
+                    if gc::sweep(&sh, &uid).await {
+                        w.wake(&uid);
+                    }
+                });
             }
         }
     };

@@ -30,6 +30,8 @@ struct State {
     panic: HashSet<&'static str>,
     /// Statuses hold nonsense.
     lie: bool,
+    /// What every later list of all containers says, if set: a cache that no change reaches.
+    stale: Option<Vec<Container>>,
     clock: i64,
     down: bool,
     /// Lists of sandboxes that were answered, and calls that were refused.
@@ -245,9 +247,11 @@ impl Runtime for Fake {
         Ok(())
     }
     async fn list_containers(&self, f: ContainerFilter) -> Result<Vec<Container>> {
-        Ok(self
-            .up()?
-            .containers
+        let s = self.up()?;
+        if let Some(stale) = s.stale.as_ref().filter(|_| f.label_selector.is_empty()) {
+            return Ok(stale.clone());
+        }
+        Ok(s.containers
             .values()
             .filter(|c| {
                 f.label_selector
@@ -607,14 +611,51 @@ async fn a_lying_runtime_ends_nothing() {
     std::fs::write(manifests.join("a.yaml"), POD).unwrap();
     eventually("it runs", || fake.running().len() == 1).await;
     fake.lock().lie = true;
-    // The worker looks, believes the container to be in no known state and makes another.
+    // The worker looks, believes the container to be in no known state and makes another, again and again.
     fake.exit("c", 1);
     eventually("it was looked at", || {
-        fake.calls("CreateContainer").len() > 1
+        fake.calls("CreateContainer").len() > 3
     })
     .await;
     fake.lock().lie = false;
     eventually("it runs again", || !fake.running().is_empty()).await;
+    // What may run is stopped before it is removed, by whoever removes it.
+    for removed in fake.calls("RemoveContainer") {
+        let id = removed.split(' ').nth(1).unwrap();
+        let calls = fake.lock().calls.clone();
+        let stop = format!("StopContainer {id} ");
+        let stopped = calls.iter().position(|c| c.starts_with(&stop));
+        assert!(
+            stopped < calls.iter().position(|c| *c == removed) && stopped.is_some(),
+            "{id}: {calls:?}"
+        );
+    }
+    std::fs::remove_file(manifests.join("a.yaml")).unwrap();
+    eventually("it goes", || fake.lock().containers.is_empty()).await;
+    shutdown.drain(Duration::from_secs(5)).await;
+    task.await.unwrap();
+}
+
+/// A change that no list tells of is seen with the next look, at the latest after one and a half times `syncFrequency`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_that_was_missed_is_seen_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let manifests = dir.path().join("manifests");
+    std::fs::create_dir(&manifests).unwrap();
+    let fake = Arc::new(Fake::default());
+    let (shutdown, task) = start_with(dir.path(), &fake, |c| {
+        c.sync_frequency = Some(Duration::from_millis(500));
+    });
+    std::fs::write(manifests.join("a.yaml"), POD).unwrap();
+    eventually("it runs", || fake.running().len() == 1).await;
+    let all = fake.list_containers(ContainerFilter::default());
+    let all = all.await.unwrap();
+    let looks = fake.lock().looks;
+    fake.lock().stale = Some(all);
+    eventually("the start was seen", || fake.lock().looks >= looks + 4).await;
+    fake.lock().containers.clear();
+    eventually("it runs again", || fake.running().len() == 1).await;
+    fake.lock().stale = None;
     std::fs::remove_file(manifests.join("a.yaml")).unwrap();
     eventually("it goes", || fake.lock().containers.is_empty()).await;
     shutdown.drain(Duration::from_secs(5)).await;

@@ -160,7 +160,7 @@ pub static FIELDS: &[Field] = &[
     never("staticPodURL", "", "pods from a URL are not supported; use staticPodPath"),
     never("staticPodURLHeader", "", "pods from a URL are not supported; use staticPodPath"),
     full("streamingConnectionIdleTimeout"),
-    none("syncFrequency", "\"1m0s\"", "pods are looked at when something about them changes"),
+    full("syncFrequency"),
     never("systemCgroups", "", NO_SYSTEM_CGROUPS),
     full("systemReserved"),
     never("systemReservedCgroup", "", NO_SYSTEM_CGROUPS),

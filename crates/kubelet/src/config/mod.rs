@@ -54,6 +54,8 @@ pub struct KubeletConfiguration {
     #[serde(deserialize_with = "duration::deserialize")]
     pub streaming_connection_idle_timeout: Option<Duration>,
     #[serde(deserialize_with = "duration::deserialize")]
+    pub sync_frequency: Option<Duration>,
+    #[serde(deserialize_with = "duration::deserialize")]
     pub node_status_update_frequency: Option<Duration>,
     #[serde(deserialize_with = "duration::deserialize")]
     pub node_status_report_frequency: Option<Duration>,
@@ -279,6 +281,8 @@ pub struct Settings {
     pub stream_idle: Option<Duration>,
     pub cluster: crate::runtime::dns::ClusterDns,
     pub resolv_conf: Option<PathBuf>,
+    /// The longest time between two looks at a pod; up to half as much is added at random.
+    pub sync_frequency: Duration,
     pub status_frequency: Duration,
     pub report_frequency: Duration,
     pub lease_seconds: i32,
@@ -539,6 +543,7 @@ impl Settings {
                 domain: c.cluster_domain,
             },
             resolv_conf: opt(c.resolv_conf.as_deref().unwrap_or("/etc/resolv.conf")),
+            sync_frequency: c.sync_frequency.unwrap_or(Duration::from_secs(60)),
             status_frequency: c
                 .node_status_update_frequency
                 .unwrap_or(Duration::from_secs(10)),

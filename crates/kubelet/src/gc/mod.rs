@@ -77,29 +77,33 @@ pub fn surplus(rt: &RuntimePod) -> (Vec<String>, Vec<String>) {
     (containers, sandboxes)
 }
 
-/// Removes the surplus of one pod.
-pub async fn sweep(shared: &Arc<Shared>, uid: &str) {
+/// Removes the surplus of one pod; tells whether something of it may have run.
+pub async fn sweep(shared: &Arc<Shared>, uid: &str) -> bool {
     let Ok(rt) = state::read(&*shared.rt, uid).await else {
-        return;
+        return false;
     };
     let (containers, sandboxes) = surplus(&rt);
-    for id in containers {
-        let log = rt
-            .containers
-            .iter()
-            .find(|c| c.id == id)
-            .map(|c| c.log_path.clone())
-            .unwrap_or_default();
-        if shared.rt.remove_container(&id).await.is_ok() {
-            remove_log_link(shared, &id);
-            if !log.is_empty() {
-                let _ = std::fs::remove_file(&log);
+    let mut ran = false;
+    for c in rt.containers.iter().filter(|c| containers.contains(&c.id)) {
+        if c.phase == Phase::Unknown {
+            let grace = crate::pod::grace(c.grace.unwrap_or(30)).min(GONE_GRACE);
+            if let Err(e) = shared.rt.stop_container(&c.id, grace).await {
+                tracing::debug!(container = %c.id, error = %e, "stopping a container in an unknown state failed");
+                continue;
+            }
+            ran = true;
+        }
+        if shared.rt.remove_container(&c.id).await.is_ok() {
+            remove_log_link(shared, &c.id);
+            if !c.log_path.is_empty() {
+                let _ = std::fs::remove_file(&c.log_path);
             }
         }
     }
     for id in sandboxes {
         let _ = shared.rt.remove_pod_sandbox(&id).await;
     }
+    ran
 }
 
 fn remove_log_link(shared: &Shared, id: &str) {

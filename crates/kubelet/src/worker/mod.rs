@@ -336,16 +336,18 @@ async fn run(workers: &Arc<Workers>, mut rx: watch::Receiver<Target>, wake: Arc<
                 Some(at)
             }
         };
-        let timer = async {
-            match wait {
-                Some(at) => tokio::time::sleep_until(at.into()).await,
-                None => std::future::pending().await,
-            }
-        };
+        // Whatever was missed is seen then; pods that began together are not looked at together.
+        let again = shared
+            .settings
+            .sync_frequency
+            .mul_f64(rand::random_range(1.0..1.5));
+        let again = wait.map_or(again, |at| {
+            at.saturating_duration_since(Instant::now()).min(again)
+        });
         tokio::select! {
             r = rx.changed() => if r.is_err() { return },
             () = wake.notified() => {}
-            () = timer => {}
+            () = tokio::time::sleep(again) => {}
         }
         if let Some(o) = &shared.objects
             && !target.pod.is_static()

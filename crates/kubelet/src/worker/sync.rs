@@ -15,7 +15,6 @@ use crate::volumes::{self, MountedVolumes};
 use super::{Eviction, Memory, kill, start};
 
 /// Longest time between two looks at a pod that waits for something.
-const RESYNC: Duration = Duration::from_secs(60);
 /// First wait of the crash back-off.
 const CRASH_FIRST: Duration = Duration::from_secs(10);
 
@@ -497,8 +496,7 @@ async fn one(
                         message,
                     },
                 );
-                // The event is told again now and then while the wait lasts.
-                return Some(Instant::now() + left.min(RESYNC));
+                return Some(Instant::now() + left);
             }
             Crash::Go(b) => {
                 memory.backoff.insert(c.name.clone(), b);
