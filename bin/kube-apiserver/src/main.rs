@@ -1,7 +1,6 @@
 //! kube-apiserver: flags in, `apiserver::run` out. What is here is only the choice and the wiring of parts.
 
 mod kubelet;
-mod memory;
 mod ranges;
 mod tokens;
 
@@ -36,7 +35,7 @@ fn main() -> std::process::ExitCode {
         tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .thread_stack_size(STACK)
-            .on_thread_park(memory::before_sleep)
+            .on_thread_park(component::memory::before_sleep)
             .build()
             .context("cannot start the runtime")?
             .block_on(serve(&flags))
@@ -186,7 +185,7 @@ async fn serve(flags: &Flags) -> Result<()> {
         extra_paths: tokens::paths(&auth, flags, &config.advertise),
         extra_metrics: vec![Arc::new(move || serving.render())],
     };
-    tokio::spawn(memory::keep_small(stop.clone()));
+    tokio::spawn(component::memory::keep_small(stop.clone()));
     apiserver::run(config, dependencies, tls, stop).await?;
     Ok(())
 }

@@ -2,6 +2,9 @@
 
 use component::Shutdown;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> anyhow::Result<()> {
     let flags = scheduler::daemon::command_line().parse_or_exit();
     component::logging::init(&flags.logging());
@@ -12,10 +15,14 @@ fn main() -> anyhow::Result<()> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
+        .on_thread_park(component::memory::before_sleep)
         .build()?
         .block_on(async {
             let shutdown = Shutdown::on_signals()?;
-            scheduler::daemon::run(&flags, shutdown.clone()).await?;
+            tokio::spawn(component::memory::keep_small(shutdown.token.clone()));
+            // On a worker, where free memory is given back.
+            let signals = shutdown.clone();
+            tokio::spawn(async move { scheduler::daemon::run(&flags, signals).await }).await??;
             shutdown.drain(std::time::Duration::from_secs(10)).await;
             Ok(())
         })

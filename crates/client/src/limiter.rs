@@ -19,7 +19,7 @@ pub struct TokenBucket {
 }
 
 impl TokenBucket {
-    /// `qps` that is not above 0 (not a number neither) means no limit.
+    /// `qps` that is not above 0, or not a number, means no limit.
     pub fn new(qps: f32, burst: u32) -> TokenBucket {
         let burst = f64::from(burst.max(1));
         TokenBucket {

@@ -1,7 +1,7 @@
 //! What all daemons share: flags, configuration files, feature gates, logging, metrics, health, TLS serving, shutdown.
 //!
 //! Knows no Kubernetes resource. Holds no global state, but for what a process has one of and only `bin/` touches: its log
-//! ([`logging::init`]) and its limit of open files ([`files::raise_limit`]).
+//! ([`logging::init`]), its limit of open files ([`files::raise_limit`]) and its allocator's free memory ([`memory`]).
 
 pub mod config;
 pub mod duration;
@@ -10,6 +10,7 @@ pub mod files;
 pub mod flags;
 pub mod health;
 pub mod logging;
+pub mod memory;
 pub mod metrics;
 pub mod places;
 pub mod probe;

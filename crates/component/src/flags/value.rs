@@ -264,6 +264,7 @@ fn csv(text: &str) -> Result<Vec<String>, String> {
     out.push(field);
     Ok(out)
 }
+
 /// `FIRST-LAST`, `FIRST+MORE` or one port; `None` for an empty text.
 pub(super) fn port_range(text: &str) -> Result<Option<RangeInclusive<u16>>, String> {
     let text = text.trim();

@@ -15,8 +15,7 @@ use etcd_client::proto::{
 };
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio_stream::wrappers::UnixListenerStream;
-use tonic::transport::server::Router;
-use tonic::transport::server::TcpIncoming;
+use tonic::transport::server::{Router, TcpIncoming};
 use tonic::{Code, Status};
 
 use crate::embedded::Embedded;

@@ -1,8 +1,9 @@
-//! Gives memory that nothing holds any more back to the system.
+//! Gives memory that nothing holds any more back to the system, in a process whose allocator is mimalloc.
 //!
-//! The allocator keeps what a thread has freed for that thread, and what another thread has freed of it until the first asks
+//! That allocator keeps what a thread has freed for that thread, and what another thread has freed of it until the first asks
 //! for more: after a burst, workers that sleep would keep the burst's memory for good. So all workers are told, once in a
-//! while, to look through what they have.
+//! while, to look through what they have. Threads that are no workers, such as the one that a runtime is started on, are not
+//! told: work that takes and frees much belongs on a worker.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
