@@ -70,3 +70,15 @@ pub fn strict_errors(patch: &[u8], json_patch: bool) -> Vec<String> {
 }
 
 pub(crate) use wire::json::go_kind as kind;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patches_are_shown_as_go_prints_them() {
+        let patch = br#"{"b":[1,"x",null],"a":{"c":true}}"#;
+        assert_eq!(shown(patch), "map[a:map[c:true] b:[1 x <nil>]]");
+        assert_eq!(shown(b"{"), "");
+    }
+}

@@ -762,6 +762,23 @@ mod tests {
         apply(&doc, patch.to_string().as_bytes(), pod())
     }
 
+    #[test]
+    fn elements_without_their_key_are_refused_wherever_they_stand() {
+        let named = json!({"spec": {"containers": [{"name": "a"}, {"name": "b"}]}});
+        let nameless = json!({"spec": {"containers": [{"image": "i"}]}});
+        let patch = |order: Value, list: Value| json!({"spec": {"$setElementOrder/containers": order, "containers": list}});
+        let a = json!([{"name": "a"}]);
+        for (doc, patch) in [
+            (&named, patch(json!([{"x": 1}]), json!([]))),
+            (&named, patch(a.clone(), json!([{"image": "i"}]))),
+            (&nameless, patch(a.clone(), a.clone())),
+            (&nameless, patch(a.clone(), json!([]))),
+        ] {
+            let told = run(doc.clone(), patch.clone()).unwrap_err().to_string();
+            assert!(told.contains("merge key"), "{patch}: {told}");
+        }
+    }
+
     fn names(v: &Value, path: &str) -> Vec<String> {
         v.pointer(path)
             .unwrap()

@@ -98,6 +98,33 @@ static LOOSE: Message = message(
     &[(1, 0), (2, 1)],
 );
 
+static KINDS: Message = message(
+    "Kinds",
+    &[
+        field("share", 1, Type::F64, 0),
+        field("pointer", 2, Type::String, flag::POINTER),
+        field(
+            "of",
+            3,
+            Type::SchemaOrStrings(&LEAF),
+            flag::POINTER | flag::OMITEMPTY,
+        ),
+        field(
+            "list",
+            4,
+            Type::List(&Type::Message(&LEAF)),
+            flag::OMITEMPTY,
+        ),
+    ],
+    &[
+        ("list", 3, 0),
+        ("of", 2, 0),
+        ("pointer", 1, 0),
+        ("share", 0, 0),
+    ],
+    &[(1, 0), (2, 1), (3, 2), (4, 3)],
+);
+
 static WHOLE: Message = Message {
     type_meta: true,
     ..message(
@@ -115,8 +142,12 @@ fn print(value: &Value) -> String {
 }
 
 fn transcode(proto: &[u8]) -> Result<String, wire::Error> {
+    transcode_of(&OUTER, proto)
+}
+
+fn transcode_of(msg: &'static Message, proto: &[u8]) -> Result<String, wire::Error> {
     let mut out = Vec::new();
-    wire::transcode::proto_to_json(proto, &OUTER, "", "", &Default::default(), &mut out)?;
+    wire::transcode::proto_to_json(proto, msg, "", "", &Default::default(), &mut out)?;
     Ok(String::from_utf8(out).unwrap())
 }
 
@@ -140,6 +171,41 @@ fn absent_parts_are_printed_where_go_has_no_pointer() {
     assert_eq!(print(&json!({})), r#"{"mid":{"leaf":{"n":0}}}"#);
     let proto = wire::proto::value_to_vec(&json!({}), &OUTER).unwrap();
     assert_eq!(transcode(&proto).unwrap(), r#"{"mid":{"leaf":{"n":0}}}"#);
+    let mut filled = Map::new();
+    wire::json::fill(&mut filled, &MIDDLE);
+    assert_eq!(Value::Object(filled), json!({"leaf": {"n": 0}}));
+    // A float takes eight bytes, a pointer none.
+    let proto = wire::proto::value_to_vec(&json!({}), &KINDS).unwrap();
+    assert_eq!(proto, [&[0x09][..], &[0; 8]].concat());
+    let mut text = Vec::new();
+    wire::json::encode(&json!({}), &KINDS, &mut text).unwrap();
+    let text = String::from_utf8(text).unwrap();
+    assert_eq!(text, r#"{"share":0,"pointer":null}"#);
+}
+
+#[test]
+fn fields_out_of_order_are_brought_into_it_in_every_list() {
+    let item = [0x22, 5, 0x18, 7, 0x0a, 1, b'x'];
+    let share = [&[0x09][..], &1.5_f64.to_le_bytes()].concat();
+    let want = r#"{"share":1.5,"pointer":null,"list":[{"a":"x","n":7}]}"#;
+    for proto in [
+        [&share[..], &item[..]].concat(),
+        [&item[..], &share[..]].concat(),
+    ] {
+        assert_eq!(transcode_of(&KINDS, &proto).unwrap(), want, "{proto:x?}");
+    }
+}
+
+#[test]
+fn a_schema_may_be_a_list_of_texts() {
+    let decode = |text: &str| wire::json::decode(text.as_bytes(), &KINDS, Strictness::Ignore);
+    let value = decode(r#"{"of":["a","b"]}"#).unwrap().value;
+    assert_eq!(value["of"], json!(["a", "b"]));
+    let value = decode(r#"{"of":{"a":"x"}}"#).unwrap().value;
+    assert_eq!(value["of"]["a"], "x");
+    for bad in [r#"{"of":[1]}"#, r#"{"of":[{"a":"x"}]}"#, r#"{"of":"a"}"#] {
+        assert!(decode(bad).is_err(), "{bad}");
+    }
 }
 
 #[test]
@@ -205,9 +271,14 @@ fn amounts_round_up_only_what_is_no_whole() {
         ("99999999E", "99999999E"),
         ("1023Pi", "1023Pi"),
         ("-9999999Ei", "-9223372036854775807"),
+        // Less than one has no binary suffix.
+        ("0.0001Ki", "102400u"),
+        ("0Ki", "0"),
+        ("0.5Ki", "512"),
     ] {
         assert_eq!(Quantity::canonical(input).unwrap(), output, "{input}");
     }
+    assert_eq!(q("2500m").as_f64().to_string(), "2.5");
 }
 
 #[test]

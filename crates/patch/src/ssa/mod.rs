@@ -431,7 +431,6 @@ pub fn apply(
     {
         let before = Actor {
             manager: "before-first-apply",
-            subresource: actor.subresource,
             ..*actor
         };
         managed = track(&empty, &live, managed, msg, &before);

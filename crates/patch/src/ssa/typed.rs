@@ -80,7 +80,7 @@ impl Node {
         match self {
             Node::Keyed(m, _) if m.atomic => Node::Atomic,
             Node::Keyed(m, _) => Node::Struct(m),
-            Node::Set => Node::Scalar(Type::Any),
+            // Those of sets are scalars of some kind: `item_element` takes nothing else.
             _ => Node::Deduced,
         }
     }
@@ -627,13 +627,9 @@ impl Faults {
 
 fn go_kind(value: &Value) -> &'static str {
     match value {
-        Value::Null => "nil",
-        Value::Bool(_) => "bool",
-        Value::Number(n) if n.is_f64() => "float64",
-        Value::Number(_) => "int64",
-        Value::String(_) => "string",
         Value::Array(_) => "[]interface {}",
         Value::Object(_) => "map[string]interface {}",
+        other => crate::kind(other),
     }
 }
 
@@ -729,6 +725,17 @@ mod tests {
         let msg = api::schema::message("v1", "Pod").unwrap();
         let c = compare(msg, &pod(old), &pod(new));
         [paths(&c.added), paths(&c.removed), paths(&c.modified)]
+    }
+
+    #[test]
+    fn elements_of_a_list_without_elements_are_not_taken_from_it() {
+        let list = json!(["a", "b"]);
+        let set = Set {
+            members: [Element::Value(Scalar(json!("a")))].into(),
+            ..Set::default()
+        };
+        assert_eq!(remove_at(Node::Atomic, &list, &set), list);
+        assert_eq!(remove_at(Node::Set, &list, &set), json!(["b"]));
     }
 
     #[test]
