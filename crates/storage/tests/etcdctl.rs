@@ -123,6 +123,11 @@ async fn etcdctl_works() {
         assert_eq!(run(&at, &["del", "/registry/live", "--prev-kv"]), "1\n/registry/live\nnow\n");
         let status = run(&at, &["endpoint", "status", "-w", "json"]);
         assert!(status.contains("\"version\":\"3.5"), "{status}");
+        let size = |what: &str| -> u64 {
+            let rest = status.split_once(&format!("\"{what}\":")).unwrap().1;
+            rest.split_once([',', '}']).unwrap().0.parse().unwrap()
+        };
+        assert!((1..=size("dbSize")).contains(&size("dbSizeInUse")), "{status}");
         run(&at, &["endpoint", "health"]);
         assert!(run(&at, &["member", "list"]).contains("keelson"));
         assert_eq!(run(&at, &["alarm", "list"]), "");

@@ -317,6 +317,26 @@ async fn a_full_disk_leaves_a_store_that_opens() {
     Embedded::open(dir.path(), options()).await.unwrap();
 }
 
+/// The last handle to go closes the store: no thread, no task and no file is left, and what waited was written.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_store_holds_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FaultyDisk::default();
+    let store = Embedded::open_on(Arc::new(disk.clone()), dir.path(), options())
+        .await
+        .unwrap();
+    put(&store, "/a", "1").await.unwrap();
+    drop(store.clone());
+    put(&store, "/a", "2").await.unwrap();
+    assert!(Arc::strong_count(&disk.mode) > 1);
+    drop(store);
+    let end = std::time::Instant::now() + Duration::from_secs(10);
+    while Arc::strong_count(&disk.mode) > 1 {
+        assert!(std::time::Instant::now() < end, "something is still open");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// Damage: a log whose contents are gone is told by the revisions that are missing.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_emptied_log_is_damage_where_revisions_are_missing() {

@@ -721,7 +721,7 @@ fn leaf(value: &Value, n: usize, out: &mut Vec<u8>) {
     }
 }
 
-/// go-yaml's order of keys: digits by value, letters after other signs.
+/// go-yaml's order of keys: digits by value, letters after other signs. Total, without which sorting may panic.
 fn natural(a: &str, b: &str) -> Ordering {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut digits = false;
@@ -750,24 +750,20 @@ fn natural(a: &str, b: &str) -> Ordering {
                 Ordering::Less
             };
         }
-        let run = |s: &[char]| -> (u64, usize) {
-            let mut v = 0u64;
-            let mut n = 0;
-            for c in s.iter().skip(i) {
-                let Some(d) = c.to_digit(10) else { break };
-                v = v.saturating_mul(10).saturating_add(u64::from(d));
-                n += 1;
-            }
-            (v, n)
+        // Zeros count within a number, not where it begins.
+        let before = a.iter().take(i).rev();
+        let within = before.take_while(|c| c.is_ascii_digit()).any(|c| *c != '0');
+        let run = |s: &[char]| -> Vec<char> {
+            let rest = s.iter().skip(i).copied();
+            rest.take_while(char::is_ascii_digit).collect()
         };
-        let ((av, an), (bv, bn)) = (run(&a), run(&b));
-        if av != bv {
-            return av.cmp(&bv);
-        }
-        if an != bn {
-            return an.cmp(&bn);
-        }
-        return x.cmp(&y);
+        let (a, b) = (run(&a), run(&b));
+        let value = |run: &[char]| -> Vec<char> {
+            let counts = |c: &&char| !within && **c == '0';
+            run.iter().skip_while(counts).copied().collect()
+        };
+        let (av, bv) = (value(&a), value(&b));
+        return (av.len(), &av, a.len(), x).cmp(&(bv.len(), &bv, b.len(), y));
     }
     a.len().cmp(&b.len())
 }
@@ -1151,6 +1147,49 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    /// Sorting panics where it finds that an order is none, and whoever writes an object chooses its keys.
+    #[test]
+    fn keys_are_in_a_total_order_whatever_they_are() {
+        let mut all = vec![String::new()];
+        for length in 1..5 {
+            let longer: Vec<String> = all
+                .iter()
+                .filter(|s| s.len() + 1 == length)
+                .flat_map(|s| "019a-".chars().map(move |c| format!("{s}{c}")))
+                .collect();
+            all.extend(longer);
+        }
+        assert_eq!(all.len(), 781);
+        all.sort_by(|a, b| natural(a, b));
+        for (i, a) in all.iter().enumerate() {
+            for (j, b) in all.iter().enumerate() {
+                assert_eq!(natural(a, b), i.cmp(&j), "{a:?} {b:?}");
+            }
+        }
+        for ordered in [
+            ["a9", "a10", "b"],
+            ["19", "20", "108"],
+            ["1", "01", "2"],
+            ["-", "0", "a"],
+            ["v1", "v1a", "v1.2"],
+            [
+                "18446744073709551616",
+                "18446744073709551617",
+                "99999999999999999999",
+            ],
+            [
+                "00000000018446744073709551617",
+                "18446744073709551618",
+                "99999999999999999999",
+            ],
+        ] {
+            let mut sorted = ordered;
+            sorted.reverse();
+            sorted.sort_by(|a, b| natural(a, b));
+            assert_eq!(sorted, ordered);
+        }
+    }
 
     #[test]
     fn plain_scalars_by_yaml_1_1() {

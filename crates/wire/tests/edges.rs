@@ -115,14 +115,21 @@ static KINDS: Message = message(
             Type::List(&Type::Message(&LEAF)),
             flag::OMITEMPTY,
         ),
+        field(
+            "items",
+            5,
+            Type::SchemaOrArray(&LEAF),
+            flag::POINTER | flag::OMITEMPTY,
+        ),
     ],
     &[
+        ("items", 4, 0),
         ("list", 3, 0),
         ("of", 2, 0),
         ("pointer", 1, 0),
         ("share", 0, 0),
     ],
-    &[(1, 0), (2, 1), (3, 2), (4, 3)],
+    &[(1, 0), (2, 1), (3, 2), (4, 3), (5, 4)],
 );
 
 static WHOLE: Message = Message {
@@ -197,13 +204,27 @@ fn fields_out_of_order_are_brought_into_it_in_every_list() {
 }
 
 #[test]
-fn a_schema_may_be_a_list_of_texts() {
+fn a_schema_may_be_a_list() {
     let decode = |text: &str| wire::json::decode(text.as_bytes(), &KINDS, Strictness::Ignore);
-    let value = decode(r#"{"of":["a","b"]}"#).unwrap().value;
-    assert_eq!(value["of"], json!(["a", "b"]));
-    let value = decode(r#"{"of":{"a":"x"}}"#).unwrap().value;
-    assert_eq!(value["of"]["a"], "x");
-    for bad in [r#"{"of":[1]}"#, r#"{"of":[{"a":"x"}]}"#, r#"{"of":"a"}"#] {
+    for text in [
+        r#"{"share":0,"pointer":null,"of":["a","b"]}"#,
+        r#"{"share":0,"pointer":null,"of":{"a":"x","n":0}}"#,
+        r#"{"share":0,"pointer":null,"items":{"a":"x","n":0}}"#,
+        r#"{"share":0,"pointer":null,"items":[{"a":"x","n":0},{"a":"y","n":1}]}"#,
+    ] {
+        let value = decode(text).unwrap().value;
+        let proto = wire::proto::value_to_vec(&value, &KINDS).unwrap();
+        assert_eq!(transcode_of(&KINDS, &proto).unwrap(), text);
+        let mut printed = Vec::new();
+        wire::json::encode(&value, &KINDS, &mut printed).unwrap();
+        assert_eq!(String::from_utf8(printed).unwrap(), text);
+    }
+    for bad in [
+        r#"{"of":[1]}"#,
+        r#"{"of":[{"a":"x"}]}"#,
+        r#"{"of":"a"}"#,
+        r#"{"items":["a"]}"#,
+    ] {
         assert!(decode(bad).is_err(), "{bad}");
     }
 }

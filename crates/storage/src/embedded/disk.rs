@@ -160,3 +160,24 @@ impl Disk for RealDisk {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn a_read_that_ends_too_soon_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = RealDisk.open(&dir.path().join("f"), true).unwrap();
+        file.write_at(b"0123456789", 0).unwrap();
+        // What is cached is the system's choice, and a part of what was asked for is not the whole.
+        assert!(!file.read_cached(&mut [0; 11], 0).unwrap());
+        let mut whole = [0; 10];
+        if file.read_cached(&mut whole, 0).unwrap() {
+            assert_eq!(&whole, b"0123456789");
+        }
+        assert!(file.read_at(&mut [0; 11], 0).is_err());
+    }
+}

@@ -356,4 +356,20 @@ mod tests {
         }
         assert_eq!(messages, [(1, 2, 1200), (3, 4, 1000), (5, 5, 5)]);
     }
+
+    #[test]
+    fn an_event_weighs_its_key_and_the_value_it_holds() {
+        let weight = |value: RawValue| {
+            let event = RawEvent {
+                key: Bytes::from_static(b"/k"),
+                version: Version::deletion(1),
+                value,
+                previous: None,
+            };
+            event.weight()
+        };
+        assert_eq!(weight(RawValue::Deleted), 130);
+        let value = Bytes::from_static(&[0; 1000]);
+        assert_eq!(weight(RawValue::Held(value)), 1130);
+    }
 }
