@@ -358,6 +358,15 @@ mod tests {
     }
 
     #[test]
+    fn watchers_of_a_closed_hub_end() {
+        let hub = Hub::new(0, usize::MAX);
+        let (_, watcher) = hub.watch(KeyRange::prefix(b"/"), 0);
+        assert!(!matches!(watcher.take(), Taken::Closed));
+        hub.close();
+        assert!(matches!(watcher.take(), Taken::Closed));
+    }
+
+    #[test]
     fn an_event_weighs_its_key_and_the_value_it_holds() {
         let weight = |value: RawValue| {
             let event = RawEvent {
