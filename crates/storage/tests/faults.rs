@@ -161,6 +161,11 @@ async fn put(store: &Embedded, key: &str, value: &str) -> Result<i64, Error> {
     }
 }
 
+async fn open_on(disk: &FaultyDisk, dir: &Path) -> Embedded {
+    let disk = Arc::new(disk.clone());
+    Embedded::open_on(disk, dir, options()).await.unwrap()
+}
+
 async fn contents(store: &Embedded) -> Vec<(String, String, i64)> {
     let text = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).unwrap();
     let listed = store.list(b"/", ListOptions::default()).await.unwrap();
@@ -176,9 +181,7 @@ async fn a_failing_disk_refuses_writes_keeps_reads_and_recovers() {
     for mode in [FULL, SYNC_FAILS, DEAD] {
         let dir = tempfile::tempdir().unwrap();
         let disk = FaultyDisk::default();
-        let store = Embedded::open_on(Arc::new(disk.clone()), dir.path(), options())
-            .await
-            .unwrap();
+        let store = open_on(&disk, dir.path()).await;
         let lease = store.grant(1000).await.unwrap();
         put(&store, "/a", "1").await.unwrap();
         store
@@ -251,9 +254,7 @@ async fn a_failing_disk_refuses_writes_keeps_reads_and_recovers() {
 async fn a_hundred_writers_share_syncs() {
     let dir = tempfile::tempdir().unwrap();
     let disk = FaultyDisk::default();
-    let store = Embedded::open_on(Arc::new(disk.clone()), dir.path(), options())
-        .await
-        .unwrap();
+    let store = open_on(&disk, dir.path()).await;
     let before = disk.syncs.load(Ordering::SeqCst);
     let writers = (0..100).map(|writer| {
         let store = store.clone();
@@ -294,9 +295,7 @@ fn newest_log(dir: &Path) -> PathBuf {
 async fn a_full_disk_leaves_a_store_that_opens() {
     let dir = tempfile::tempdir().unwrap();
     let disk = FaultyDisk::default();
-    let store = Embedded::open_on(Arc::new(disk.clone()), dir.path(), options())
-        .await
-        .unwrap();
+    let store = open_on(&disk, dir.path()).await;
     put(&store, "/a", "1").await.unwrap();
     disk.set(NO_ROOM);
     for _ in 0..4 {
@@ -322,9 +321,7 @@ async fn a_full_disk_leaves_a_store_that_opens() {
 async fn a_closed_store_holds_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let disk = FaultyDisk::default();
-    let store = Embedded::open_on(Arc::new(disk.clone()), dir.path(), options())
-        .await
-        .unwrap();
+    let store = open_on(&disk, dir.path()).await;
     put(&store, "/a", "1").await.unwrap();
     drop(store.clone());
     put(&store, "/a", "2").await.unwrap();
@@ -335,6 +332,8 @@ async fn a_closed_store_holds_nothing() {
         assert!(std::time::Instant::now() < end, "something is still open");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    let store = Embedded::open(dir.path(), options()).await.unwrap();
+    assert_eq!(contents(&store).await[0].1, "2");
 }
 
 /// Damage: a log whose contents are gone is told by the revisions that are missing.

@@ -243,6 +243,9 @@ impl Threshold {
     }
 }
 
+/// The shortest `syncFrequency` that is kept to: upstream looks once a second at which pods are due.
+const SYNC_LEAST: Duration = Duration::from_secs(1);
+
 /// Everything the kubelet runs with, defaults applied.
 #[derive(Clone, Debug)]
 #[expect(
@@ -281,7 +284,7 @@ pub struct Settings {
     pub stream_idle: Option<Duration>,
     pub cluster: crate::runtime::dns::ClusterDns,
     pub resolv_conf: Option<PathBuf>,
-    /// The longest time between two looks at a pod; up to half as much is added at random.
+    /// The longest time between two looks at a pod, at least a second; up to half as much is added at random.
     pub sync_frequency: Duration,
     pub status_frequency: Duration,
     pub report_frequency: Duration,
@@ -543,7 +546,10 @@ impl Settings {
                 domain: c.cluster_domain,
             },
             resolv_conf: opt(c.resolv_conf.as_deref().unwrap_or("/etc/resolv.conf")),
-            sync_frequency: c.sync_frequency.unwrap_or(Duration::from_secs(60)),
+            sync_frequency: c
+                .sync_frequency
+                .unwrap_or(Duration::from_secs(60))
+                .max(SYNC_LEAST),
             status_frequency: c
                 .node_status_update_frequency
                 .unwrap_or(Duration::from_secs(10)),
@@ -762,6 +768,9 @@ mod tests {
         .unwrap();
         assert_eq!(s.cgroup_driver, CgroupDriver::Systemd);
         assert_eq!(s.token_cache, Duration::from_secs(120));
+        assert_eq!(s.sync_frequency, Duration::from_secs(60));
+        let often = settings("syncFrequency: 1ns\n").unwrap();
+        assert_eq!(often.sync_frequency, Duration::from_secs(1));
         assert_eq!(s.static_pod_path, Some("/etc/kubernetes/manifests".into()));
         assert_eq!(s.runtime_endpoint, "unix:///run/containerd/containerd.sock");
     }

@@ -8,7 +8,7 @@ pub mod images;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::runtime::state::{self, Phase, RuntimePod};
+use crate::runtime::state::{self, ContainerRecord, Phase, RuntimePod};
 use crate::shared::Shared;
 use crate::worker::GONE_GRACE;
 
@@ -31,18 +31,20 @@ pub async fn remove_runtime(shared: &Arc<Shared>, uid: &str) {
     }
 }
 
+/// Seconds that a container is given which nobody speaks for any more: those it was made with, within bounds.
+fn own_grace(c: &ContainerRecord) -> i64 {
+    crate::pod::grace(c.grace.unwrap_or(30)).min(GONE_GRACE)
+}
+
 /// Stops and removes a pod that only the runtime knows, with the grace its containers were made with.
 pub async fn orphan(shared: &Arc<Shared>, uid: &str) {
     let Ok(rt) = state::read(&*shared.rt, uid).await else {
         return;
     };
     tracing::info!(pod = %format!("{}/{}", rt.namespace, rt.name), uid, "removing a pod that no source knows");
-    let stops = rt.running().map(|c| {
-        shared.rt.stop_container(
-            &c.id,
-            crate::pod::grace(c.grace.unwrap_or(30)).min(GONE_GRACE),
-        )
-    });
+    let stops = rt
+        .running()
+        .map(|c| shared.rt.stop_container(&c.id, own_grace(c)));
     futures::future::join_all(stops).await;
     remove_runtime(shared, uid).await;
 }
@@ -86,8 +88,7 @@ pub async fn sweep(shared: &Arc<Shared>, uid: &str) -> bool {
     let mut ran = false;
     for c in rt.containers.iter().filter(|c| containers.contains(&c.id)) {
         if c.phase == Phase::Unknown {
-            let grace = crate::pod::grace(c.grace.unwrap_or(30)).min(GONE_GRACE);
-            if let Err(e) = shared.rt.stop_container(&c.id, grace).await {
+            if let Err(e) = shared.rt.stop_container(&c.id, own_grace(c)).await {
                 tracing::debug!(container = %c.id, error = %e, "stopping a container in an unknown state failed");
                 continue;
             }

@@ -14,7 +14,6 @@ use crate::volumes::{self, MountedVolumes};
 
 use super::{Eviction, Memory, kill, start};
 
-/// Longest time between two looks at a pod that waits for something.
 /// First wait of the crash back-off.
 const CRASH_FIRST: Duration = Duration::from_secs(10);
 
