@@ -640,6 +640,21 @@ fn block(value: &Value, n: usize, inline: bool, out: &mut Vec<u8>) {
                 if i > 0 || !inline {
                     indent(n, out);
                 }
+                if !simple_key(key) {
+                    out.extend_from_slice(b"? ");
+                    scalar_string(key, Some(n), out);
+                    if out.last() != Some(&b'\n') {
+                        out.push(b'\n');
+                    }
+                    indent(n, out);
+                    out.extend_from_slice(b": ");
+                    match value {
+                        Value::Object(m) if !m.is_empty() => block(value, n + 2, true, out),
+                        Value::Array(a) if !a.is_empty() => block(value, n + 2, true, out),
+                        _ => leaf(value, n, out),
+                    }
+                    continue;
+                }
                 scalar_string(key, None, out);
                 out.push(b':');
                 match value {
@@ -686,6 +701,9 @@ fn flow(value: &Value, out: &mut Vec<u8>) {
                 if i > 0 {
                     out.extend_from_slice(b", ");
                 }
+                if !simple_key(key) {
+                    out.extend_from_slice(b"? ");
+                }
                 double(key, None, out);
                 out.extend_from_slice(b": ");
                 flow(value, out);
@@ -707,6 +725,15 @@ fn flow(value: &Value, out: &mut Vec<u8>) {
     }
 }
 
+/// What ends a line in YAML 1.1 (4.2).
+const BREAKS: [char; 5] = ['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}'];
+
+/// Whether a key may stand before its colon on one line, as libyaml decides. Readers look for that colon no further than
+/// 1,024 signs (YAML 1.1, 7.4), and the longest printed form of 128 bytes is half of that.
+fn simple_key(key: &str) -> bool {
+    key.len() <= 128 && !key.contains(BREAKS)
+}
+
 fn leaf(value: &Value, n: usize, out: &mut Vec<u8>) {
     match value {
         Value::Null => out.extend_from_slice(b"null"),
@@ -721,7 +748,7 @@ fn leaf(value: &Value, n: usize, out: &mut Vec<u8>) {
     }
 }
 
-/// go-yaml's order of keys: digits by value, letters after other signs. Total, without which sorting may panic.
+/// The order of keys of go-yaml 2: digits by value, letters after other signs. Total, without which sorting may panic.
 fn natural(a: &str, b: &str) -> Ordering {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut digits = false;
@@ -737,18 +764,10 @@ fn natural(a: &str, b: &str) -> Ordering {
             return x.cmp(&y);
         }
         if lx || ly {
-            // Within a number, the one that goes on with digits is longer and so greater.
-            return if digits {
-                if lx {
-                    Ordering::Less
-                } else {
-                    Ordering::Greater
-                }
-            } else if lx {
-                Ordering::Greater
-            } else {
-                Ordering::Less
-            };
+            // A number that goes on is greater than one that ended: with go-yaml's "12" < "1x" there is no order, for
+            // "1x" < "2" < "12".
+            let longer = digits && if lx { y } else { x }.is_ascii_digit();
+            return if longer { ly.cmp(&lx) } else { lx.cmp(&ly) };
         }
         // Zeros count within a number, not where it begins.
         let before = a.iter().take(i).rev();
@@ -980,7 +999,7 @@ fn shape(s: &str) -> Shape {
 fn scalar_string(s: &str, at: Option<usize>, out: &mut Vec<u8>) {
     let shape = shape(s);
     // Other line breaks are escaped; upstream may choose another style, which reads the same.
-    let odd = s.contains(['\r', '\u{85}', '\u{2028}', '\u{2029}']);
+    let odd = s.chars().any(|c| c != '\n' && BREAKS.contains(&c));
     if s.contains('\n')
         && shape.block
         && !odd
@@ -1048,8 +1067,10 @@ fn words(s: &str, at: Option<usize>, put: impl Fn(char, &mut Vec<u8>), out: &mut
             }
             spaces = true;
         } else {
+            let start = out.len();
             put(c, out);
-            column += 1;
+            // A quote is written twice.
+            column += 1 + out.len() - start - c.len_utf8();
             spaces = false;
         }
     }
@@ -1172,7 +1193,8 @@ mod tests {
             ["19", "20", "108"],
             ["1", "01", "2"],
             ["-", "0", "a"],
-            ["v1", "v1a", "v1.2"],
+            ["v1", "v1.2", "v1a"],
+            ["v1-x", "v1a", "v11"],
             [
                 "18446744073709551616",
                 "18446744073709551617",
@@ -1345,6 +1367,68 @@ mod tests {
         encode_any(&value, &mut out);
         assert!(out.len() < 20 * text.len(), "{}", out.len());
         assert_eq!(to_value(&out).unwrap(), value);
+    }
+
+    #[test]
+    fn keys_that_are_long_or_of_several_lines_are_read_back() {
+        let printed = |value: &Value| {
+            let mut out = Vec::new();
+            encode_any(value, &mut out);
+            assert_eq!(&to_value(&out).unwrap(), value);
+            String::from_utf8(out).unwrap()
+        };
+        let (most, long) = ("k".repeat(128), "k".repeat(129));
+        let many = "word ".repeat(40);
+        let cases = [
+            (json!({ most.as_str(): 1 }), format!("{most}: 1\n")),
+            (json!({ long.as_str(): 1 }), format!("? {long}\n: 1\n")),
+            (
+                json!({"o": { long.as_str(): {"a": [1, [2]], "b": {}} }}),
+                format!("o:\n  ? {long}\n  : a:\n    - 1\n    - - 2\n    b: {{}}\n"),
+            ),
+            (
+                json!([{ long.as_str(): ["x", {"a": 1, "b": "u\nv"}], "b": [] }]),
+                format!(
+                    "- b: []\n  ? {long}\n  : - x\n    - a: 1\n      b: |-\n        u\n        v\n"
+                ),
+            ),
+            (
+                json!({ many.trim(): 1 }),
+                format!(
+                    "? {}\n  {}\n  {}\n: 1\n",
+                    "word ".repeat(16).trim(),
+                    "word ".repeat(16).trim(),
+                    "word ".repeat(8).trim()
+                ),
+            ),
+            (
+                json!({ "é".repeat(65): [] }),
+                format!("? {}\n: []\n", "é".repeat(65)),
+            ),
+            (
+                json!({"a\nb": 1, "a\nb\n\n": {"z": "u\nv"}}),
+                "? |-\n  a\n  b\n: 1\n? |+\n  a\n  b\n\n: z: |-\n    u\n    v\n".to_owned(),
+            ),
+            (
+                json!({"\n": 1, " a\nb": "\n a"}),
+                "? |2+\n\n: 1\n? |2-\n   a\n  b\n: |2-\n\n   a\n".to_owned(),
+            ),
+            (
+                json!({"a\u{85}b": 1, "\t\n": 1}),
+                "? \"\\t\\n\"\n: 1\n? \"a\\Nb\"\n: 1\n".to_owned(),
+            ),
+        ];
+        for (value, text) in cases {
+            assert_eq!(printed(&value), text);
+        }
+        // The longest form of the longest key that stands on one line, and keys beyond what readers look through.
+        for key in ["\u{1}".repeat(128), "\u{1}".repeat(129), "k".repeat(70_000)] {
+            let mut value = json!({ key.as_str(): {key.as_str(): [{ key.as_str(): "x" }]} });
+            for _ in 0..MAX_INDENT {
+                printed(&value);
+                value = json!([value]);
+            }
+        }
     }
 
     #[test]
