@@ -654,20 +654,15 @@ impl DaemonSets {
             r.metadata.name == name || hashes.contains(&r.metadata.labels.get(HASH))
         };
         let old: Vec<Arc<Revision>> = known.into_iter().filter(|r| !live(r)).collect();
+        let mut failures = Failures::default();
         for r in old.iter().take(old.len().saturating_sub(limit)) {
-            match api
-                .delete(
-                    &r.metadata.name,
-                    &DeleteOptions::uid(r.metadata.uid.as_str()),
-                )
-                .await
-            {
-                Ok(()) => {}
+            let options = DeleteOptions::uid(r.metadata.uid.as_str());
+            match api.delete(&r.metadata.name, &options).await {
                 Err(e) if e.is_not_found() => {}
-                Err(e) => return Err(e),
+                result => failures.note(result),
             }
         }
-        Ok(())
+        failures.end()
     }
 }
 

@@ -393,28 +393,26 @@ impl Slices {
             let written = api.update::<serde::de::IgnoredAny, _>(name, body).await;
             failures.note(written.map(drop));
         }
-        failures.end()?;
         if !plan.create.is_empty() {
             self.expected.expect_creations(key, plan.create.len());
         }
-        let mut failed = None;
         for body in &plan.create {
-            if let Err(e) = api.create::<serde::de::IgnoredAny, _>(body).await {
+            let made = api.create::<serde::de::IgnoredAny, _>(body).await;
+            if made.is_err() {
                 self.expected.created(key);
-                failed = Some(e);
             }
+            failures.note(made.map(drop));
         }
-        if let Some(e) = failed {
-            return Err(e);
-        }
+        // What is to be deleted may hold endpoints that are in no other slice yet.
+        failures.end()?;
+        let mut failures = Failures::default();
         for (name, uid) in &plan.delete {
             match api.delete(name, &DeleteOptions::uid(uid.as_str())).await {
-                Ok(()) => {}
                 Err(e) if e.is_not_found() => {}
-                Err(e) => return Err(e),
+                result => failures.note(result),
             }
         }
-        Ok(())
+        failures.end()
     }
 }
 

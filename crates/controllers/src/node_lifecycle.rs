@@ -413,8 +413,9 @@ impl Lifecycle {
             Some("True") if !left.is_zero() => self.untaint(&node).await?,
             Some("False") => again = again.min(self.taint(&node, NOT_READY, UNREACHABLE).await?),
             Some("Unknown") => {
-                again = again.min(self.taint(&node, UNREACHABLE, NOT_READY).await?);
+                let tainted = self.taint(&node, UNREACHABLE, NOT_READY).await;
                 self.pods_not_ready(&node).await?;
+                again = again.min(tainted?);
             }
             _ => {}
         }

@@ -15,7 +15,9 @@ use client::{
 };
 use serde_json::{Value, json};
 
-use crate::context::{BY_CONTROLLER, Context, controller_index, controller_reference, rewrite};
+use crate::context::{
+    BY_CONTROLLER, Context, Failures, controller_index, controller_reference, rewrite,
+};
 use crate::expectations::Expectations;
 use crate::views::{Condition, Pod, ReplicaSet, ReplicaSetStatus, condition};
 
@@ -354,6 +356,7 @@ impl ReplicaSets {
     /// Takes over pods without a controller that the selector matches, and lets go of those it no longer matches.
     async fn claim(&self, rs: &ReplicaSet) -> Result<(), client::Error> {
         let api = self.ctx.client.namespaced(&PODS, &rs.metadata.namespace);
+        let mut failures = Failures::default();
         let orphans = self
             .pods
             .by_index(BY_CONTROLLER, &format!("-{}", rs.metadata.namespace));
@@ -365,10 +368,8 @@ impl ReplicaSets {
                 "uid": pod.metadata.uid,
                 "ownerReferences": [controller_reference(&REPLICA_SETS, &rs.metadata)],
             }}));
-            settle(
-                api.patch::<serde::de::IgnoredAny>(&pod.metadata.name, &patch)
-                    .await,
-            )?;
+            let patched = api.patch::<serde::de::IgnoredAny>(&pod.metadata.name, &patch);
+            failures.note(settle(patched.await));
         }
         for pod in self.pods.by_index(BY_CONTROLLER, &rs.metadata.uid) {
             if pod.metadata.is_deleting() || rs.spec.selector.matches(&pod.metadata.labels) {
@@ -378,12 +379,10 @@ impl ReplicaSets {
                 "uid": pod.metadata.uid,
                 "ownerReferences": [{"$patch": "delete", "uid": rs.metadata.uid}],
             }}));
-            settle(
-                api.patch::<serde::de::IgnoredAny>(&pod.metadata.name, &patch)
-                    .await,
-            )?;
+            let patched = api.patch::<serde::de::IgnoredAny>(&pod.metadata.name, &patch);
+            failures.note(settle(patched.await));
         }
-        Ok(())
+        failures.end()
     }
 
     async fn carry_out(

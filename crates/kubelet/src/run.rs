@@ -403,14 +403,21 @@ fn start_pleg(
     );
     let changed = {
         let (w, sh) = (workers.clone(), shared.clone());
+        let sweeps: Arc<gc::Sweeps> = Arc::default();
         move |uid: &str| {
             w.wake(uid);
-            if w.contains(uid) {
+            if w.contains(uid) && sweeps.begin(uid) {
                 let (w, sh, uid) = (w.clone(), sh.clone(), uid.to_string());
+                let sweeps = sweeps.clone();
                 tokio::spawn(async move {
-                    // What ran may have been what the pod's worker counted on, and no relist may have seen it.
-                    if gc::sweep(&sh, &uid).await {
-                        w.wake(&uid);
+                    loop {
+                        // What ran may have been what the pod's worker counted on, and no relist may have seen it.
+                        if gc::sweep(&sh, &uid).await {
+                            w.wake(&uid);
+                        }
+                        if !sweeps.again(&uid) {
+                            break;
+                        }
                     }
                 });
             }

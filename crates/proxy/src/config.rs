@@ -137,6 +137,9 @@ pub struct Config {
     pub full_period: Duration,
 }
 
+/// The least `syncPeriod` that is kept to: a shorter one would keep the proxy busy with writing everything.
+const LEAST_SYNC: Duration = Duration::from_secs(1);
+
 fn duration(field: &'static str, value: &str, default: Duration) -> Result<Duration, Invalid> {
     if value.is_empty() {
         return Ok(default);
@@ -228,7 +231,8 @@ impl Config {
                 &rules.min_sync_period,
                 Duration::from_millis(100),
             )?,
-            full_period: duration("syncPeriod", &rules.sync_period, Duration::from_secs(30))?,
+            full_period: duration("syncPeriod", &rules.sync_period, Duration::from_secs(30))?
+                .max(LEAST_SYNC),
         })
     }
 }

@@ -750,41 +750,36 @@ fn leaf(value: &Value, n: usize, out: &mut Vec<u8>) {
 
 /// The order of keys of go-yaml 2: digits by value, letters after other signs. Total, without which sorting may panic.
 fn natural(a: &str, b: &str) -> Ordering {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut digits = false;
-    let mut i = 0;
-    while let (Some(&x), Some(&y)) = (a.get(i), b.get(i)) {
-        if x == y {
-            digits = x.is_ascii_digit();
-            i += 1;
-            continue;
-        }
-        let (lx, ly) = (x.is_alphabetic(), y.is_alphabetic());
-        if lx && ly {
-            return x.cmp(&y);
-        }
-        if lx || ly {
-            // A number that goes on is greater than one that ended: with go-yaml's "12" < "1x" there is no order, for
-            // "1x" < "2" < "12".
-            let longer = digits && if lx { y } else { x }.is_ascii_digit();
-            return if longer { ly.cmp(&lx) } else { lx.cmp(&ly) };
-        }
-        // Zeros count within a number, not where it begins.
-        let before = a.iter().take(i).rev();
-        let within = before.take_while(|c| c.is_ascii_digit()).any(|c| *c != '0');
-        let run = |s: &[char]| -> Vec<char> {
-            let rest = s.iter().skip(i).copied();
-            rest.take_while(char::is_ascii_digit).collect()
-        };
-        let (a, b) = (run(&a), run(&b));
-        let value = |run: &[char]| -> Vec<char> {
-            let counts = |c: &&char| !within && **c == '0';
-            run.iter().skip_while(counts).copied().collect()
-        };
-        let (av, bv) = (value(&a), value(&b));
-        return (av.len(), &av, a.len(), x).cmp(&(bv.len(), &bv, b.len(), y));
+    fn number(s: &str) -> &str {
+        s.split_at(s.bytes().take_while(u8::is_ascii_digit).count())
+            .0
     }
-    a.len().cmp(&b.len())
+    let same = a.chars().zip(b.chars()).take_while(|(x, y)| x == y);
+    let (before, a) = a.split_at(same.map(|(c, _)| c.len_utf8()).sum());
+    let b = b.strip_prefix(before).unwrap_or_default();
+    let (Some(x), Some(y)) = (a.chars().next(), b.chars().next()) else {
+        return a.len().cmp(&b.len());
+    };
+    let (na, nb) = (number(a), number(b));
+    match (x.is_alphabetic(), y.is_alphabetic()) {
+        (true, true) => return x.cmp(&y),
+        (false, false) => {}
+        // A number that goes on is greater than one that ended: with go-yaml's "12" < "1x" there is no order, for
+        // "1x" < "2" < "12".
+        (lx, ly) if before.ends_with(|c: char| c.is_ascii_digit()) && na.len() + nb.len() > 0 => {
+            return ly.cmp(&lx);
+        }
+        (lx, ly) => return lx.cmp(&ly),
+    }
+    // Zeros count within a number, not where it begins.
+    let mut digits = before.bytes().rev().take_while(u8::is_ascii_digit);
+    let within = digits.any(|c| c != b'0');
+    let value = |run| match within {
+        true => run,
+        false => str::trim_start_matches(run, '0'),
+    };
+    let (va, vb) = (value(na), value(nb));
+    (va.len(), va, na.len(), x).cmp(&(vb.len(), vb, nb.len(), y))
 }
 
 /// Whether go-yaml would read a plain scalar as something other than this string.

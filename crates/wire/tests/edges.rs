@@ -213,6 +213,8 @@ fn a_schema_may_be_a_list() {
         r#"{"share":0,"pointer":null,"items":[{"a":"x","n":0},{"a":"y","n":1}]}"#,
     ] {
         let value = decode(text).unwrap().value;
+        let yaml = wire::yaml::decode(text.as_bytes(), &KINDS, Strictness::Ignore);
+        assert_eq!(yaml.unwrap().value, value);
         let proto = wire::proto::value_to_vec(&value, &KINDS).unwrap();
         assert_eq!(transcode_of(&KINDS, &proto).unwrap(), text);
         let mut printed = Vec::new();
@@ -226,6 +228,8 @@ fn a_schema_may_be_a_list() {
         r#"{"items":["a"]}"#,
     ] {
         assert!(decode(bad).is_err(), "{bad}");
+        let yaml = wire::yaml::decode(bad.as_bytes(), &KINDS, Strictness::Ignore);
+        assert!(yaml.is_err(), "{bad}");
     }
 }
 

@@ -22,6 +22,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::Context;
+use crate::context::Failures;
 use crate::discovery::{ApiResource, discover};
 use graph::{FOREGROUND, Graph, Identity, ORPHAN, Work};
 
@@ -448,27 +449,35 @@ impl Collector {
         let Some(owner) = lock(&self.graph).get(uid).cloned() else {
             return Ok(());
         };
+        let mut failures = Failures::default();
         for d in &owner.dependents {
-            let Some(node) = lock(&self.graph).get(d).cloned() else {
-                continue;
-            };
-            let Some((resource, latest)) = self.read(&node.identity, d).await? else {
-                continue;
-            };
-            let owners: Vec<&OwnerReference> = latest
-                .owner_references
-                .iter()
-                .filter(|o| o.uid != uid)
-                .collect();
-            if owners.len() != latest.owner_references.len() {
-                self.patch_metadata(&resource, &latest, json!({"ownerReferences": owners}))
-                    .await?;
-            }
+            failures.note(self.orphan(d, uid).await);
         }
+        failures.end()?;
         match self.read(&owner.identity, uid).await? {
             Some((resource, latest)) => self.remove_finalizer(&resource, &latest, ORPHAN).await,
             None => Ok(()),
         }
+    }
+
+    /// Takes the owner out of what it owns.
+    async fn orphan(self: &Arc<Self>, dependent: &str, owner: &str) -> Result<(), Error> {
+        let Some(node) = lock(&self.graph).get(dependent).cloned() else {
+            return Ok(());
+        };
+        let Some((resource, latest)) = self.read(&node.identity, dependent).await? else {
+            return Ok(());
+        };
+        let owners: Vec<&OwnerReference> = latest
+            .owner_references
+            .iter()
+            .filter(|o| o.uid != owner)
+            .collect();
+        if owners.len() == latest.owner_references.len() {
+            return Ok(());
+        }
+        self.patch_metadata(&resource, &latest, json!({"ownerReferences": owners}))
+            .await
     }
 
     async fn remove_finalizer(

@@ -243,8 +243,9 @@ impl Threshold {
     }
 }
 
-/// The shortest `syncFrequency` that is kept to: upstream looks once a second at which pods are due.
-const SYNC_LEAST: Duration = Duration::from_secs(1);
+/// The least time between two rounds of what the kubelet does again and again: shorter ones would keep it busy with
+/// nothing else. Upstream too looks once a second at which pods are due.
+const LEAST: Duration = Duration::from_secs(1);
 
 /// Everything the kubelet runs with, defaults applied.
 #[derive(Clone, Debug)]
@@ -265,6 +266,7 @@ pub struct Settings {
     pub kubeconfig: Option<PathBuf>,
     pub bootstrap_kubeconfig: Option<PathBuf>,
     pub static_pod_path: Option<PathBuf>,
+    /// At least a second.
     pub file_check_frequency: Duration,
     pub enable_server: bool,
     pub address: std::net::IpAddr,
@@ -286,6 +288,7 @@ pub struct Settings {
     pub resolv_conf: Option<PathBuf>,
     /// The longest time between two looks at a pod, at least a second; up to half as much is added at random.
     pub sync_frequency: Duration,
+    /// At least a second.
     pub status_frequency: Duration,
     pub report_frequency: Duration,
     pub lease_seconds: i32,
@@ -492,7 +495,10 @@ impl Settings {
             kubeconfig: f.kubeconfig,
             bootstrap_kubeconfig: f.bootstrap_kubeconfig,
             static_pod_path: opt(&c.static_pod_path),
-            file_check_frequency: c.file_check_frequency.unwrap_or(Duration::from_secs(20)),
+            file_check_frequency: c
+                .file_check_frequency
+                .unwrap_or(Duration::from_secs(20))
+                .max(LEAST),
             enable_server: c.enable_server.unwrap_or(true),
             address: ip("address", &c.address, "0.0.0.0")?,
             port: port("port", c.port, 10250)?,
@@ -549,10 +555,11 @@ impl Settings {
             sync_frequency: c
                 .sync_frequency
                 .unwrap_or(Duration::from_secs(60))
-                .max(SYNC_LEAST),
+                .max(LEAST),
             status_frequency: c
                 .node_status_update_frequency
-                .unwrap_or(Duration::from_secs(10)),
+                .unwrap_or(Duration::from_secs(10))
+                .max(LEAST),
             report_frequency: c
                 .node_status_report_frequency
                 .unwrap_or(Duration::from_secs(300)),
@@ -769,8 +776,17 @@ mod tests {
         assert_eq!(s.cgroup_driver, CgroupDriver::Systemd);
         assert_eq!(s.token_cache, Duration::from_secs(120));
         assert_eq!(s.sync_frequency, Duration::from_secs(60));
-        let often = settings("syncFrequency: 1ns\n").unwrap();
-        assert_eq!(often.sync_frequency, Duration::from_secs(1));
+        let often = settings(
+            "syncFrequency: 1ns\nfileCheckFrequency: 1ns\nnodeStatusUpdateFrequency: 1ns\n",
+        )
+        .unwrap();
+        for least in [
+            often.sync_frequency,
+            often.file_check_frequency,
+            often.status_frequency,
+        ] {
+            assert_eq!(least, Duration::from_secs(1));
+        }
         assert_eq!(s.static_pod_path, Some("/etc/kubernetes/manifests".into()));
         assert_eq!(s.runtime_endpoint, "unix:///run/containerd/containerd.sock");
     }

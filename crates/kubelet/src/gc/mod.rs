@@ -5,8 +5,9 @@
 
 pub mod images;
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::runtime::state::{self, ContainerRecord, Phase, RuntimePod};
 use crate::shared::Shared;
@@ -77,6 +78,41 @@ pub fn surplus(rt: &RuntimePod) -> (Vec<String>, Vec<String>) {
         .map(|s| s.id.clone())
         .collect();
     (containers, sandboxes)
+}
+
+/// The pods that are being swept, and whether each changed meanwhile: one sweep at a time, for it may wait for a container's
+/// grace.
+#[derive(Default)]
+pub struct Sweeps(Mutex<BTreeMap<String, bool>>);
+
+impl Sweeps {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, bool>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the caller is to sweep; otherwise whoever sweeps that pod does so once more.
+    pub fn begin(&self, uid: &str) -> bool {
+        match self.lock().entry(uid.to_owned()) {
+            Entry::Occupied(mut changed) => {
+                changed.insert(true);
+                false
+            }
+            Entry::Vacant(free) => {
+                free.insert(false);
+                true
+            }
+        }
+    }
+
+    /// Whether the one that has swept is to sweep once more.
+    pub fn again(&self, uid: &str) -> bool {
+        let mut all = self.lock();
+        let changed = all.insert(uid.to_owned(), false) == Some(true);
+        if !changed {
+            all.remove(uid);
+        }
+        changed
+    }
 }
 
 /// Removes the surplus of one pod; tells whether something of it may have run.
@@ -161,6 +197,18 @@ pub fn leftovers(shared: &Shared, known: &dyn Fn(&str) -> bool) {
 mod tests {
     use super::*;
     use crate::runtime::state::{ContainerRecord, SandboxRecord};
+
+    #[test]
+    fn a_pod_is_swept_by_one_at_a_time() {
+        let sweeps = Sweeps::default();
+        assert!(sweeps.begin("a") && sweeps.begin("b"));
+        assert!(!sweeps.begin("a") && !sweeps.begin("a"));
+        assert!(sweeps.again("a"), "it changed while it was swept");
+        assert!(!sweeps.begin("a"), "the second sweep is running");
+        assert!(sweeps.again("a") && !sweeps.again("a"));
+        assert!(!sweeps.again("b"));
+        assert!(sweeps.begin("a") && sweeps.begin("b"), "nobody sweeps");
+    }
 
     #[test]
     fn one_dead_instance_per_container_is_kept() {
