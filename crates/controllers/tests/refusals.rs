@@ -1,6 +1,11 @@
 //! One object must not spoil all: what the apiserver refuses to write keeps nothing beside it from its turn.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test"
+)]
 
 use std::time::Duration;
 

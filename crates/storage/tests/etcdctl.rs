@@ -290,3 +290,59 @@ async fn either_store_is_copied_into_the_other() {
     let other_at = other.address.replace("http://", "");
     mirror((&at, &store), (&other_at, &in_other)).await;
 }
+
+/// As etcd does: by the key where nothing else was asked for, and ascending where only a target was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_is_sorted_as_it_was_asked_for() {
+    let etcd = EtcdProcess::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let (_store, at) = open(&dir).await;
+    let both = [etcd.address.replace("http://", ""), at];
+    tokio::task::spawn_blocking(move || {
+        for at in both {
+            for (key, value) in [
+                ("c", "2"),
+                ("a", "3"),
+                ("b", "1"),
+                ("c", "2"),
+                ("c", "2"),
+                ("b", "1"),
+            ] {
+                run(&at, &["put", key, value]);
+            }
+            // The last: of the first two keys, as etcd reads no more for a limit of one without an order.
+            for (target, order, first) in [
+                ("KEY", "a b c", "a"),
+                ("CREATE", "c a b", "a"),
+                ("MODIFY", "a c b", "a"),
+                ("VERSION", "a b c", "a"),
+                ("VALUE", "b c a", "b"),
+            ] {
+                let by = format!("--sort-by={target}");
+                let get = |more: &[&str]| -> Vec<String> {
+                    let args = [&["get", "", "--prefix", "--keys-only", &by][..], more].concat();
+                    run(&at, &args)
+                        .split_whitespace()
+                        .map(str::to_owned)
+                        .collect()
+                };
+                let ascending: Vec<&str> = order.split(' ').collect();
+                let mut descending = ascending.clone();
+                descending.reverse();
+                assert_eq!(get(&[]), ascending, "{at} {target}");
+                assert_eq!(get(&["--order=ASCEND"]), ascending, "{at} {target}");
+                assert_eq!(get(&["--order=DESCEND"]), descending, "{at} {target}");
+                assert_eq!(
+                    get(&["--order=DESCEND", "--limit=2"]),
+                    descending[..2],
+                    "{at} {target}"
+                );
+                assert_eq!(get(&["--limit=1"]), [first], "{at} {target}");
+            }
+            let whole = run(&at, &["get", "", "--prefix", "--sort-by=VALUE"]);
+            assert_eq!(whole, "b\n1\nc\n2\na\n3\n", "{at}");
+        }
+    })
+    .await
+    .unwrap();
+}

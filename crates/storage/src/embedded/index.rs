@@ -522,4 +522,40 @@ mod tests {
         }
         assert!(index.get(&key, 1).is_none());
     }
+
+    /// What was current at the revision stays, and what is newer; everything else goes from the memory.
+    #[test]
+    fn compaction_leaves_nothing_of_what_was_gone_before() {
+        let mut index = Index::default();
+        let [gone, kept, again, later] =
+            ["gone", "kept", "again", "later"].map(|key| Bytes::from_static(key.as_bytes()));
+        for (key, change) in [
+            (&gone, version(2)),
+            (&gone, Version::deletion(3)),
+            (&kept, version(4)),
+            (&kept, version(5)),
+            (&again, version(6)),
+            (&again, Version::deletion(7)),
+            (&later, version(8)),
+            (&later, version(9)),
+            (&again, version(10)),
+            (&later, version(11)),
+        ] {
+            index.apply(key, change);
+        }
+        index.compact(10);
+        let mut keys: Vec<&Bytes> = index.keys.keys().collect();
+        keys.sort();
+        assert_eq!(keys, [&again, &kept, &later]);
+        let at = |key: &Bytes, revision| index.get(key, revision).map(|v| v.revision);
+        assert_eq!(
+            (at(&kept, 10), at(&again, 10), at(&later, 10)),
+            (Some(5), Some(10), Some(9))
+        );
+        assert_eq!(at(&later, 11), Some(11));
+        let older: usize = index.keys.values().map(|entry| entry.older.len()).sum();
+        assert_eq!(older, 1, "later's at 9, which was current");
+        assert_eq!(index.older_bytes(), version(9).bytes(&later));
+        assert_eq!(index.changes.len(), 2, "those at 10 and 11");
+    }
 }

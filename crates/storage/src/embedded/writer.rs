@@ -729,3 +729,33 @@ impl Writer {
         self.shared.drop_files(&done.old);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However much waits, a frame is of a bounded size, and nothing is left behind.
+    #[test]
+    fn what_waits_is_taken_in_frames_of_a_bounded_size() {
+        let queue = Queue::default();
+        let value = Bytes::from(vec![0; 1 << 20]);
+        for _ in 0..20 {
+            let (reply, _) = oneshot::channel();
+            let put = Command::Put {
+                key: Bytes::from_static(b"/a"),
+                value: value.clone(),
+                expect: Expect::Any,
+                lease: 0,
+                reply,
+            };
+            assert!(queue.push(put).is_ok());
+        }
+        queue.close();
+        let mut sizes = Vec::new();
+        let mut batch = Vec::new();
+        while queue.take(&mut batch) {
+            sizes.push(batch.drain(..).count());
+        }
+        assert_eq!(sizes, [8, 8, 4]);
+    }
+}

@@ -81,11 +81,24 @@ impl Selection {
     async fn load(mut self) -> Result<PbRangeResponse, Status> {
         self.filter();
         let request = self.request;
-        // 0 none, 1 ascending, 2 descending; 0 key, 1 version, 2 create, 3 mod, 4 value.
-        let by_value = request.sort_target == 4 && request.sort_order != 0;
+        // 0 none, 1 ascending, 2 descending; 0 key, 1 version, 2 create, 3 mod, 4 value. A target without an order is
+        // ascending.
+        let by_value = request.sort_target == 4;
         let sorted = request.sort_order != 0 || request.sort_target != 0;
         let limit = usize::try_from(request.limit).unwrap_or(0);
         let mut found = self.found;
+        let filtered = [
+            request.min_mod_revision,
+            request.max_mod_revision,
+            request.min_create_revision,
+            request.max_create_revision,
+        ]
+        .iter()
+        .any(|revision| *revision != 0);
+        if limit > 0 && request.sort_order == 0 && !filtered {
+            // etcd reads one more than the limit then, and sorts these alone.
+            found.truncate(limit.saturating_add(1));
+        }
         if sorted && !by_value {
             let key = |(_, stored): &(Bytes, Stored)| match request.sort_target {
                 1 => i64::from(stored.version.version),
