@@ -7,12 +7,12 @@
     reason = "a test"
 )]
 
+mod suite;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use component::Shutdown;
-use component::flags::Outcome;
-use controllers::daemon;
 use serde_json::json;
 use testkit::apiserver::{Answer, Asked};
 use testkit::wait_until;
@@ -62,31 +62,9 @@ async fn start(holder: Option<&'static str>) -> Daemon {
         answer(holder, told.clone(), asked, client)
     });
     let config = testkit::apiserver::kubeconfig(apiserver.await);
-    let port = testkit::free_port();
-    let args: Vec<String> = vec![
-        format!("--kubeconfig={}", config.path().display()),
-        "--bind-address=127.0.0.1".into(),
-        format!("--secure-port={port}"),
-        "--controllers=replicaset-controller".into(),
-    ];
-    let flags = match daemon::command_line().parse(args).unwrap() {
-        Outcome::Run(flags) => flags,
-        Outcome::Print(text) => panic!("{text}"),
-    };
-    let shutdown = Shutdown::new();
-    let stop = shutdown.clone();
-    // As the program does: nothing asks that the whole daemon can move between threads.
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build();
-        let ended = runtime.unwrap().block_on(daemon::run(&flags, stop));
-        drop(config);
-        ended.unwrap();
-    });
+    let (address, shutdown) = suite::run(config, &["--controllers=replicaset-controller"]);
     Daemon {
-        address: ([127, 0, 0, 1], port).into(),
+        address,
         lists,
         shutdown,
         asked,

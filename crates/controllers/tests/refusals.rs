@@ -7,11 +7,10 @@
     reason = "a test"
 )]
 
+mod suite;
+
 use std::time::Duration;
 
-use component::Shutdown;
-use component::flags::Outcome;
-use controllers::daemon;
 use serde_json::{Value, json};
 use testkit::apiserver::{Answer, Asked};
 use testkit::wait_until;
@@ -213,29 +212,8 @@ async fn what_is_refused_keeps_nothing_else_from_its_turn() {
         "node-lifecycle-controller",
         "garbage-collector-controller",
     ];
-    let args: Vec<String> = vec![
-        format!("--kubeconfig={}", config.path().display()),
-        "--bind-address=127.0.0.1".into(),
-        format!("--secure-port={}", testkit::free_port()),
-        "--leader-elect=false".into(),
-        format!("--controllers={}", controllers.join(",")),
-    ];
-    let flags = match daemon::command_line().parse(args).unwrap() {
-        Outcome::Run(flags) => flags,
-        Outcome::Print(text) => panic!("{text}"),
-    };
-    let shutdown = Shutdown::new();
-    let stop = shutdown.clone();
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build();
-        runtime
-            .unwrap()
-            .block_on(daemon::run(&flags, stop))
-            .unwrap();
-    });
+    let controllers = format!("--controllers={}", controllers.join(","));
+    let (_, shutdown) = suite::run(config, &["--leader-elect=false", &controllers]);
     let missing = || {
         let written = written.borrow();
         let kinds = [
