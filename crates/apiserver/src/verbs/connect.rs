@@ -92,11 +92,12 @@ const METADATA: [IpAddr; 5] = [
 ];
 
 /// Whether the server dials an address that objects or names lead to: what is global or private, and neither this machine
-/// itself nor a link's or cloud's own service. IPv4 addresses within IPv6 count as what they are.
+/// itself nor a link's or cloud's own service. IPv4 addresses within IPv6 count as what they are, those that a gateway
+/// translates (NAT64: RFC 6052 and 8215; 6to4: RFC 3056) among them.
 pub fn dialable(ip: IpAddr) -> bool {
     let v4 = match ip {
         IpAddr::V4(v) => v,
-        IpAddr::V6(v) => match v.to_ipv4() {
+        IpAddr::V6(v) => match v.to_ipv4().or_else(|| translated(v)) {
             // Also `::1` and `::`, and the old form without `ffff`.
             Some(inner) => inner,
             None => {
@@ -113,6 +114,16 @@ pub fn dialable(ip: IpAddr) -> bool {
         && !v4.is_multicast()
         && !v4.is_broadcast()
         && !METADATA.contains(&v4.into())
+}
+
+/// The IPv4 address that packets to a NAT64 or 6to4 address end at.
+fn translated(v6: Ipv6Addr) -> Option<Ipv4Addr> {
+    match v6.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0x64, 0xff9b, 1, _, _, _, high, low]
+        | [0x2002, high, low, ..] => Some(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low))),
+        _ => None,
+    }
 }
 
 /// The addresses of a host. One that may not be dialled spoils all: the next look-up may give it first.
@@ -614,6 +625,11 @@ mod tests {
             "192.0.0.192",
             "::ffff:100.100.100.200",
             "::168.63.129.16",
+            "64:ff9b::127.0.0.1",
+            "64:ff9b::169.254.169.254",
+            "64:ff9b:1:2::169.254.169.254",
+            "2002:7f00:1::",
+            "2002:a9fe:a9fe::1",
         ] {
             assert!(!dialable(bad.parse().expect("an address")), "{bad}");
         }
@@ -626,6 +642,9 @@ mod tests {
             "::ffff:10.0.0.1",
             "100.100.100.201",
             "168.63.129.17",
+            "64:ff9b::8.8.8.8",
+            "64:ff9b:2::127.0.0.1",
+            "2002:808:808::1",
         ] {
             assert!(dialable(good.parse().expect("an address")), "{good}");
         }

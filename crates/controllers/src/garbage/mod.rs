@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use client::resource::Resource;
 use client::{
-    Change, DeleteOptions, Informer, ObjectKey, ObjectMeta, OwnerReference, Patch, Propagation,
-    Selector, WorkQueue, views,
+    Change, DeleteOptions, Informer, ListOptions, ObjectKey, ObjectMeta, OwnerReference, Patch,
+    Propagation, Selector, WorkQueue, views,
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -33,6 +33,11 @@ const RESYNC: &str = "resync";
 const FIRST_SYNC: Duration = Duration::from_secs(30);
 /// After a change of CustomResourceDefinitions, so that a new one is served when it is asked for.
 const RESYNC_AFTER: Duration = Duration::from_secs(1);
+/// The owners of an object that names more are not asked for one by one but listed: one object with thousands would keep
+/// the workers, and what they may ask the apiserver, from all others.
+const FEW: usize = 16;
+/// Objects of a page of such a list.
+const PAGE: u32 = 200;
 
 /// The metadata that matters here.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -152,11 +157,15 @@ fn is_watched(r: &ApiResource) -> bool {
 
 impl Collector {
     fn enqueue(&self, work: Vec<Work>) {
+        let mut told = 0;
         for w in work {
             match w {
                 Work::Delete(uid) => self.queue.add(ObjectKey::new(DELETE, uid)),
                 Work::Orphan(uid) => self.queue.add(ObjectKey::new(ORPHANING, uid)),
+                // More events would tell no more.
+                Work::WrongNamespace { .. } if told == FEW => {}
                 Work::WrongNamespace { dependent, owner } => {
+                    told += 1;
                     self.tell_wrong_namespace(&dependent, &owner)
                 }
             }
@@ -164,14 +173,16 @@ impl Collector {
     }
 
     fn tell_wrong_namespace(&self, dependent: &str, owner: &str) {
-        let Some(node) = lock(&self.graph).get(dependent).cloned() else {
+        let graph = lock(&self.graph);
+        let Some(node) = graph.get(dependent) else {
             return;
         };
         let Some(o) = node.owners.iter().find(|o| o.uid == owner) else {
             return;
         };
-        let at = node.identity;
+        let at = node.identity.clone();
         let message = wrong_namespace(o, &at.namespace);
+        drop(graph);
         let object = client::ObjectReference {
             kind: at.kind,
             namespace: at.namespace,
@@ -283,23 +294,82 @@ impl Collector {
         })
     }
 
+    /// The resource of an object, and the namespace it is in.
+    async fn place<'a>(self: &Arc<Self>, at: &'a Identity) -> Result<(Resource, &'a str), Error> {
+        let resource = self.resource(&at.api_version, &at.kind).await?;
+        match (resource.namespaced, at.namespace.as_str()) {
+            (false, _) => Ok((resource, "")),
+            (true, "") => Err(Error::NamespacedOwner {
+                kind: at.kind.clone(),
+            }),
+            (true, namespace) => Ok((resource, namespace)),
+        }
+    }
+
+    /// The owners of an object that exist.
+    async fn owners<'a>(
+        self: &Arc<Self>,
+        of: &'a Meta,
+    ) -> Result<HashMap<&'a OwnerReference, Meta>, Error> {
+        let place = |owner: &OwnerReference| Identity {
+            api_version: owner.api_version.clone(),
+            kind: owner.kind.clone(),
+            namespace: of.namespace.clone(),
+            name: owner.name.clone(),
+        };
+        let mut found = HashMap::new();
+        if of.owner_references.len() <= FEW {
+            for owner in &of.owner_references {
+                if let Some((_, o)) = self.read(&place(owner), &owner.uid).await? {
+                    found.insert(owner, o);
+                }
+            }
+            return Ok(found);
+        }
+        let mut kinds: HashMap<(&str, &str), Vec<&OwnerReference>> = HashMap::new();
+        for owner in &of.owner_references {
+            let kind = (owner.api_version.as_str(), owner.kind.as_str());
+            kinds.entry(kind).or_default().push(owner);
+        }
+        for owners in kinds.into_values() {
+            let Some(first) = owners.first().map(|o| place(o)) else {
+                continue;
+            };
+            let (resource, namespace) = self.place(&first).await?;
+            let api = self.ctx.client.namespaced(&resource, namespace);
+            let mut page = ListOptions {
+                limit: PAGE,
+                ..ListOptions::default()
+            };
+            let mut there = HashMap::new();
+            loop {
+                let listed = api.list_metadata::<Object>(&page).await?;
+                let named: HashMap<String, Meta> = listed
+                    .items
+                    .into_iter()
+                    .map(|o| (o.metadata.uid.clone(), o.metadata))
+                    .collect();
+                there.extend(owners.iter().filter_map(|owner| {
+                    let o = named.get(&owner.uid).filter(|o| o.name == owner.name)?;
+                    Some((*owner, o.clone()))
+                }));
+                if listed.continue_.is_empty() || there.len() == owners.len() {
+                    break;
+                }
+                page.continue_ = listed.continue_;
+            }
+            found.extend(there);
+        }
+        Ok(found)
+    }
+
     /// Reads an object's metadata; `None` when there is none of that UID.
     async fn read(
         self: &Arc<Self>,
         at: &Identity,
         uid: &str,
     ) -> Result<Option<(Resource, Meta)>, Error> {
-        let resource = self.resource(&at.api_version, &at.kind).await?;
-        let namespace = if resource.namespaced {
-            at.namespace.as_str()
-        } else {
-            ""
-        };
-        if resource.namespaced && namespace.is_empty() {
-            return Err(Error::NamespacedOwner {
-                kind: at.kind.clone(),
-            });
-        }
+        let (resource, namespace) = self.place(at).await?;
         let api = self.ctx.client.namespaced(&resource, namespace);
         match api.get_metadata::<Object>(&at.name).await {
             Ok(o) if o.metadata.uid == uid => Ok(Some((resource, o.metadata))),
@@ -326,7 +396,7 @@ impl Collector {
         let Some(node) = lock(&self.graph).get(uid).cloned() else {
             return Ok(());
         };
-        if node.deleting && !node.foreground {
+        if node.deleting && !node.foreground || lock(&self.graph).is_held(uid) {
             return Ok(());
         }
         let Some((resource, latest)) = self.read(&node.identity, uid).await? else {
@@ -355,19 +425,14 @@ impl Collector {
         if latest.owner_references.is_empty() {
             return Ok(());
         }
+        let owners = self.owners(&latest).await?;
         let (mut solid, mut let_go, mut waiting) = (0, HashSet::new(), false);
         for owner in &latest.owner_references {
-            let at = Identity {
-                api_version: owner.api_version.clone(),
-                kind: owner.kind.clone(),
-                namespace: latest.namespace.clone(),
-                name: owner.name.clone(),
-            };
-            match self.read(&at, &owner.uid).await? {
+            match owners.get(owner) {
                 None => {
                     let_go.insert(owner.uid.clone());
                 }
-                Some((_, o))
+                Some(o)
                     if o.deletion_timestamp.is_some()
                         && owner.block_owner_deletion == Some(true)
                         && o.finalizers.iter().any(|f| f == FOREGROUND) =>
