@@ -2,6 +2,7 @@
 //!
 //! A change wakes the workers of the pods that use the object, so files in volumes follow within a moment. Until a watch
 //! has delivered, an object is read directly, so that a start neither waits for a watch nor takes its silence for absence.
+//! So are the objects of a pod that refers to more than [`MOST`], whenever it is looked at.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -91,6 +92,10 @@ impl SecretView {
     }
 }
 
+/// The most objects of one pod that are watched. A pod may name twenty thousand, and a watch costs about 16 KiB here and a
+/// lasting request there.
+const MOST: usize = 256;
+
 /// Kind, namespace and name.
 type Key = (Kind, String, String);
 
@@ -141,7 +146,11 @@ impl ObjectCache {
 
     /// Watches what the pod refers to, and no longer what it does not.
     pub fn register(&self, pod: &Pod) {
-        let want = references(pod);
+        let mut want = references(pod);
+        if want.len() > MOST {
+            tracing::debug!(pod = %pod.key(), objects = want.len(), "More config maps and secrets than are watched for one pod");
+            want.clear();
+        }
         let uid = &pod.metadata.uid;
         let mut entries = lock(&self.entries);
         entries.retain(|key, e| {
@@ -321,6 +330,8 @@ pub fn references(pod: &Pod) -> BTreeSet<Key> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -334,6 +345,32 @@ mod tests {
         .unwrap();
         let names: Vec<String> = references(&pod).into_iter().map(|k| k.2).collect();
         assert_eq!(names, ["c1", "c2", "pull", "s1", "s2", "s3"]);
+    }
+
+    /// What one pod names costs no watch for each when there is no end to it.
+    #[tokio::test]
+    async fn a_pod_with_thousands_of_objects_is_not_watched_for() {
+        let client = Client::from_flags("", "http://127.0.0.1:1", client::Options::default()).await;
+        let stop = CancellationToken::new();
+        let cache = ObjectCache::new(client.unwrap(), Arc::new(|_: &str| {}), stop.clone());
+        let pod = |uid: &str, count: usize| {
+            let refs: Vec<_> = (0..count)
+                .map(|n| json!({"secretRef": {"name": format!("s{n}"), "optional": true}}))
+                .collect();
+            let pod = json!({
+                "metadata": {"namespace": "n", "name": uid, "uid": uid},
+                "spec": {"containers": [{"name": "c", "envFrom": refs}]},
+            });
+            serde_json::from_value::<Pod>(pod).unwrap()
+        };
+        let watched = || lock(&cache.entries).len();
+        cache.register(&pod("a", MOST));
+        assert_eq!(watched(), MOST);
+        cache.register(&pod("b", MOST + 1));
+        assert_eq!(watched(), MOST, "a's");
+        cache.register(&pod("a", 20_000));
+        assert_eq!(watched(), 0, "what it named before is let go");
+        stop.cancel();
     }
 
     #[test]
