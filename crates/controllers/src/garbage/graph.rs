@@ -80,6 +80,9 @@ pub enum Work {
     },
 }
 
+/// Nodes that there is always room for.
+const ROOM: usize = 4096;
+
 /// All objects that were seen or named, by UID.
 #[derive(Debug, Default)]
 pub struct Graph {
@@ -205,14 +208,23 @@ impl Graph {
             work.push(Work::Delete(owner.to_owned()));
         }
         if !o.observed && o.dependents.is_empty() {
-            self.nodes.remove(owner);
+            self.forget(owner);
         }
+    }
+
+    /// Takes a node out, and gives back the room of a burst of them.
+    fn forget(&mut self, uid: &str) -> Option<Node> {
+        let node = self.nodes.remove(uid);
+        if self.nodes.capacity() > ROOM && self.nodes.len() < self.nodes.capacity() / 4 {
+            self.nodes.shrink_to(self.nodes.len().saturating_mul(2));
+        }
+        node
     }
 
     /// An object is gone.
     pub fn remove(&mut self, uid: &str) -> Vec<Work> {
         let mut work = Vec::new();
-        let Some(node) = self.nodes.remove(uid) else {
+        let Some(node) = self.forget(uid) else {
             return work;
         };
         for owner in &node.owners {
@@ -377,6 +389,10 @@ mod tests {
                 "owners that are named no more are gone"
             );
         }
+        assert!(g.nodes.capacity() >= MANY);
+        g.remove("d");
+        assert!(g.nodes.is_empty());
+        assert!(g.nodes.capacity() <= ROOM, "the room is given back");
         assert_eq!(asked, 3, "the object is looked at, not each of its owners");
     }
 
