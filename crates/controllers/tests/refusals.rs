@@ -12,7 +12,7 @@ mod suite;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use testkit::apiserver::{Answer, Asked};
+use testkit::apiserver::{Answer, Asked, discovery};
 use testkit::wait_until;
 use tokio::sync::watch;
 
@@ -163,19 +163,10 @@ fn listed(path: &str) -> Vec<Value> {
 
 async fn answer(asked: Asked, client: Answer) -> std::io::Result<()> {
     let (path, query) = asked.target.split_once('?').unwrap_or((&asked.target, ""));
-    let discovery = |resources: Value| {
-        let versions = json!([{"version": "v1", "resources": resources}]);
-        json!({"kind": "APIGroupDiscoveryList", "items": [{"metadata": {"name": ""}, "versions": versions}]})
-    };
+    if let Some(resources) = discovery(path) {
+        return client.send(200, &resources).await;
+    }
     match (asked.method.as_str(), path) {
-        ("GET", "/api") => {
-            let verbs = ["get", "list", "watch", "delete", "patch"];
-            let config_maps = json!({
-                "resource": "configmaps", "responseKind": {"kind": "ConfigMap"}, "scope": "Namespaced", "verbs": verbs,
-            });
-            client.send(200, &discovery(json!([config_maps]))).await
-        }
-        ("GET", "/apis") => client.send(200, &discovery(json!([]))).await,
         ("GET", _) if query.contains("watch=1") => client.watch(&listed(path)).await?.stay().await,
         ("GET", _) => {
             let named = path.split_once("/namespaces/n/").and_then(|(group, rest)| {

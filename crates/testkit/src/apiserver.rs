@@ -117,6 +117,23 @@ async fn read(mut stream: TcpStream) -> io::Result<(Asked, Answer)> {
     Ok((asked, Answer(stream)))
 }
 
+/// What an apiserver that knows config maps alone answers where it is asked what it has: at `/api` and `/apis`.
+pub fn discovery(path: &str) -> Option<Value> {
+    let verbs = ["get", "list", "watch", "delete", "patch"];
+    let config_maps = json!({
+        "resource": "configmaps", "responseKind": {"kind": "ConfigMap"}, "scope": "Namespaced", "verbs": verbs,
+    });
+    let resources = match path {
+        "/api" => json!([config_maps]),
+        "/apis" => json!([]),
+        _ => return None,
+    };
+    let versions = json!([{"version": "v1", "resources": resources}]);
+    Some(
+        json!({"kind": "APIGroupDiscoveryList", "items": [{"metadata": {"name": ""}, "versions": versions}]}),
+    )
+}
+
 /// A kubeconfig for it.
 pub fn kubeconfig(address: SocketAddr) -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().expect("make a temporary file");

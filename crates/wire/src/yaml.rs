@@ -648,11 +648,7 @@ fn block(value: &Value, n: usize, inline: bool, out: &mut Vec<u8>) {
                     }
                     indent(n, out);
                     out.extend_from_slice(b": ");
-                    match value {
-                        Value::Object(m) if !m.is_empty() => block(value, n + 2, true, out),
-                        Value::Array(a) if !a.is_empty() => block(value, n + 2, true, out),
-                        _ => leaf(value, n, out),
-                    }
+                    beside(value, n, out);
                     continue;
                 }
                 scalar_string(key, None, out);
@@ -679,16 +675,21 @@ fn block(value: &Value, n: usize, inline: bool, out: &mut Vec<u8>) {
                     indent(n, out);
                 }
                 out.extend_from_slice(b"- ");
-                match item {
-                    Value::Object(m) if !m.is_empty() => block(item, n + 2, true, out),
-                    Value::Array(a) if !a.is_empty() => block(item, n + 2, true, out),
-                    _ => leaf(item, n, out),
-                }
+                beside(item, n, out);
             }
         }
         _ => {
             leaf(value, n, out);
         }
+    }
+}
+
+/// Writes a value behind the indicator that stands at `n` on the current line.
+fn beside(value: &Value, n: usize, out: &mut Vec<u8>) {
+    match value {
+        Value::Object(m) if !m.is_empty() => block(value, n + 2, true, out),
+        Value::Array(a) if !a.is_empty() => block(value, n + 2, true, out),
+        _ => leaf(value, n, out),
     }
 }
 

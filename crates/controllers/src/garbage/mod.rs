@@ -38,6 +38,8 @@ const RESYNC_AFTER: Duration = Duration::from_secs(1);
 const FEW: usize = 16;
 /// Objects of a page of such a list.
 const PAGE: u32 = 200;
+/// Events that one change may bring of owners in other namespaces.
+const TOLD: usize = 16;
 
 /// The metadata that matters here.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -163,7 +165,7 @@ impl Collector {
                 Work::Delete(uid) => self.queue.add(ObjectKey::new(DELETE, uid)),
                 Work::Orphan(uid) => self.queue.add(ObjectKey::new(ORPHANING, uid)),
                 // More events would tell no more.
-                Work::WrongNamespace { .. } if told == FEW => {}
+                Work::WrongNamespace { .. } if told == TOLD => {}
                 Work::WrongNamespace { dependent, owner } => {
                     told += 1;
                     self.tell_wrong_namespace(&dependent, &owner)
@@ -311,54 +313,52 @@ impl Collector {
         self: &Arc<Self>,
         of: &'a Meta,
     ) -> Result<HashMap<&'a OwnerReference, Meta>, Error> {
-        let place = |owner: &OwnerReference| Identity {
-            api_version: owner.api_version.clone(),
-            kind: owner.kind.clone(),
-            namespace: of.namespace.clone(),
-            name: owner.name.clone(),
-        };
         let mut found = HashMap::new();
         if of.owner_references.len() <= FEW {
             for owner in &of.owner_references {
-                if let Some((_, o)) = self.read(&place(owner), &owner.uid).await? {
+                let at = Identity {
+                    api_version: owner.api_version.clone(),
+                    kind: owner.kind.clone(),
+                    namespace: of.namespace.clone(),
+                    name: owner.name.clone(),
+                };
+                if let Some((_, o)) = self.read(&at, &owner.uid).await? {
                     found.insert(owner, o);
                 }
             }
             return Ok(found);
         }
-        let mut kinds: HashMap<(&str, &str), Vec<&OwnerReference>> = HashMap::new();
+        // By kind and UID: a UID may be named more than once, and by other names.
+        let mut kinds: HashMap<_, HashMap<&str, Vec<&OwnerReference>>> = HashMap::new();
         for owner in &of.owner_references {
-            let kind = (owner.api_version.as_str(), owner.kind.as_str());
-            kinds.entry(kind).or_default().push(owner);
+            let kind = kinds.entry((&owner.api_version, &owner.kind)).or_default();
+            kind.entry(&owner.uid).or_default().push(owner);
         }
-        for owners in kinds.into_values() {
-            let Some(first) = owners.first().map(|o| place(o)) else {
-                continue;
+        for ((api_version, kind), mut wanted) in kinds {
+            let at = Identity {
+                api_version: api_version.clone(),
+                kind: kind.clone(),
+                namespace: of.namespace.clone(),
+                name: String::new(),
             };
-            let (resource, namespace) = self.place(&first).await?;
+            let (resource, namespace) = self.place(&at).await?;
             let api = self.ctx.client.namespaced(&resource, namespace);
             let mut page = ListOptions {
                 limit: PAGE,
                 ..ListOptions::default()
             };
-            let mut there = HashMap::new();
             loop {
                 let listed = api.list_metadata::<Object>(&page).await?;
-                let named: HashMap<String, Meta> = listed
-                    .items
-                    .into_iter()
-                    .map(|o| (o.metadata.uid.clone(), o.metadata))
-                    .collect();
-                there.extend(owners.iter().filter_map(|owner| {
-                    let o = named.get(&owner.uid).filter(|o| o.name == owner.name)?;
-                    Some((*owner, o.clone()))
-                }));
-                if listed.continue_.is_empty() || there.len() == owners.len() {
+                for o in listed.items.into_iter().map(|o| o.metadata) {
+                    let named = wanted.remove(o.uid.as_str()).unwrap_or_default();
+                    let meant = named.into_iter().filter(|owner| owner.name == o.name);
+                    found.extend(meant.map(|owner| (owner, o.clone())));
+                }
+                if listed.continue_.is_empty() || wanted.is_empty() {
                     break;
                 }
                 page.continue_ = listed.continue_;
             }
-            found.extend(there);
         }
         Ok(found)
     }
