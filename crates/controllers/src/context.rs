@@ -8,7 +8,7 @@ use client::{
     Api, Client, Informer, Informers, ObjectKey, ObjectMeta, Recorder, Resource, Selector, View,
     WorkQueue,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -107,15 +107,6 @@ impl<E: fmt::Display> Failures<E> {
     pub fn end(self) -> Result<(), E> {
         self.0.map_or(Ok(()), Err)
     }
-}
-
-/// `metadata.ownerReferences` entry that makes `owner` the controller of an object.
-pub fn controller_reference(resource: &Resource, owner: &ObjectMeta) -> Value {
-    json!({
-        "apiVersion": resource.api_version(), "kind": resource.kind,
-        "name": owner.name, "uid": owner.uid,
-        "controller": true, "blockOwnerDeletion": true,
-    })
 }
 
 /// Reads an object, lets `change` alter it and writes it back, again on conflicts. `change` returns false when nothing is

@@ -39,6 +39,7 @@ const CONCURRENCY: &[(&str, &str)] = &[
     ("concurrent-endpoint-syncs", "endpoint"),
     ("concurrent-gc-syncs", "gc"),
     ("concurrent-namespace-syncs", "namespace"),
+    ("concurrent-rc-syncs", "replicationmanager"),
     ("concurrent-replicaset-syncs", "replicaset"),
     ("concurrent-service-endpoint-syncs", "service-endpoint"),
 ];
@@ -111,7 +112,6 @@ pub fn command_line() -> CommandLine {
             "concurrent-device-taint-eviction-syncs",
             "concurrent-horizontal-pod-autoscaler-syncs",
             "concurrent-job-syncs",
-            "concurrent-rc-syncs",
             "concurrent-resource-quota-syncs",
             "concurrent-resourceclaim-syncs",
             "concurrent-service-syncs",

@@ -15,12 +15,10 @@ use client::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::context::{
-    BY_CONTROLLER, Context, Failures, controller_index, controller_reference, rewrite,
-};
+use crate::children::{controller_reference, pod_from_template, set_status};
+use crate::context::{BY_CONTROLLER, Context, Failures, controller_index, rewrite};
 use crate::deployment::{scaled_value, template_hash};
 use crate::expectations::Expectations;
-use crate::replicaset::pod_from_template;
 use crate::selector::LabelSelector;
 use crate::views::{Node, Pod, Toleration};
 
@@ -499,7 +497,7 @@ impl DaemonSets {
         if status != ds.status {
             let api = self.ctx.client.namespaced(&DAEMON_SETS, &key.namespace);
             let value = serde_json::to_value(&status).unwrap_or_default();
-            let set = |o: &mut Value| crate::replicaset::set_status(o, &value);
+            let set = |o: &mut Value| set_status(o, &value);
             rewrite(&api, &key.name, &ds.metadata.uid, "status", set).await?;
         }
         done?;

@@ -12,7 +12,8 @@ use client::{Change, DeleteOptions, EventType, ObjectKey, ObjectReference, Selec
 use serde_json::{Value, json};
 
 use crate::Context;
-use crate::context::{Failures, controller_reference};
+use crate::children::controller_reference;
+use crate::context::Failures;
 use crate::endpoint_pods::{
     HEADLESS, TRIGGER_TIME, address, enqueue, hostname, is_backend, is_headless, ports, selected,
 };

@@ -4,6 +4,7 @@
 //! caches are shared, one watch per resource; nothing is polled; every write goes through the public API as the
 //! controller's own service account when `--use-service-account-credentials` is set.
 
+pub mod children;
 pub mod config;
 pub mod context;
 pub mod daemon;
@@ -27,6 +28,7 @@ pub mod node_ipam;
 pub mod node_lifecycle;
 pub mod pod_gc;
 pub mod replicaset;
+pub mod replication;
 pub mod root_ca;
 pub mod service_account;
 pub mod storage_protection;

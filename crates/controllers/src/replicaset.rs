@@ -1,8 +1,7 @@
 //! replicaset-controller: keeps as many pods as a ReplicaSet asks for.
 //!
 //! Invariants: never more than the missing pods are created, however stale the cache (see [`crate::expectations`]); of
-//! the surplus, the pods that are missed least go first ([`surplus`]); creations start slowly, so that a quota or an
-//! admission plugin that refuses them is not flooded.
+//! the surplus, the pods that are missed least go first ([`surplus`]).
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -10,19 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::resource::{PODS, REPLICA_SETS};
-use client::{
-    Change, DeleteOptions, EventType, ObjectKey, ObjectReference, Patch, Store, Time, WorkQueue,
-};
-use serde_json::{Value, json};
+use client::{Change, ObjectKey, Resource, Store, Time, View, WorkQueue};
+use serde_json::Value;
 
-use crate::context::{
-    BY_CONTROLLER, Context, Failures, controller_index, controller_reference, rewrite,
-};
+use crate::children::{BURST, Family, observe, pod_from_template, set_status};
+use crate::context::{BY_CONTROLLER, Context, controller_index, rewrite};
 use crate::expectations::Expectations;
 use crate::views::{Condition, Pod, ReplicaSet, ReplicaSetStatus, condition};
-
-/// Most pods created or deleted in one pass.
-const BURST: usize = 500;
 
 /// What to do about a ReplicaSet's pods.
 #[derive(Debug, Default, PartialEq)]
@@ -106,7 +99,7 @@ fn surplus(active: &[Arc<Pod>], related: &[Arc<Pod>], n: usize, now: Time) -> Ve
 pub fn status(
     rs: &ReplicaSet,
     active: &[Arc<Pod>],
-    terminating: usize,
+    terminating: Option<usize>,
     failure: Option<(&str, String)>,
     now: Time,
 ) -> ReplicaSetStatus {
@@ -148,7 +141,7 @@ pub fn status(
                 .filter(|p| p.is_available(rs.spec.min_ready_seconds, now))
                 .count(),
         ),
-        terminating_replicas: Some(count(terminating)),
+        terminating_replicas: terminating.map(count),
         observed_generation: rs.metadata.generation,
         conditions,
     }
@@ -166,30 +159,26 @@ fn next_available(rs: &ReplicaSet, active: &[Arc<Pod>], now: Time) -> Option<Dur
         .map(|s| Duration::from_secs(s.max(1)))
 }
 
-/// A pod as its owner's template wants it.
-pub fn pod_from_template(template: &Value, owner_name: &str, owner: Value) -> Value {
-    let mut metadata =
-        json!({"generateName": generate_name(owner_name), "ownerReferences": [owner]});
-    for field in ["labels", "annotations", "finalizers"] {
-        if let (Some(v), Some(m)) = (
-            template.pointer(&format!("/metadata/{field}")),
-            metadata.as_object_mut(),
-        ) {
-            m.insert(field.into(), v.clone());
-        }
+/// What is kept at a number of pods: ReplicaSets, and what is read as if it were one.
+pub trait Replicated: View + AsRef<ReplicaSet> {
+    /// Whether its status counts the pods that are being deleted.
+    const TELLS_TERMINATING: bool;
+}
+
+impl AsRef<ReplicaSet> for ReplicaSet {
+    fn as_ref(&self) -> &ReplicaSet {
+        self
     }
-    json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template.get("spec")})
 }
 
-/// Long names are cut where the apiserver appends five characters.
-fn generate_name(owner: &str) -> String {
-    let cut: String = owner.chars().take(63 - 6).collect();
-    format!("{cut}-")
+impl Replicated for ReplicaSet {
+    const TELLS_TERMINATING: bool = true;
 }
 
-struct ReplicaSets {
+struct Keeper<S> {
     ctx: Context,
-    sets: Store<ReplicaSet>,
+    resource: &'static Resource,
+    sets: Store<S>,
     pods: Store<Pod>,
     queue: WorkQueue<ObjectKey>,
     expectations: Expectations,
@@ -197,15 +186,21 @@ struct ReplicaSets {
 
 /// Starts the controller.
 pub fn start(ctx: Context) {
-    let sets = ctx.informer::<ReplicaSet>(&REPLICA_SETS);
+    keep::<ReplicaSet>(ctx, &REPLICA_SETS, "replicaset");
+}
+
+/// Starts a controller that keeps the pods of a resource; `name` is the queue's and that of `--concurrent-NAME-syncs`.
+pub fn keep<S: Replicated>(ctx: Context, resource: &'static Resource, name: &'static str) {
+    let sets = ctx.informer::<S>(resource);
     let pods = ctx.informer::<Pod>(&PODS);
-    sets.store().add_index(BY_CONTROLLER, |rs: &ReplicaSet| {
-        controller_index(&rs.metadata)
+    sets.store().add_index(BY_CONTROLLER, |rs: &S| {
+        controller_index(&rs.as_ref().metadata)
     });
     pods.store()
         .add_index(BY_CONTROLLER, |p: &Pod| controller_index(&p.metadata));
-    let queue = ctx.queue("replicaset");
-    let c = Arc::new(ReplicaSets {
+    let queue = ctx.queue(name);
+    let c = Arc::new(Keeper {
+        resource,
         sets: sets.store(),
         pods: pods.store(),
         queue: queue.clone(),
@@ -214,13 +209,14 @@ pub fn start(ctx: Context) {
     });
     let it = c.clone();
     sets.on_change(move |change| {
-        let rs = change.object();
-        let key = ObjectKey::of(&**rs);
+        let rs = change.object().as_ref().as_ref();
+        let key = ObjectKey::of(rs);
         if let Change::Deleted(_) = change {
             it.expectations.forget(&key);
         }
         // A status written by this controller needs no second look.
         let changed = change.old().is_none_or(|old| {
+            let old: &ReplicaSet = old.as_ref().as_ref();
             old.metadata.generation != rs.metadata.generation
                 || old.spec != rs.spec
                 || old.metadata.deletion_timestamp != rs.metadata.deletion_timestamp
@@ -232,54 +228,28 @@ pub fn start(ctx: Context) {
     });
     let it = c.clone();
     pods.on_change(move |change| it.pod_changed(change));
-    let workers = ctx.config.concurrent("replicaset", 5);
+    let workers = ctx.config.concurrent(name, 5);
     ctx.run(queue, workers, move |key| {
         let c = c.clone();
         async move { c.sync(&key).await }
     });
 }
 
-impl ReplicaSets {
-    fn owner_of(&self, pod: &Pod) -> Option<ObjectKey> {
-        let owner = pod
-            .metadata
-            .controller()
-            .filter(|o| o.kind == "ReplicaSet")?;
-        Some(ObjectKey::new(
-            pod.metadata.namespace.as_str(),
-            owner.name.as_str(),
-        ))
-    }
-
+impl<S: Replicated> Keeper<S> {
     fn pod_changed(&self, change: Change<'_, Pod>) {
         let pod = change.object();
-        let owner = self.owner_of(pod);
-        if let (Some(old), Change::Updated { .. }) = (change.old(), &change)
-            && let Some(old_owner) = self.owner_of(old)
-            && Some(&old_owner) != owner.as_ref()
-        {
-            self.queue.add(old_owner);
-        }
-        match (&owner, &change) {
-            (Some(key), Change::Added(_)) if pod.metadata.is_deleting() => {
-                self.expectations.deleted(key, &pod.metadata.uid);
-            }
-            (Some(key), Change::Added(_)) => self.expectations.created(key),
-            (Some(key), Change::Updated { .. }) if pod.metadata.is_deleting() => {
-                self.expectations.deleted(key, &pod.metadata.uid);
-            }
-            (Some(key), Change::Deleted(_)) => self.expectations.deleted(key, &pod.metadata.uid),
-            (None, Change::Deleted(_)) => return,
-            _ => {}
-        }
+        let (lost, owner) = observe(&self.expectations, &self.resource.kind, change);
+        lost.into_iter().for_each(|key| self.queue.add(key));
         match owner {
             Some(key) => self.queue.add(key),
+            None if matches!(change, Change::Deleted(_)) => {}
             None => {
                 for rs in self.sets.list_namespace(&pod.metadata.namespace) {
+                    let rs: &ReplicaSet = rs.as_ref().as_ref();
                     if !rs.spec.selector.is_empty()
                         && rs.spec.selector.matches(&pod.metadata.labels)
                     {
-                        self.queue.add(ObjectKey::of(&*rs));
+                        self.queue.add(ObjectKey::of(rs));
                     }
                 }
             }
@@ -291,27 +261,32 @@ impl ReplicaSets {
             self.expectations.forget(key);
             return Ok(None);
         };
+        let rs: &ReplicaSet = rs.as_ref().as_ref();
         let may_change = self.expectations.satisfied(key) && !rs.metadata.is_deleting();
-        if !rs.metadata.is_deleting() {
-            self.claim(&rs).await?;
-        }
+        let family = Family {
+            ctx: &self.ctx,
+            resource: self.resource,
+            owner: &rs.metadata,
+            finalizer: None,
+        };
+        let matches = |p: &Pod| rs.spec.selector.matches(&p.metadata.labels);
+        let owned = family
+            .claim(&PODS, &self.pods, matches, Pod::is_active)
+            .await?;
         let now = Time::now();
-        let owned: Vec<Arc<Pod>> = self
-            .pods
-            .by_index(BY_CONTROLLER, &rs.metadata.uid)
-            .into_iter()
-            .filter(|p| rs.spec.selector.matches(&p.metadata.labels))
-            .collect();
         let active: Vec<Arc<Pod>> = owned.iter().filter(|p| p.is_active()).cloned().collect();
-        let terminating = owned
-            .iter()
-            .filter(|p| p.metadata.is_deleting() && !p.is_ended())
-            .count();
+        let terminating = S::TELLS_TERMINATING.then(|| {
+            owned
+                .iter()
+                .filter(|p| p.metadata.is_deleting() && !p.is_ended())
+                .count()
+        });
         let mut failed = None;
         if may_change {
-            let related = self.related(&rs);
-            let plan = decide(&rs, &active, &related, now);
-            failed = self.carry_out(key, &rs, plan).await.err();
+            let plan = decide(rs, &active, &self.related(rs), now);
+            failed = carry_out(&family, &self.expectations, key, rs, plan)
+                .await
+                .err();
         }
         let failure = failed.as_ref().map(|e| {
             let wanted = usize::try_from(rs.spec.replicas.unwrap_or(1)).unwrap_or(0);
@@ -324,20 +299,20 @@ impl ReplicaSets {
                 e.to_string(),
             )
         });
-        let new = status(&rs, &active, terminating, failure, now);
-        self.write_status(&rs, new.clone()).await?;
+        let new = status(rs, &active, terminating, failure, now);
+        self.write_status(rs, &new).await?;
         if let Some(e) = failed {
             return Err(e);
         }
         let waits = rs.spec.min_ready_seconds > 0 && new.ready_replicas > new.available_replicas;
         Ok(if waits {
-            next_available(&rs, &active, now)
+            next_available(rs, &active, now)
         } else {
             None
         })
     }
 
-    /// The active pods of all ReplicaSets of the same owner: they share nodes.
+    /// The active pods of all sets of the same owner: they share nodes.
     fn related(&self, rs: &ReplicaSet) -> Vec<Arc<Pod>> {
         let sets = match rs.metadata.controller() {
             Some(o) => self.sets.by_index(BY_CONTROLLER, &o.uid),
@@ -349,150 +324,23 @@ impl ReplicaSets {
         };
         let pods = sets
             .iter()
-            .flat_map(|rs| self.pods.by_index(BY_CONTROLLER, &rs.metadata.uid));
+            .flat_map(|rs| self.pods.by_index(BY_CONTROLLER, rs.uid()));
         pods.filter(|p| p.is_active()).collect()
-    }
-
-    /// Takes over pods without a controller that the selector matches, and lets go of those it no longer matches.
-    async fn claim(&self, rs: &ReplicaSet) -> Result<(), client::Error> {
-        let api = self.ctx.client.namespaced(&PODS, &rs.metadata.namespace);
-        let mut failures = Failures::default();
-        let orphans = self
-            .pods
-            .by_index(BY_CONTROLLER, &format!("-{}", rs.metadata.namespace));
-        for pod in orphans
-            .iter()
-            .filter(|p| p.is_active() && rs.spec.selector.matches(&p.metadata.labels))
-        {
-            let patch = Patch::Strategic(json!({"metadata": {
-                "uid": pod.metadata.uid,
-                "ownerReferences": [controller_reference(&REPLICA_SETS, &rs.metadata)],
-            }}));
-            let patched = api.patch::<serde::de::IgnoredAny>(&pod.metadata.name, &patch);
-            failures.note(settle(patched.await));
-        }
-        for pod in self.pods.by_index(BY_CONTROLLER, &rs.metadata.uid) {
-            if pod.metadata.is_deleting() || rs.spec.selector.matches(&pod.metadata.labels) {
-                continue;
-            }
-            let patch = Patch::Strategic(json!({"metadata": {
-                "uid": pod.metadata.uid,
-                "ownerReferences": [{"$patch": "delete", "uid": rs.metadata.uid}],
-            }}));
-            let patched = api.patch::<serde::de::IgnoredAny>(&pod.metadata.name, &patch);
-            failures.note(settle(patched.await));
-        }
-        failures.end()
-    }
-
-    async fn carry_out(
-        &self,
-        key: &ObjectKey,
-        rs: &ReplicaSet,
-        plan: Plan,
-    ) -> Result<(), client::Error> {
-        let owner = ObjectReference::of(&REPLICA_SETS, rs);
-        let api = self.ctx.client.namespaced(&PODS, &rs.metadata.namespace);
-        if !plan.delete.is_empty() {
-            self.expectations
-                .expect_deletions(key, plan.delete.iter().map(|(_, uid)| uid.clone()));
-            let deletions = plan.delete.iter().map(|gone| async {
-                let (name, uid) = gone;
-                let result = api.delete(name, &DeleteOptions::uid(uid.as_str())).await;
-                match &result {
-                    Ok(()) => self.ctx.recorder.event(
-                        owner.clone(),
-                        EventType::Normal,
-                        "SuccessfulDelete",
-                        format!("Deleted pod: {name}"),
-                    ),
-                    Err(e) => {
-                        self.expectations.deleted(key, uid);
-                        if e.is_not_found() {
-                            return Ok(());
-                        }
-                        self.ctx.recorder.event(
-                            owner.clone(),
-                            EventType::Warning,
-                            "FailedDelete",
-                            format!("Error deleting: {e}"),
-                        );
-                    }
-                }
-                result
-            });
-            return futures::future::join_all(deletions)
-                .await
-                .into_iter()
-                .collect();
-        }
-        if plan.create == 0 {
-            return Ok(());
-        }
-        self.expectations.expect_creations(key, plan.create);
-        let pod = pod_from_template(
-            &rs.spec.template,
-            &rs.metadata.name,
-            controller_reference(&REPLICA_SETS, &rs.metadata),
-        );
-        let mut left = plan.create;
-        let mut batch = 1;
-        while left > 0 {
-            let n = batch.min(left);
-            let creations = (0..n).map(|_| api.create::<client::view::MetaView, _>(&pod));
-            let mut failed = None;
-            for result in futures::future::join_all(creations).await {
-                match result {
-                    Ok(p) => {
-                        let message = format!("Created pod: {}", p.metadata.name);
-                        self.ctx.recorder.event(
-                            owner.clone(),
-                            EventType::Normal,
-                            "SuccessfulCreate",
-                            message,
-                        );
-                    }
-                    Err(e) => {
-                        self.expectations.created(key);
-                        // The namespace is going away with everything in it: nothing to report.
-                        if !e.is_namespace_terminating() {
-                            self.ctx.recorder.event(
-                                owner.clone(),
-                                EventType::Warning,
-                                "FailedCreate",
-                                format!("Error creating: {e}"),
-                            );
-                            failed = Some(e);
-                        }
-                    }
-                }
-            }
-            left -= n;
-            batch *= 2;
-            if let Some(e) = failed {
-                // The rest was never tried.
-                for _ in 0..left {
-                    self.expectations.created(key);
-                }
-                return Err(e);
-            }
-        }
-        Ok(())
     }
 
     async fn write_status(
         &self,
         rs: &ReplicaSet,
-        new: ReplicaSetStatus,
+        new: &ReplicaSetStatus,
     ) -> Result<(), client::Error> {
-        if new == rs.status {
+        if *new == rs.status {
             return Ok(());
         }
         let api = self
             .ctx
             .client
-            .namespaced(&REPLICA_SETS, &rs.metadata.namespace);
-        let status = serde_json::to_value(&new).unwrap_or_default();
+            .namespaced(self.resource, &rs.metadata.namespace);
+        let status = serde_json::to_value(new).unwrap_or_default();
         rewrite(
             &api,
             &rs.metadata.name,
@@ -504,25 +352,23 @@ impl ReplicaSets {
     }
 }
 
-/// Puts `status` in; false if it is there already.
-pub fn set_status(object: &mut Value, status: &Value) -> bool {
-    let Some(object) = object.as_object_mut() else {
-        return false;
-    };
-    if object.get("status") == Some(status) {
-        return false;
+async fn carry_out(
+    family: &Family<'_>,
+    expectations: &Expectations,
+    key: &ObjectKey,
+    rs: &ReplicaSet,
+    plan: Plan,
+) -> Result<(), client::Error> {
+    if !plan.delete.is_empty() {
+        return family.delete_pods(expectations, key, &plan.delete).await;
     }
-    object.insert("status".into(), status.clone());
-    true
-}
-
-/// Gone, changed or refused as invalid means that someone else was faster.
-fn settle<T>(result: Result<T, client::Error>) -> Result<(), client::Error> {
-    match result {
-        Ok(_) => Ok(()),
-        Err(e) if e.is_not_found() || e.is_invalid() => Ok(()),
-        Err(e) => Err(e),
-    }
+    let pod = pod_from_template(
+        &rs.spec.template,
+        &rs.metadata.name,
+        family.controller_reference(),
+    );
+    let pods = vec![pod; plan.create];
+    family.create_pods(expectations, key, &pods).await.1
 }
 
 #[cfg(test)]
@@ -622,7 +468,7 @@ mod tests {
             Arc::new(pod("a", "n", "Running", Some(10))),
             Arc::new(pod("b", "n", "Running", Some(70))),
         ];
-        let s = status(&rs, &pods, 0, None, at(100));
+        let s = status(&rs, &pods, Some(0), None, at(100));
         assert_eq!((s.ready_replicas, s.available_replicas), (2, 1));
         assert_eq!(
             next_available(&rs, &pods, at(100)),
@@ -633,12 +479,18 @@ mod tests {
     #[test]
     fn a_failure_is_a_condition_until_it_is_over() {
         let mut rs = set(1);
-        rs.status = status(&rs, &[], 0, Some(("FailedCreate", "no".into())), at(1));
+        rs.status = status(
+            &rs,
+            &[],
+            Some(0),
+            Some(("FailedCreate", "no".into())),
+            at(1),
+        );
         assert_eq!(rs.status.conditions[0].reason, "FailedCreate");
         let again = status(
             &rs,
             &[],
-            0,
+            Some(0),
             Some(("FailedCreate", "still no".into())),
             at(9),
         );
@@ -646,6 +498,6 @@ mod tests {
             again.conditions, rs.status.conditions,
             "the same reason is the same condition"
         );
-        assert!(status(&rs, &[], 0, None, at(9)).conditions.is_empty());
+        assert!(status(&rs, &[], Some(0), None, at(9)).conditions.is_empty());
     }
 }

@@ -11,7 +11,7 @@ use client::Time;
 use client::resource::DEPLOYMENTS;
 use serde_json::{Value, json};
 
-use crate::context::controller_reference;
+use crate::children::controller_reference;
 use crate::views::{Condition, Deployment, DeploymentStatus, Pod, ReplicaSet, condition};
 
 pub(super) const HASH_LABEL: &str = "pod-template-hash";

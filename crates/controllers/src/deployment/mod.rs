@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 
 pub use decide::{Action, Plan, World, decide, scaled_value, template_hash};
 
-use crate::context::{BY_CONTROLLER, Context, controller_index, controller_reference, rewrite};
-use crate::replicaset::set_status;
+use crate::children::{Family, set_status};
+use crate::context::{BY_CONTROLLER, Context, controller_index, rewrite};
 use crate::views::{Deployment, Pod, ReplicaSet};
 
 struct Deployments {
@@ -107,15 +107,16 @@ impl Deployments {
             );
             return Ok(None);
         }
-        if !d.metadata.is_deleting() {
-            self.claim(&d).await?;
-        }
-        let sets: Vec<Arc<ReplicaSet>> = self
-            .sets
-            .by_index(BY_CONTROLLER, &d.metadata.uid)
-            .into_iter()
-            .filter(|rs| d.spec.selector.matches(&rs.metadata.labels))
-            .collect();
+        let family = Family {
+            ctx: &self.ctx,
+            resource: &DEPLOYMENTS,
+            owner: &d.metadata,
+            finalizer: None,
+        };
+        let matches = |rs: &ReplicaSet| d.spec.selector.matches(&rs.metadata.labels);
+        let sets = family
+            .claim(&REPLICA_SETS, &self.sets, matches, |_| true)
+            .await?;
         let pods = if d.spec.strategy.kind == "Recreate" {
             sets.iter()
                 .flat_map(|rs| self.pods.by_index(BY_CONTROLLER, &rs.metadata.uid))
@@ -136,39 +137,6 @@ impl Deployments {
             Err(e) => Err(e),
             Ok(()) => Ok(plan.again),
         }
-    }
-
-    async fn claim(&self, d: &Deployment) -> Result<(), client::Error> {
-        let api = self
-            .ctx
-            .client
-            .namespaced(&REPLICA_SETS, &d.metadata.namespace);
-        for rs in self
-            .sets
-            .by_index(BY_CONTROLLER, &format!("-{}", d.metadata.namespace))
-        {
-            if rs.metadata.is_deleting() || !d.spec.selector.matches(&rs.metadata.labels) {
-                continue;
-            }
-            let patch = Patch::Strategic(json!({"metadata": {
-                "uid": rs.metadata.uid,
-                "ownerReferences": [controller_reference(&DEPLOYMENTS, &d.metadata)],
-            }}));
-            api.patch::<serde::de::IgnoredAny>(&rs.metadata.name, &patch)
-                .await?;
-        }
-        for rs in self.sets.by_index(BY_CONTROLLER, &d.metadata.uid) {
-            if rs.metadata.is_deleting() || d.spec.selector.matches(&rs.metadata.labels) {
-                continue;
-            }
-            let patch = Patch::Strategic(json!({"metadata": {
-                "uid": rs.metadata.uid,
-                "ownerReferences": [{"$patch": "delete", "uid": d.metadata.uid}],
-            }}));
-            api.patch::<serde::de::IgnoredAny>(&rs.metadata.name, &patch)
-                .await?;
-        }
-        Ok(())
     }
 
     fn scaled(&self, d: &Deployment, name: &str, from: i32, to: i32) {

@@ -1,0 +1,340 @@
+//! What controllers share that keep objects for an owner: which objects are its own, and the making and deleting of pods.
+//!
+//! Invariants: an orphan is adopted only after the apiserver itself has said that the owner is still there and is not being
+//! deleted; creations start slowly (1, 2, 4, …) and end with the first failure, so that a quota or an admission plugin that
+//! refuses them is not flooded; each creation and deletion is expected before it is asked for, and an expectation that will
+//! not come true is taken back. Upstream: `ControllerRefManager`, `PodControl`, `slowStartBatch`.
+
+use std::sync::Arc;
+
+use client::{
+    Change, DeleteOptions, EventType, ObjectKey, ObjectMeta, ObjectReference, Patch, Resource,
+    Store, View,
+};
+use serde_json::{Value, json};
+
+use crate::context::{BY_CONTROLLER, Context, Failures};
+use crate::expectations::Expectations;
+use crate::views::{Pod, ReplicaSet};
+
+/// Most pods that one pass creates or deletes for an owner.
+pub const BURST: usize = 500;
+
+/// An object that can have a controller.
+pub trait Child: View {
+    /// Its metadata.
+    fn meta(&self) -> &ObjectMeta;
+}
+
+impl Child for Pod {
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+}
+
+impl Child for ReplicaSet {
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+}
+
+/// `metadata.ownerReferences` entry that makes `owner` the controller of an object.
+pub fn controller_reference(resource: &Resource, owner: &ObjectMeta) -> Value {
+    json!({
+        "apiVersion": resource.api_version(), "kind": resource.kind,
+        "name": owner.name, "uid": owner.uid,
+        "controller": true, "blockOwnerDeletion": true,
+    })
+}
+
+/// The owner of a kind that controls an object.
+pub fn controller_key(meta: &ObjectMeta, kind: &str) -> Option<ObjectKey> {
+    let owner = meta.controller().filter(|o| o.kind == kind)?;
+    Some(ObjectKey::new(meta.namespace.as_str(), owner.name.as_str()))
+}
+
+/// Tells the expectations what the cache shows of a pod. Whose turn it is: the owner that lost the pod and the one that has it.
+pub fn observe(
+    expectations: &Expectations,
+    kind: &str,
+    change: Change<'_, Pod>,
+) -> (Option<ObjectKey>, Option<ObjectKey>) {
+    let pod = change.object();
+    let owner = controller_key(&pod.metadata, kind);
+    let lost = match change {
+        Change::Updated { old, .. } => {
+            controller_key(&old.metadata, kind).filter(|o| Some(o) != owner.as_ref())
+        }
+        _ => None,
+    };
+    if let Some(key) = &owner {
+        match change {
+            Change::Added(_) if !pod.metadata.is_deleting() => expectations.created(key),
+            Change::Updated { .. } if !pod.metadata.is_deleting() => {}
+            _ => expectations.deleted(key, &pod.metadata.uid),
+        }
+    }
+    (lost, owner)
+}
+
+/// A pod as its owner's template wants it.
+pub fn pod_from_template(template: &Value, owner_name: &str, owner: Value) -> Value {
+    let mut metadata =
+        json!({"generateName": generate_name(owner_name), "ownerReferences": [owner]});
+    for field in ["labels", "annotations", "finalizers"] {
+        if let (Some(v), Some(m)) = (
+            template.pointer(&format!("/metadata/{field}")),
+            metadata.as_object_mut(),
+        ) {
+            m.insert(field.into(), v.clone());
+        }
+    }
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template.get("spec")})
+}
+
+/// Long names are cut where the apiserver appends five characters.
+fn generate_name(owner: &str) -> String {
+    let cut: String = owner.chars().take(63 - 6).collect();
+    format!("{cut}-")
+}
+
+/// Puts `status` in; false if it is there already.
+pub fn set_status(object: &mut Value, status: &Value) -> bool {
+    let Some(object) = object.as_object_mut() else {
+        return false;
+    };
+    if object.get("status") == Some(status) {
+        return false;
+    }
+    object.insert("status".into(), status.clone());
+    true
+}
+
+/// Gone, changed or refused as invalid means that someone else was faster: false.
+fn settle<T>(result: Result<T, client::Error>) -> Result<bool, client::Error> {
+    match result {
+        Ok(_) => Ok(true),
+        Err(e) if e.is_not_found() || e.is_invalid() => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// An owner and what its controller may use.
+#[derive(Clone, Copy)]
+pub struct Family<'a> {
+    /// The controller's.
+    pub ctx: &'a Context,
+    /// Of the owner.
+    pub resource: &'static Resource,
+    /// Of the owner.
+    pub owner: &'a ObjectMeta,
+    /// A finalizer that adopted objects get and released ones lose.
+    pub finalizer: Option<&'static str>,
+}
+
+impl Family<'_> {
+    /// For events about the owner.
+    pub fn reference(&self) -> ObjectReference {
+        ObjectReference {
+            kind: self.resource.kind.to_string(),
+            namespace: self.owner.namespace.clone(),
+            name: self.owner.name.clone(),
+            uid: self.owner.uid.clone(),
+            api_version: self.resource.api_version(),
+            resource_version: self.owner.resource_version.clone(),
+            field_path: String::new(),
+        }
+    }
+
+    /// Tells of something that happened to the owner.
+    pub fn event(&self, kind: EventType, reason: &str, message: String) {
+        self.ctx
+            .recorder
+            .event(self.reference(), kind, reason, message);
+    }
+
+    /// The entry in its objects' `ownerReferences`.
+    pub fn controller_reference(&self) -> Value {
+        controller_reference(self.resource, self.owner)
+    }
+
+    /// Whether the apiserver still has this very owner and nobody deletes it.
+    async fn may_adopt(&self) -> Result<bool, client::Error> {
+        let api = self
+            .ctx
+            .client
+            .namespaced(self.resource, &self.owner.namespace);
+        match api
+            .get_metadata::<client::view::MetaView>(&self.owner.name)
+            .await
+        {
+            Ok(o) => Ok(o.metadata.uid == self.owner.uid && !o.metadata.is_deleting()),
+            Err(e) if e.is_not_found() => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The objects that are the owner's own, those among them that it takes over now. It lets go of those that `matches` no
+    /// longer holds for. The store needs the index [`BY_CONTROLLER`].
+    ///
+    /// # Errors
+    /// The first refusal, after every object had its turn.
+    pub async fn claim<V: Child>(
+        &self,
+        resource: &Resource,
+        store: &Store<V>,
+        matches: impl Fn(&V) -> bool,
+        adoptable: impl Fn(&V) -> bool,
+    ) -> Result<Vec<Arc<V>>, client::Error> {
+        let api = self.ctx.client.namespaced(resource, &self.owner.namespace);
+        let mut failures = Failures::default();
+        let mut own = Vec::new();
+        for object in store.by_index(BY_CONTROLLER, &self.owner.uid) {
+            if matches(&object) {
+                own.push(object);
+                continue;
+            }
+            if self.owner.is_deleting() {
+                continue;
+            }
+            let mut metadata = json!({
+                "uid": object.uid(),
+                "ownerReferences": [{"$patch": "delete", "uid": self.owner.uid}],
+            });
+            if let (Some(f), Some(m)) = (self.finalizer, metadata.as_object_mut()) {
+                m.insert("$deleteFromPrimitiveList/finalizers".into(), json!([f]));
+            }
+            let patch = Patch::Strategic(json!({"metadata": metadata}));
+            let patched = api
+                .patch::<serde::de::IgnoredAny>(object.name(), &patch)
+                .await;
+            failures.note(settle(patched).map(|_| ()));
+        }
+        let orphans = store.by_index(BY_CONTROLLER, &format!("-{}", self.owner.namespace));
+        let mut wanted = orphans
+            .into_iter()
+            .filter(|o| {
+                !self.owner.is_deleting() && !o.meta().is_deleting() && adoptable(o) && matches(o)
+            })
+            .peekable();
+        if wanted.peek().is_some() && self.may_adopt().await? {
+            for object in wanted {
+                let mut metadata = json!({
+                    "uid": object.uid(),
+                    "ownerReferences": [self.controller_reference()],
+                });
+                if let (Some(f), Some(m)) = (self.finalizer, metadata.as_object_mut()) {
+                    m.insert("finalizers".into(), json!([f]));
+                }
+                let patch = Patch::Strategic(json!({"metadata": metadata}));
+                let patched = api
+                    .patch::<serde::de::IgnoredAny>(object.name(), &patch)
+                    .await;
+                let adopted = settle(patched);
+                if let Ok(true) = adopted {
+                    own.push(object);
+                }
+                failures.note(adopted.map(|_| ()));
+            }
+        }
+        failures.end().map(|()| own)
+    }
+
+    /// Deletes pods (name and UID), all at once.
+    ///
+    /// # Errors
+    /// The first refusal, after every pod had its turn; pods that are gone are none.
+    pub async fn delete_pods(
+        &self,
+        expectations: &Expectations,
+        key: &ObjectKey,
+        gone: &[(String, String)],
+    ) -> Result<(), client::Error> {
+        if gone.is_empty() {
+            return Ok(());
+        }
+        expectations.expect_deletions(key, gone.iter().map(|(_, uid)| uid.clone()));
+        let api = self
+            .ctx
+            .client
+            .namespaced(&client::resource::PODS, &self.owner.namespace);
+        let api = &api;
+        let deletions = gone.iter().map(|(name, uid)| async move {
+            let result = api.delete(name, &DeleteOptions::uid(uid.as_str())).await;
+            match result {
+                Ok(()) => self.event(
+                    EventType::Normal,
+                    "SuccessfulDelete",
+                    format!("Deleted pod: {name}"),
+                ),
+                Err(e) => {
+                    expectations.deleted(key, uid);
+                    if !e.is_not_found() {
+                        let message = format!("Error deleting: {e}");
+                        self.event(EventType::Warning, "FailedDelete", message);
+                        return Err(e);
+                    }
+                }
+            }
+            Ok(())
+        });
+        let mut failures = Failures::default();
+        for result in futures::future::join_all(deletions).await {
+            failures.note(result);
+        }
+        failures.end()
+    }
+
+    /// Creates pods, slowly at first. How many there are now; the rest is not tried after a failure. Where the namespace is
+    /// going away nothing is reported.
+    ///
+    /// # Errors
+    /// The failure, beside what was made before it.
+    pub async fn create_pods(
+        &self,
+        expectations: &Expectations,
+        key: &ObjectKey,
+        pods: &[Value],
+    ) -> (usize, Result<(), client::Error>) {
+        if pods.is_empty() {
+            return (0, Ok(()));
+        }
+        expectations.expect_creations(key, pods.len());
+        let api = self
+            .ctx
+            .client
+            .namespaced(&client::resource::PODS, &self.owner.namespace);
+        let (mut left, mut batch, mut made) = (pods, 1, 0);
+        while !left.is_empty() {
+            let (now, later) = left.split_at(batch.min(left.len()));
+            let mut failed = None;
+            let creations = now
+                .iter()
+                .map(|pod| api.create::<client::view::MetaView, _>(pod));
+            for result in futures::future::join_all(creations).await {
+                match result {
+                    Ok(p) => {
+                        made += 1;
+                        let message = format!("Created pod: {}", p.metadata.name);
+                        self.event(EventType::Normal, "SuccessfulCreate", message);
+                    }
+                    Err(e) => {
+                        expectations.created(key);
+                        if !e.is_namespace_terminating() {
+                            let message = format!("Error creating: {e}");
+                            self.event(EventType::Warning, "FailedCreate", message);
+                            failed = Some(e);
+                        }
+                    }
+                }
+            }
+            left = later;
+            batch *= 2;
+            if let Some(e) = failed {
+                left.iter().for_each(|_| expectations.created(key));
+                return (made, Err(e));
+            }
+        }
+        (made, Ok(()))
+    }
+}
