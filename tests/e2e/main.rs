@@ -15,6 +15,7 @@
 )]
 
 mod bad_input;
+mod batch;
 mod cluster;
 mod control_plane;
 mod failures;
@@ -68,6 +69,11 @@ fn groups() -> Vec<Group> {
                 (
                     "a_rolling_update_fails_no_request_and_can_be_undone",
                     workloads::rolling_update,
+                ),
+                ("jobs_run_to_their_end", batch::to_their_end),
+                (
+                    "replication_controllers_adopt_pods",
+                    batch::replication_controllers,
                 ),
                 (
                     "logs_and_exec_reach_the_container",

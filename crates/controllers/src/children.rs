@@ -47,23 +47,30 @@ pub fn controller_reference(resource: &Resource, owner: &ObjectMeta) -> Value {
     })
 }
 
-/// The owner of a kind that controls an object.
-pub fn controller_key(meta: &ObjectMeta, kind: &str) -> Option<ObjectKey> {
+/// The owner of a kind that controls an object, as long as the cache has this very owner: a pod of another one of its name
+/// must not meet its expectations.
+pub fn controller_key<O: View>(
+    store: &Store<O>,
+    kind: &str,
+    meta: &ObjectMeta,
+) -> Option<ObjectKey> {
     let owner = meta.controller().filter(|o| o.kind == kind)?;
-    Some(ObjectKey::new(meta.namespace.as_str(), owner.name.as_str()))
+    let object = store.get(&meta.namespace, &owner.name)?;
+    (object.uid() == owner.uid).then(|| ObjectKey::of(&*object))
 }
 
-/// Tells the expectations what the cache shows of a pod. Whose turn it is: the owner that lost the pod and the one that has it.
+/// Tells the expectations what the cache shows of a pod. Whose turn it is: the owner that lost the pod and the one that has
+/// it; `owner_of` is [`controller_key`].
 pub fn observe(
     expectations: &Expectations,
-    kind: &str,
+    owner_of: impl Fn(&ObjectMeta) -> Option<ObjectKey>,
     change: Change<'_, Pod>,
 ) -> (Option<ObjectKey>, Option<ObjectKey>) {
     let pod = change.object();
-    let owner = controller_key(&pod.metadata, kind);
+    let owner = owner_of(&pod.metadata);
     let lost = match change {
         Change::Updated { old, .. } => {
-            controller_key(&old.metadata, kind).filter(|o| Some(o) != owner.as_ref())
+            owner_of(&old.metadata).filter(|o| Some(o) != owner.as_ref())
         }
         _ => None,
     };
@@ -240,6 +247,30 @@ impl Family<'_> {
         failures.end().map(|()| own)
     }
 
+    /// Deletes a pod and tells of it; false if it was gone.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub async fn delete_pod(&self, name: &str, uid: &str) -> Result<bool, client::Error> {
+        let api = self
+            .ctx
+            .client
+            .namespaced(&client::resource::PODS, &self.owner.namespace);
+        match api.delete(name, &DeleteOptions::uid(uid)).await {
+            Ok(()) => {
+                let message = format!("Deleted pod: {name}");
+                self.event(EventType::Normal, "SuccessfulDelete", message);
+                Ok(true)
+            }
+            Err(e) if e.is_not_found() => Ok(false),
+            Err(e) => {
+                let message = format!("Error deleting: {e}");
+                self.event(EventType::Warning, "FailedDelete", message);
+                Err(e)
+            }
+        }
+    }
+
     /// Deletes pods (name and UID), all at once.
     ///
     /// # Errors
@@ -254,29 +285,12 @@ impl Family<'_> {
             return Ok(());
         }
         expectations.expect_deletions(key, gone.iter().map(|(_, uid)| uid.clone()));
-        let api = self
-            .ctx
-            .client
-            .namespaced(&client::resource::PODS, &self.owner.namespace);
-        let api = &api;
         let deletions = gone.iter().map(|(name, uid)| async move {
-            let result = api.delete(name, &DeleteOptions::uid(uid.as_str())).await;
-            match result {
-                Ok(()) => self.event(
-                    EventType::Normal,
-                    "SuccessfulDelete",
-                    format!("Deleted pod: {name}"),
-                ),
-                Err(e) => {
-                    expectations.deleted(key, uid);
-                    if !e.is_not_found() {
-                        let message = format!("Error deleting: {e}");
-                        self.event(EventType::Warning, "FailedDelete", message);
-                        return Err(e);
-                    }
-                }
+            let result = self.delete_pod(name, uid).await;
+            if !matches!(result, Ok(true)) {
+                expectations.deleted(key, uid);
             }
-            Ok(())
+            result.map(|_| ())
         });
         let mut failures = Failures::default();
         for result in futures::future::join_all(deletions).await {

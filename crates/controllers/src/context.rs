@@ -41,7 +41,19 @@ impl Context {
 
     /// A queue whose counters are metrics and that ends on shutdown.
     pub fn queue(&self, name: &'static str) -> WorkQueue<ObjectKey> {
-        let queue = WorkQueue::new(name);
+        self.known(WorkQueue::new(name))
+    }
+
+    /// One with other bounds of the delay of keys that fail.
+    pub fn queue_with(
+        &self,
+        name: &'static str,
+        (base, max): (Duration, Duration),
+    ) -> WorkQueue<ObjectKey> {
+        self.known(WorkQueue::with_limits(name, base, max))
+    }
+
+    fn known(&self, queue: WorkQueue<ObjectKey>) -> WorkQueue<ObjectKey> {
         self.queues.add(&queue);
         let (q, shutdown) = (queue.clone(), self.shutdown.clone());
         self.tasks.spawn(async move {

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::resource::{PODS, REPLICA_SETS};
-use client::{Change, ObjectKey, Resource, Store, Time, View, WorkQueue};
+use client::{Change, ObjectKey, ObjectMeta, Resource, Store, Time, View, WorkQueue};
 use serde_json::Value;
 
-use crate::children::{BURST, Family, observe, pod_from_template, set_status};
+use crate::children::{BURST, Family, controller_key, observe, pod_from_template, set_status};
 use crate::context::{BY_CONTROLLER, Context, controller_index, rewrite};
 use crate::expectations::Expectations;
 use crate::views::{Condition, Pod, ReplicaSet, ReplicaSetStatus, condition};
@@ -238,11 +238,13 @@ pub fn keep<S: Replicated>(ctx: Context, resource: &'static Resource, name: &'st
 impl<S: Replicated> Keeper<S> {
     fn pod_changed(&self, change: Change<'_, Pod>) {
         let pod = change.object();
-        let (lost, owner) = observe(&self.expectations, &self.resource.kind, change);
+        let owner_of = |meta: &ObjectMeta| controller_key(&self.sets, &self.resource.kind, meta);
+        let (lost, owner) = observe(&self.expectations, owner_of, change);
         lost.into_iter().for_each(|key| self.queue.add(key));
         match owner {
             Some(key) => self.queue.add(key),
-            None if matches!(change, Change::Deleted(_)) => {}
+            None if matches!(change, Change::Deleted(_)) || pod.metadata.controller().is_some() => {
+            }
             None => {
                 for rs in self.sets.list_namespace(&pod.metadata.namespace) {
                     let rs: &ReplicaSet = rs.as_ref().as_ref();

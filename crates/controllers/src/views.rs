@@ -32,6 +32,7 @@ view!(
         subdomain: String,
         tolerations: Vec<Toleration>,
         containers: Vec<Container>,
+        init_containers: Vec<Container>,
         readiness_gates: Vec<Value>,
         scheduling_gates: Vec<Value>,
         affinity: Value,
@@ -154,6 +155,7 @@ view!(
         pod_ips: Vec<PodIp>,
         start_time: Option<Time>,
         container_statuses: Vec<ContainerStatus>,
+        init_container_statuses: Vec<ContainerStatus>,
     }
 );
 view!(
@@ -162,7 +164,15 @@ view!(
 );
 view!(
     /// `v1.ContainerStatus`
-    ContainerStatus { restart_count: i32 }
+    ContainerStatus { name: String, restart_count: i32, state: ContainerState }
+);
+view!(
+    /// `v1.ContainerState`, as far as ends go
+    ContainerState { terminated: Option<Terminated> }
+);
+view!(
+    /// `v1.ContainerStateTerminated`
+    Terminated { exit_code: i32, finished_at: Option<Time> }
 );
 view!(
     /// A condition of any resource.
@@ -200,6 +210,115 @@ view!(
         terminating_replicas: Option<i32>,
         observed_generation: i64,
         conditions: Vec<Condition>,
+    }
+);
+view!(
+    /// `batch/v1.Job`
+    Job { metadata: ObjectMeta, spec: JobSpec, status: JobStatus }
+);
+view!(
+    /// `batch/v1.JobSpec`
+    JobSpec {
+        parallelism: Option<i32>,
+        completions: Option<i32>,
+        active_deadline_seconds: Option<i64>,
+        pod_failure_policy: Option<PodFailurePolicy>,
+        success_policy: Option<SuccessPolicy>,
+        backoff_limit: Option<i32>,
+        backoff_limit_per_index: Option<i32>,
+        max_failed_indexes: Option<i32>,
+        /// None matches nothing.
+        selector: Option<LabelSelector>,
+        template: Value,
+        ttl_seconds_after_finished: Option<i32>,
+        completion_mode: Option<String>,
+        suspend: Option<bool>,
+        pod_replacement_policy: Option<String>,
+        managed_by: Option<String>,
+    }
+);
+view!(
+    /// `batch/v1.PodFailurePolicy`
+    PodFailurePolicy { rules: Vec<PodFailureRule> }
+);
+view!(
+    /// `batch/v1.PodFailurePolicyRule`
+    PodFailureRule {
+        action: String,
+        on_exit_codes: Option<ExitCodes>,
+        on_pod_conditions: Vec<ConditionPattern>,
+    }
+);
+view!(
+    /// `batch/v1.PodFailurePolicyOnExitCodesRequirement`
+    ExitCodes { container_name: Option<String>, operator: String, values: Vec<i32> }
+);
+view!(
+    /// `batch/v1.PodFailurePolicyOnPodConditionsPattern`
+    ConditionPattern {
+        #[serde(rename = "type")]
+        kind: String,
+        status: String,
+    }
+);
+view!(
+    /// `batch/v1.SuccessPolicy`
+    SuccessPolicy { rules: Vec<SuccessRule> }
+);
+view!(
+    /// `batch/v1.SuccessPolicyRule`
+    SuccessRule { succeeded_indexes: Option<String>, succeeded_count: Option<i32> }
+);
+view!(
+    /// `batch/v1.JobStatus`
+    JobStatus {
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        conditions: Vec<JobCondition>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        start_time: Option<Time>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        completion_time: Option<Time>,
+        #[serde(skip_serializing_if = "is_zero")]
+        active: i32,
+        #[serde(skip_serializing_if = "is_zero")]
+        succeeded: i32,
+        #[serde(skip_serializing_if = "is_zero")]
+        failed: i32,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        terminating: Option<i32>,
+        #[serde(skip_serializing_if = "String::is_empty")]
+        completed_indexes: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        failed_indexes: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        uncounted_terminated_pods: Option<UncountedPods>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        ready: Option<i32>,
+    }
+);
+view!(
+    /// `batch/v1.JobCondition`
+    JobCondition {
+        #[serde(rename = "type")]
+        kind: String,
+        status: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        last_probe_time: Option<Time>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        last_transition_time: Option<Time>,
+        #[serde(skip_serializing_if = "String::is_empty")]
+        reason: String,
+        #[serde(skip_serializing_if = "String::is_empty")]
+        message: String,
+    }
+);
+view!(
+    /// `batch/v1.UncountedTerminatedPods`: UIDs
+    UncountedPods {
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        succeeded: Vec<String>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        failed: Vec<String>,
     }
 );
 view!(
@@ -367,6 +486,7 @@ views!(
     Pod,
     ReplicaSet,
     Deployment,
+    Job,
     Node,
     Lease,
     Namespace,
@@ -379,6 +499,30 @@ views!(
     Scaled,
     PodDisruptionBudget
 );
+
+fn is_zero(n: &i32) -> bool {
+    *n == 0
+}
+
+impl Job {
+    /// The condition that says that the job is over: `Complete` or `Failed`.
+    pub fn finished(&self) -> Option<&JobCondition> {
+        let over = |c: &&JobCondition| {
+            c.status == "True" && matches!(c.kind.as_str(), "Complete" | "Failed")
+        };
+        self.status.conditions.iter().find(over)
+    }
+
+    /// Whether no pods may run for now.
+    pub fn is_suspended(&self) -> bool {
+        self.spec.suspend == Some(true)
+    }
+
+    /// Whether each completion has a number of its own.
+    pub fn is_indexed(&self) -> bool {
+        self.spec.completion_mode.as_deref() == Some("Indexed")
+    }
+}
 
 /// The condition of a type.
 pub fn condition<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
