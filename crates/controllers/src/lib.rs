@@ -35,6 +35,7 @@ pub mod service_account;
 pub mod storage_protection;
 pub mod taint_eviction;
 pub mod ttl;
+pub mod volumes;
 
 use std::sync::Arc;
 

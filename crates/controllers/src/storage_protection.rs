@@ -15,7 +15,7 @@ use crate::views::{PersistentVolume, PersistentVolumeClaim, Pod};
 const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
 const VOLUME_FINALIZER: &str = "kubernetes.io/pv-protection";
 /// Index of pods by the claims they name, `NAMESPACE/NAME`.
-const BY_CLAIM: &str = "claim";
+pub(crate) const BY_CLAIM: &str = "claim";
 
 /// What is to be done with the finalizer of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ fn own_claim(pod: &Pod, volume: &str) -> String {
 }
 
 /// The claims a pod names.
-fn claims(pod: &Pod) -> impl Iterator<Item = ObjectKey> {
+pub(crate) fn claims(pod: &Pod) -> impl Iterator<Item = ObjectKey> {
     pod.spec.claims.iter().filter_map(|v| {
         let name = match &v.persistent_volume_claim {
             Some(c) => c.claim_name.clone(),

@@ -55,15 +55,65 @@ view!(
 );
 view!(
     /// `v1.PersistentVolumeClaim`
-    PersistentVolumeClaim { metadata: ObjectMeta }
+    PersistentVolumeClaim { metadata: ObjectMeta, spec: ClaimSpec, status: ClaimStatus }
+);
+view!(
+    /// `v1.PersistentVolumeClaimSpec`
+    ClaimSpec {
+        access_modes: Vec<String>,
+        selector: Option<LabelSelector>,
+        resources: ClaimResources,
+        volume_name: String,
+        storage_class_name: Option<String>,
+        volume_mode: Option<String>,
+        volume_attributes_class_name: Option<String>,
+    }
+);
+view!(
+    /// `v1.VolumeResourceRequirements`
+    ClaimResources { requests: BTreeMap<String, String> }
+);
+view!(
+    /// `v1.PersistentVolumeClaimStatus`
+    ClaimStatus {
+        phase: String,
+        access_modes: Vec<String>,
+        capacity: BTreeMap<String, String>,
+        current_volume_attributes_class_name: Option<String>,
+    }
+);
+view!(
+    /// `v1.PersistentVolumeSpec`
+    VolumeSpec {
+        capacity: BTreeMap<String, String>,
+        access_modes: Vec<String>,
+        claim_ref: Option<ClaimReference>,
+        persistent_volume_reclaim_policy: String,
+        storage_class_name: String,
+        volume_mode: Option<String>,
+        volume_attributes_class_name: Option<String>,
+        csi: Option<Empty>,
+    }
+);
+view!(
+    /// `v1.ObjectReference` of a claim
+    ClaimReference { namespace: String, name: String, uid: String }
+);
+/// Something of which only matters whether it is there.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Empty {}
+
+view!(
+    /// `storage.k8s.io/v1.StorageClass`
+    StorageClass { metadata: ObjectMeta, provisioner: String, volume_binding_mode: String }
 );
 view!(
     /// `v1.PersistentVolume`
-    PersistentVolume { metadata: ObjectMeta, status: PersistentVolumeStatus }
+    PersistentVolume { metadata: ObjectMeta, spec: VolumeSpec, status: PersistentVolumeStatus }
 );
 view!(
     /// `v1.PersistentVolumeStatus`
-    PersistentVolumeStatus { phase: String }
+    PersistentVolumeStatus { phase: String, message: String }
 );
 view!(
     /// `apps/v1.StatefulSet` and `v1.ReplicationController`, as far as their size goes
@@ -497,6 +547,7 @@ views!(
     PersistentVolumeClaim,
     PersistentVolume,
     Scaled,
+    StorageClass,
     PodDisruptionBudget
 );
 

@@ -136,7 +136,9 @@ const RESOURCE: &str = "resource.k8s.io/v1";
 const STORAGE: &str = "storage.k8s.io/v1";
 
 const FULL: Support = Support::Full;
-const NO_BINDER: Support = warned("no controller of this release binds claims and volumes");
+const VOLUMES: Support = Support::Partial(
+    "volumes are deleted by the drivers that made them; none is recycled",
+);
 const NO_CONTROLLER: Support = warned("no controller of this release acts on it");
 const NO_CSI: Support = warned("no volume of this release is attached or mounted by a driver");
 const NO_DEVICES: Support = warned("no scheduler or kubelet of this release gives devices to pods");
@@ -237,11 +239,11 @@ pub static BUILTINS: &[Builtin] = &[
     b("", "limitranges", "/registry/limitranges", "v1", r::quota::limit_range, FULL),
     b("", "namespaces", "/registry/namespaces", "v1", r::namespace::parts, FULL),
     b("", "nodes", "/registry/minions", "v1", r::node::parts, FULL),
-    b("", "persistentvolumeclaims", "/registry/persistentvolumeclaims", "v1", r::volume::claim, NO_BINDER),
-    b("", "persistentvolumes", "/registry/persistentvolumes", "v1", r::volume::volume, NO_BINDER),
+    b("", "persistentvolumeclaims", "/registry/persistentvolumeclaims", "v1", r::volume::claim, FULL),
+    b("", "persistentvolumes", "/registry/persistentvolumes", "v1", r::volume::volume, VOLUMES),
     b("", "pods", "/registry/pods", "v1", r::pod::parts, Support::Partial("of volumes and security settings what the kubelet has; the rest keeps the pod from starting")),
     b("", "podtemplates", "/registry/podtemplates", "v1", r::workload::pod_template, FULL),
-    b("", "replicationcontrollers", "/registry/controllers", "v1", r::workload::replication_controller, NO_CONTROLLER),
+    b("", "replicationcontrollers", "/registry/controllers", "v1", r::workload::replication_controller, FULL),
     b("", "resourcequotas", "/registry/resourcequotas", "v1", r::quota::resource_quota, NO_QUOTA),
     b("", "secrets", "/registry/secrets", "v1", r::secret::parts, Support::Partial("Secrets of type kubernetes.io/service-account-token get no token")),
     b("", "serviceaccounts", "/registry/serviceaccounts", "v1", r::serviceaccount::parts, FULL),
@@ -267,7 +269,7 @@ pub static BUILTINS: &[Builtin] = &[
     b("authorization.k8s.io", "subjectaccessreviews", "", "authorization.k8s.io/v1", r::review::subject_access, FULL),
     b("autoscaling", "horizontalpodautoscalers", "/registry/horizontalpodautoscalers", "autoscaling/v2", r::autoscaler::parts, NO_CONTROLLER),
     b("batch", "cronjobs", "/registry/cronjobs", "batch/v1", r::job::cron_job, NO_CONTROLLER),
-    b("batch", "jobs", "/registry/jobs", "batch/v1", r::job::job, NO_CONTROLLER),
+    b("batch", "jobs", "/registry/jobs", "batch/v1", r::job::job, FULL),
     b("certificates.k8s.io", "certificatesigningrequests", "/registry/certificatesigningrequests", CERTIFICATES, r::csr::parts, warned("no controller of this release approves or signs it")),
     b("certificates.k8s.io", "clustertrustbundles", "/registry/clustertrustbundles", CERTIFICATES, r::plain::plain, warned("no kubelet of this release mounts it")),
     b("certificates.k8s.io", "podcertificaterequests", "/registry/podcertificaterequests", CERTIFICATES, r::plain::spec_status, warned("no controller of this release signs it")),
