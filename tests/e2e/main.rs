@@ -24,6 +24,7 @@ mod neighbours;
 mod nodes;
 mod scheduling;
 mod services;
+mod storage;
 mod workloads;
 
 use cluster::{Cluster, Options};
@@ -75,6 +76,7 @@ fn groups() -> Vec<Group> {
                     "replication_controllers_adopt_pods",
                     batch::replication_controllers,
                 ),
+                ("claims_are_bound_mounted_and_released", storage::claims),
                 (
                     "logs_and_exec_reach_the_container",
                     workloads::logs_and_exec,

@@ -260,4 +260,19 @@ impl crate::volumes::Sources for Shared {
             None => Err("no apiserver to ask for a token".into()),
         }
     }
+    async fn claim(
+        &self,
+        pod: &Pod,
+        name: &str,
+        ephemeral: bool,
+    ) -> Result<crate::volumes::claims::Claimed, String> {
+        let Some(client) = self.client.as_ref().filter(|_| !pod.is_static()) else {
+            return Err("static pods cannot have claims".into());
+        };
+        let node = self.node.read().ok().and_then(|n| n.clone());
+        let none = crate::pod::Map::default();
+        let labels = node.as_ref().map_or(&none, |n| &n.metadata.labels);
+        let node = (self.settings.node_name.as_str(), labels);
+        crate::volumes::claims::get(client, pod, name, ephemeral, node).await
+    }
 }

@@ -136,9 +136,8 @@ const RESOURCE: &str = "resource.k8s.io/v1";
 const STORAGE: &str = "storage.k8s.io/v1";
 
 const FULL: Support = Support::Full;
-const VOLUMES: Support = Support::Partial(
-    "volumes are deleted by the drivers that made them; none is recycled",
-);
+const VOLUMES: Support =
+    Support::Partial("volumes are deleted by the drivers that made them; none is recycled");
 const NO_CONTROLLER: Support = warned("no controller of this release acts on it");
 const NO_CSI: Support = warned("no volume of this release is attached or mounted by a driver");
 const NO_DEVICES: Support = warned("no scheduler or kubelet of this release gives devices to pods");

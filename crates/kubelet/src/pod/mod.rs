@@ -363,7 +363,7 @@ views! {
         #[serde(rename = "downwardAPI")] downward_api: Option<DownwardApi>,
         projected: Option<Projected>,
         git_repo: Option<Opaque>,
-        persistent_volume_claim: Option<Opaque>,
+        persistent_volume_claim: Option<ClaimSource>,
         csi: Option<Opaque>,
         nfs: Option<Opaque>,
         ephemeral: Option<Opaque>,
@@ -371,6 +371,8 @@ views! {
         iscsi: Option<Opaque>,
         fc: Option<Opaque>,
     }
+    /// A claim in the pod's namespace.
+    ClaimSource { claim_name: String, read_only: bool }
     /// A path on the node.
     HostPath { path: String, #[serde(rename = "type")] kind: Option<String> }
     /// A fresh directory.

@@ -6,6 +6,9 @@ use component::support::{Support, refused};
 
 const NO_PLUGIN: Support =
     refused("the pod does not start: nothing attaches or mounts volumes of the network");
+const CLAIM: Support = Support::Partial(
+    "volumes of kind hostPath, and local ones that are directories; fsGroup is given to the top directory",
+);
 const NO_CLOUD: Support = refused("the pod does not start: upstream's own plugin is gone too");
 
 /// Fields of a volume in `spec.volumes`.
@@ -20,7 +23,7 @@ pub static KINDS: &[(&str, Support)] = &[
     ("csi", refused("the pod does not start: no driver is called")),
     ("downwardAPI", Support::Full),
     ("emptyDir", Support::Partial("a size limit of a volume on disk or of huge pages is not enforced")),
-    ("ephemeral", refused("the pod does not start: no claim is made")),
+    ("ephemeral", CLAIM),
     ("fc", NO_PLUGIN),
     ("flexVolume", NO_PLUGIN),
     ("flocker", NO_CLOUD),
@@ -31,7 +34,7 @@ pub static KINDS: &[(&str, Support)] = &[
     ("image", refused("the pod does not start: no image is mounted")),
     ("iscsi", NO_PLUGIN),
     ("nfs", NO_PLUGIN),
-    ("persistentVolumeClaim", refused("the pod does not start: no claim is bound or mounted")),
+    ("persistentVolumeClaim", CLAIM),
     ("photonPersistentDisk", NO_CLOUD),
     ("portworxVolume", NO_CLOUD),
     ("projected", Support::Partial("sources configMap, secret, downwardAPI and serviceAccountToken")),
@@ -51,6 +54,7 @@ mod tests {
     use super::*;
     use crate::pod::Pod;
     use crate::runtime::env::{Context, Data};
+    use crate::volumes::claims::Claimed;
     use crate::volumes::{Sources, set_up};
 
     struct Everything;
@@ -61,6 +65,9 @@ mod tests {
             Ok(Some(Data {
                 values: BTreeMap::new(),
             }))
+        }
+        async fn claim(&self, _: &Pod, _: &str, _: bool) -> Result<Claimed, String> {
+            Ok(Claimed::Local("/".into()))
         }
         async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Data>, String> {
             self.config_map(namespace, name).await

@@ -1,11 +1,12 @@
 //! Volumes of pods: made, kept current, and removed.
 //!
-//! Kinds: emptyDir, hostPath, configMap, secret, downwardAPI, projected. A volume lives below
+//! Kinds: emptyDir, hostPath, configMap, secret, downwardAPI, projected, and claims ([`claims`]). A volume lives below
 //! `<root>/pods/<uid>/volumes/kubernetes.io~<kind>/<name>`, as upstream's, so either kubelet can take over or clean up.
 //!
 //! Absent on purpose: gitRepo (CVE-2024-10220, CVE-2025-1767), and everything that needs a plugin, which is refused with
 //! a message that names it.
 
+pub mod claims;
 pub mod kinds;
 pub mod objects;
 pub mod subpath;
@@ -81,6 +82,13 @@ pub trait Sources: Send + Sync {
         audience: &str,
         seconds: i64,
     ) -> Result<(String, Instant), String>;
+    /// The volume of a claim in the pod's namespace; with `ephemeral` one that was made for the pod.
+    async fn claim(
+        &self,
+        pod: &Pod,
+        name: &str,
+        ephemeral: bool,
+    ) -> Result<claims::Claimed, String>;
     /// Mounts memory at `dir`, at most so many bytes, unless it is mounted there already.
     fn mount_memory(&self, dir: &Path, size: i64) -> io::Result<()> {
         mount_memory(dir, size)
@@ -229,6 +237,14 @@ async fn one(
     if let Some(h) = &v.host_path {
         return host_path(h);
     }
+    if let Some(c) = &v.persistent_volume_claim {
+        let claimed = sources.claim(pod, &c.claim_name, false).await;
+        return claimed_volume(claimed, c.read_only, group);
+    }
+    if v.ephemeral.is_some() {
+        let name = format!("{}-{}", pod.metadata.name, v.name);
+        return claimed_volume(sources.claim(pod, &name, true).await, false, group);
+    }
     let (kind, payload) = if let Some(c) = &v.config_map {
         let mode = c.default_mode.unwrap_or(0o644);
         let data = sources
@@ -336,14 +352,10 @@ async fn one(
             "gitRepo volumes are not supported".into(),
         ));
     } else {
-        let kind = if v.persistent_volume_claim.is_some() {
-            "persistentVolumeClaim"
-        } else if v.csi.is_some() {
+        let kind = if v.csi.is_some() {
             "csi"
         } else if v.nfs.is_some() {
             "nfs"
-        } else if v.ephemeral.is_some() {
-            "ephemeral"
         } else if v.image.is_some() {
             "image"
         } else {
@@ -559,6 +571,53 @@ fn empty_dir(
     })
 }
 
+/// Lets a group write in a directory and own what is made in it. What is in it already is left as it is.
+fn give_to_group(dir: &Path, group: i64) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    let gid = u32::try_from(group).map_err(|_| io::Error::other(format!("fsGroup {group}")))?;
+    let now = fs::metadata(dir)?;
+    if now.gid() != gid {
+        std::os::unix::fs::chown(dir, None, Some(gid))?;
+    }
+    let mode = now.mode() & 0o7777 | 0o2770;
+    if now.mode() & 0o7777 != mode {
+        fs::set_permissions(dir, fs::Permissions::from_mode(mode))?;
+    }
+    Ok(())
+}
+
+/// A volume that a claim stands for.
+fn claimed_volume(
+    claimed: Result<claims::Claimed, String>,
+    read_only: bool,
+    group: Option<i64>,
+) -> Result<Mounted, VolumeError> {
+    let mounted = match claimed.map_err(VolumeError::Object)? {
+        claims::Claimed::HostPath(h) => host_path(&h)?,
+        claims::Claimed::Local(path) => {
+            let path = PathBuf::from(path);
+            // Nothing is made here: a disk that is not mounted must not be taken for an empty one.
+            if !path.is_dir() {
+                return Err(VolumeError::Invalid(format!(
+                    "local volume path {} is not a directory",
+                    path.display()
+                )));
+            }
+            if let (Some(group), false) = (group, read_only) {
+                give_to_group(&path, group).map_err(|e| io_err(&path, e))?;
+            }
+            Mounted {
+                path,
+                read_only: false,
+            }
+        }
+    };
+    Ok(Mounted {
+        read_only,
+        ..mounted
+    })
+}
+
 fn host_path(h: &HostPath) -> Result<Mounted, VolumeError> {
     use std::os::unix::fs::FileTypeExt as _;
     let path = PathBuf::from(&h.path);
@@ -705,6 +764,19 @@ mod tests {
     struct Fixed;
     #[async_trait::async_trait]
     impl Sources for Fixed {
+        async fn claim(
+            &self,
+            _: &Pod,
+            name: &str,
+            ephemeral: bool,
+        ) -> Result<claims::Claimed, String> {
+            match (name.split_once(':'), ephemeral) {
+                (Some(("local", path)), false) | (Some((_, path)), true) => {
+                    Ok(claims::Claimed::Local(path.into()))
+                }
+                _ => Err(format!("{name} is not bound")),
+            }
+        }
         async fn config_map(&self, _: &str, name: &str) -> Result<Option<Data>, String> {
             Ok((name == "cm").then(|| Data {
                 values: BTreeMap::from([("a".into(), b"1".to_vec()), ("b".into(), b"2".to_vec())]),
@@ -785,6 +857,9 @@ mod tests {
         struct Large;
         #[async_trait::async_trait]
         impl Sources for Large {
+            async fn claim(&self, _: &Pod, _: &str, _: bool) -> Result<claims::Claimed, String> {
+                Err("none".into())
+            }
             async fn config_map(&self, _: &str, _: &str) -> Result<Option<Data>, String> {
                 let values = BTreeMap::from([("k".to_string(), vec![b'x'; 1 << 20])]);
                 Ok(Some(Data { values }))
@@ -982,6 +1057,39 @@ mod tests {
         )
         .unwrap();
         assert_eq!(memory_limit(&p, None, &ctx), 64 << 20);
+    }
+
+    #[tokio::test]
+    async fn claims_are_mounted_and_nothing_is_made_in_their_place() {
+        use std::os::unix::fs::MetadataExt as _;
+        let d = tempfile::tempdir().unwrap();
+        let data = d.path().join("data");
+        let v = |name: &str, more: &str| {
+            format!(r#"{{"name":"v","persistentVolumeClaim":{{"claimName":"{name}"{more}}}}}"#)
+        };
+        let local = format!("local:{}", data.display());
+        let failed = up(d.path(), &v("c", "")).await.unwrap_err();
+        assert_eq!(failed[0].1.to_string(), "c is not bound");
+        let failed = up(d.path(), &v(&local, "")).await.unwrap_err();
+        assert!(failed[0].1.to_string().contains("is not a directory"));
+        assert!(!data.exists());
+        fs::create_dir(&data).unwrap();
+        fs::write(data.join("f"), "kept").unwrap();
+        let pod_dir = d.path().join("pod");
+        let m = up(&pod_dir, &v(&local, "")).await.unwrap();
+        assert_eq!(
+            (&m.volumes["v"].path, m.volumes["v"].read_only),
+            (&data, false)
+        );
+        let m = up(&pod_dir, &v(&local, r#","readOnly":true"#))
+            .await
+            .unwrap();
+        assert!(m.volumes["v"].read_only);
+        give_to_group(&data, i64::from(rustix::process::getgid().as_raw())).unwrap();
+        assert_eq!(fs::metadata(&data).unwrap().mode() & 0o2770, 0o2770);
+        assert!(give_to_group(&data, -1).is_err());
+        let _ = tear_down(&pod_dir);
+        assert_eq!(fs::read_to_string(data.join("f")).unwrap(), "kept");
     }
 
     #[tokio::test]
