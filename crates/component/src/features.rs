@@ -14,7 +14,18 @@ const ALL_BETA: &str = "AllBeta";
 
 /// How far gates are there; those that are not named are refused when they are moved from their default.
 const SUPPORT: &[(Support, &[&str])] = &[
-    (Support::Full, &["APIResponseCompression", "WatchList"]),
+    (
+        Support::Full,
+        &[
+            "APIResponseCompression",
+            "StatefulSetSemanticRevisionComparison",
+            "WatchList",
+        ],
+    ),
+    (
+        Support::Partial("the apiserver keeps the field where the gate is off, too"),
+        &["MaxUnavailableStatefulSet"],
+    ),
     (
         Support::Partial("it is refused where it would move a gate that nothing reads"),
         &[ALL_ALPHA, ALL_BETA],

@@ -40,6 +40,8 @@ pub struct Config {
     pub max_endpoints_per_slice: usize,
     /// PEM of `--root-ca-file`; empty to leave the publisher out.
     pub root_ca: String,
+    /// `--feature-gates`
+    pub features: component::features::Features,
 }
 
 impl Default for Config {
@@ -62,6 +64,7 @@ impl Default for Config {
             terminated_pod_threshold: 12500,
             max_endpoints_per_slice: 100,
             root_ca: String::new(),
+            features: component::features::Features::default(),
         }
     }
 }

@@ -43,6 +43,7 @@ const CONCURRENCY: &[(&str, &str)] = &[
     ("concurrent-rc-syncs", "replicationmanager"),
     ("concurrent-replicaset-syncs", "replicaset"),
     ("concurrent-service-endpoint-syncs", "service-endpoint"),
+    ("concurrent-statefulset-syncs", "statefulset"),
 ];
 
 /// The command line.
@@ -116,7 +117,6 @@ pub fn command_line() -> CommandLine {
             "concurrent-resourceclaim-syncs",
             "concurrent-service-syncs",
             "concurrent-serviceaccount-token-syncs",
-            "concurrent-statefulset-syncs",
             "concurrent-ttl-after-finished-syncs",
             "concurrent-validating-admission-policy-status-syncs",
             "horizontal-pod-autoscaler-cpu-initialization-period",
@@ -223,6 +223,7 @@ fn config(flags: &Flags) -> Result<Config, Error> {
         max_endpoints_per_slice: usize::try_from(flags.int("max-endpoints-per-slice"))
             .unwrap_or(100)
             .clamp(1, 1000),
+        features: flags.features().map_err(Error::Flag)?,
         ..Config::default()
     };
     list::check(&config.controllers).map_err(Error::Flag)?;

@@ -3,24 +3,28 @@
 //! Invariants: never two pods of a DaemonSet on a node, except while a surge replaces one; a rolling update takes away no
 //! more available pods than `maxUnavailable`. Pods are placed by the scheduler, through an affinity to the node's name.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use client::resource::{CONTROLLER_REVISIONS, DAEMON_SETS, NODES, PODS};
 use client::{
-    Change, DeleteOptions, EventType, ObjectKey, ObjectMeta, ObjectReference, Store, Time,
+    Change, DeleteOptions, EventType, ObjectKey, ObjectMeta, ObjectReference, Patch, Store, Time,
     WorkQueue, views,
 };
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::children::{controller_reference, pod_from_template, set_status};
+use crate::children::{
+    Child, Family, controller_key, controller_reference, observe, pod_from_template, set_status,
+};
 use crate::context::{BY_CONTROLLER, Context, Failures, controller_index, rewrite};
 use crate::deployment::{scaled_value, template_hash};
 use crate::expectations::Expectations;
+use crate::history::{History, data, next_number, text};
 use crate::selector::LabelSelector;
-use crate::views::{Node, Pod, Toleration};
+use crate::views::{ControllerRevision, Node, Pod, Toleration};
 
 const HASH: &str = "controller-revision-hash";
 const GENERATION: &str = "pod-template-generation";
@@ -404,31 +408,69 @@ struct DaemonSets {
     sets: Store<DaemonSet>,
     pods: Store<Pod>,
     nodes: Store<Node>,
-    revisions: Store<Revision>,
+    revisions: Store<ControllerRevision>,
     queue: WorkQueue<ObjectKey>,
     expected: Expectations,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-struct Revision {
-    metadata: ObjectMeta,
-    revision: i64,
+/// What a DaemonSet's revisions say of its template.
+#[derive(Debug, Default)]
+pub struct Templates {
+    /// The revision of the template as it is; of several, the one with the highest number.
+    pub current: Option<Arc<ControllerRevision>>,
+    /// Others of the same template.
+    pub duplicates: Vec<Arc<ControllerRevision>>,
+    /// Those of other templates, oldest first.
+    pub old: Vec<Arc<ControllerRevision>>,
 }
 
-views!(Revision);
+impl Templates {
+    /// The number that the current revision has at least.
+    pub fn number(&self) -> i64 {
+        next_number(&self.old)
+    }
+}
+
+/// Tells revisions, which are in their order, by the template's data.
+pub fn templates(revisions: Vec<Arc<ControllerRevision>>, data: &str) -> Templates {
+    let (mut same, old): (Vec<_>, Vec<_>) = revisions.into_iter().partition(|r| r.data == data);
+    Templates {
+        current: same.pop(),
+        duplicates: same,
+        old,
+    }
+}
+
+/// The old revisions that no pod is at and that are too many, oldest first.
+pub fn surplus<'a>(
+    old: &'a [Arc<ControllerRevision>],
+    limit: usize,
+    live: &HashSet<String>,
+) -> impl Iterator<Item = &'a Arc<ControllerRevision>> {
+    old.iter()
+        .filter(|r| !live.contains(hash_of(r)))
+        .take(old.len().saturating_sub(limit))
+}
+
+/// What the pods of a revision are labelled with.
+fn hash_of(revision: &ControllerRevision) -> &str {
+    let m = &revision.metadata;
+    m.labels.get(HASH).unwrap_or(&m.name)
+}
 
 /// Starts the controller.
 pub fn start(ctx: Context) {
     let sets = ctx.informer::<DaemonSet>(&DAEMON_SETS);
     let pods = ctx.informer::<Pod>(&PODS);
     let nodes = ctx.informer::<Node>(&NODES);
-    let revisions = ctx.informer::<Revision>(&CONTROLLER_REVISIONS);
+    let revisions = ctx.informer::<ControllerRevision>(&CONTROLLER_REVISIONS);
     pods.store()
         .add_index(BY_CONTROLLER, |p: &Pod| controller_index(&p.metadata));
     revisions
         .store()
-        .add_index(BY_CONTROLLER, |r: &Revision| controller_index(&r.metadata));
+        .add_index(BY_CONTROLLER, |r: &ControllerRevision| {
+            controller_index(&r.metadata)
+        });
     let queue = ctx.queue("daemonset");
     let c = Arc::new(DaemonSets {
         sets: sets.store(),
@@ -443,17 +485,19 @@ pub fn start(ctx: Context) {
     sets.on_change(move |change| q.add(ObjectKey::of(&**change.object())));
     let it = c.clone();
     pods.on_change(move |change| {
-        let pod = change.object();
-        let Some(o) = pod.metadata.controller().filter(|o| o.kind == "DaemonSet") else {
-            return;
-        };
-        let key = ObjectKey::new(pod.metadata.namespace.as_str(), o.name.as_str());
-        match change {
-            Change::Added(_) if !pod.metadata.is_deleting() => it.expected.created(&key),
-            Change::Updated { .. } if !pod.metadata.is_deleting() => {}
-            _ => it.expected.deleted(&key, &pod.metadata.uid),
+        let (lost, owner) = observe(&it.expected, "DaemonSet", change);
+        it.changed(lost, owner, change);
+    });
+    let it = c.clone();
+    revisions.on_change(move |change| {
+        let key = |r: &ControllerRevision| controller_key(&r.metadata, "DaemonSet");
+        let lost = change.old().and_then(|r| key(r));
+        // One that is made is this controller's own doing.
+        let owner = key(change.object());
+        let made = owner.is_some() && matches!(change, Change::Added(_));
+        if !made {
+            it.changed(lost, owner, change);
         }
-        it.queue.add(key);
     });
     let it = c.clone();
     nodes.on_change(move |change| {
@@ -475,6 +519,39 @@ pub fn start(ctx: Context) {
 }
 
 impl DaemonSets {
+    /// Whose turn it is when a pod or a revision changed: its owner's, the one's that lost it, or that of those that may
+    /// want the orphan.
+    fn changed<V: Child>(
+        &self,
+        lost: Option<ObjectKey>,
+        owner: Option<ObjectKey>,
+        change: Change<'_, V>,
+    ) {
+        lost.into_iter().for_each(|key| self.queue.add(key));
+        let m = change.object().meta();
+        match owner {
+            Some(key) => self.queue.add(key),
+            None if m.controller().is_some() || matches!(change, Change::Deleted(_)) => {}
+            None => {
+                let news = change
+                    .old()
+                    .map(|old| old.meta())
+                    .is_none_or(|old| old.labels != m.labels || old.controller().is_some());
+                let sets = if news {
+                    self.sets.list_namespace(&m.namespace)
+                } else {
+                    Vec::new()
+                };
+                for ds in sets {
+                    let selector = &ds.spec.selector;
+                    if !selector.is_empty() && selector.matches(&m.labels) {
+                        self.queue.add(ObjectKey::of(&*ds));
+                    }
+                }
+            }
+        }
+    }
+
     async fn sync(&self, key: &ObjectKey) -> Result<Option<Duration>, client::Error> {
         let Some(ds) = self.sets.get_key(key) else {
             self.expected.forget(key);
@@ -483,14 +560,36 @@ impl DaemonSets {
         if ds.spec.selector.is_empty() || ds.metadata.is_deleting() {
             return Ok(None);
         }
-        let hash = template_hash(&ds.spec.template, ds.status.collision_count);
-        self.keep_history(&ds, &hash).await?;
+        let family = Family {
+            ctx: &self.ctx,
+            resource: &DAEMON_SETS,
+            owner: &ds.metadata,
+            finalizer: None,
+        };
+        let history = History {
+            family: &family,
+            store: &self.revisions,
+        };
+        let revisions = history.list(&ds.spec.selector, true).await?;
+        let matches = |p: &Pod| ds.spec.selector.matches(&p.metadata.labels);
+        let pods = family.claim(&PODS, &self.pods, matches, |_| true).await?;
+        let templates = templates(revisions, &text(data(&ds.spec.template)));
+        let hash = match self.current(&ds, &history, &templates, &pods).await {
+            Ok(hash) => hash,
+            Err(e) if e.is_namespace_terminating() => return Ok(None),
+            Err(e) => return Err(e),
+        };
         let now = Time::now();
-        let pods = self.pods.by_index(BY_CONTROLLER, &ds.metadata.uid);
         let plan = decide(&ds, &self.nodes.list(), &pods, &hash, now);
         let status = plan.status.clone();
         let done = if self.expected.satisfied(key) {
-            self.carry_out(key, &ds, &hash, plan).await
+            let mut failures = Failures::default();
+            failures.note(self.carry_out(key, &ds, &hash, plan).await);
+            let limit = usize::try_from(ds.spec.revision_history_limit.unwrap_or(10)).unwrap_or(10);
+            let at = |p: &Arc<Pod>| p.metadata.labels.get(HASH).cloned();
+            let live: HashSet<String> = pods.iter().filter_map(at).collect();
+            failures.note(history.delete(surplus(&templates.old, limit, &live)).await);
+            failures.end()
         } else {
             Ok(())
         };
@@ -597,70 +696,109 @@ impl DaemonSets {
         failed.map_or(Ok(()), Err)
     }
 
-    /// A ControllerRevision per template, for `kubectl rollout undo`, as many as the limit says.
-    async fn keep_history(&self, ds: &DaemonSet, hash: &str) -> Result<(), client::Error> {
-        let mut known = self.revisions.by_index(BY_CONTROLLER, &ds.metadata.uid);
-        known.sort_by_key(|r| r.revision);
-        let api = self
-            .ctx
-            .client
-            .namespaced(&CONTROLLER_REVISIONS, &ds.metadata.namespace);
-        let last = known.last().map_or(0, |r| r.revision);
-        let name = format!("{}-{hash}", ds.metadata.name);
-        match known.iter().find(|r| r.metadata.name == name) {
-            Some(r) if r.revision == last => {}
-            Some(r) => {
-                let next = json!(last.saturating_add(1));
-                rewrite(&api, &name, &r.metadata.uid, "", |o| {
-                    o.as_object_mut().is_some_and(|o| {
-                        o.insert("revision".into(), next.clone()).as_ref() != Some(&next)
-                    })
-                })
-                .await?;
-            }
-            None => {
-                let mut template = ds.spec.template.clone();
-                let mut labels: BTreeMap<String, Value> = template
-                    .pointer("/metadata/labels")
-                    .and_then(|l| serde_json::from_value(l.clone()).ok())
-                    .unwrap_or_default();
-                labels.insert(HASH.into(), hash.into());
-                if let Some(t) = template.as_object_mut() {
-                    t.insert("$patch".into(), "replace".into());
-                }
-                let body = json!({
-                    "apiVersion": "apps/v1", "kind": "ControllerRevision",
-                    "metadata": {
-                        "name": name, "namespace": ds.metadata.namespace, "labels": labels,
-                        "annotations": ds.metadata.annotations,
-                        "ownerReferences": [controller_reference(&DAEMON_SETS, &ds.metadata)],
-                    },
-                    "data": {"spec": {"template": template}}, "revision": last.saturating_add(1),
-                });
-                match api.create::<serde::de::IgnoredAny, _>(&body).await {
-                    Ok(_) => {}
-                    Err(e) if e.is_already_exists() || e.is_namespace_terminating() => {}
-                    Err(e) => return Err(e),
-                }
+    /// The hash of the current template: of its revision, which is made, renumbered, labelled and freed of duplicates.
+    async fn current(
+        &self,
+        ds: &DaemonSet,
+        history: &History<'_>,
+        templates: &Templates,
+        pods: &[Arc<Pod>],
+    ) -> Result<String, client::Error> {
+        let all = templates.old.iter().chain(&templates.duplicates);
+        for r in all.chain(&templates.current) {
+            if !r.metadata.labels.contains_key(HASH) {
+                let api = self
+                    .ctx
+                    .client
+                    .namespaced(&CONTROLLER_REVISIONS, &ds.metadata.namespace);
+                let m = &r.metadata;
+                let label = json!({"uid": m.uid, "labels": {HASH: m.name}});
+                let label = Patch::Merge(json!({"metadata": label}));
+                api.patch::<IgnoredAny>(&m.name, &label).await?;
             }
         }
-        let limit = usize::try_from(ds.spec.revision_history_limit.unwrap_or(10)).unwrap_or(10);
-        let pods = self.pods.by_index(BY_CONTROLLER, &ds.metadata.uid);
-        let hashes: HashSet<Option<&String>> =
-            pods.iter().map(|p| p.metadata.labels.get(HASH)).collect();
-        let live = |r: &Arc<Revision>| {
-            r.metadata.name == name || hashes.contains(&r.metadata.labels.get(HASH))
+        let number = templates.number();
+        let Some(current) = &templates.current else {
+            return self.snapshot(ds, history, number).await;
         };
-        let old: Vec<Arc<Revision>> = known.into_iter().filter(|r| !live(r)).collect();
+        let hash = hash_of(current);
+        self.without_duplicates(history, templates, hash, pods)
+            .await?;
+        if current.revision < number {
+            history.renumber(current, number).await?;
+        }
+        Ok(hash.to_owned())
+    }
+
+    /// Pods of a duplicate are those of the revision that stays.
+    async fn without_duplicates(
+        &self,
+        history: &History<'_>,
+        templates: &Templates,
+        hash: &str,
+        pods: &[Arc<Pod>],
+    ) -> Result<(), client::Error> {
+        let duplicates: HashSet<&str> = templates.duplicates.iter().map(|r| hash_of(r)).collect();
+        if duplicates.is_empty() {
+            return Ok(());
+        }
+        let api = &self.ctx.client;
+        let api = api.namespaced(&PODS, &history.family.owner.namespace);
+        let label = Patch::Merge(json!({"metadata": {"labels": {HASH: hash}}}));
         let mut failures = Failures::default();
-        for r in old.iter().take(old.len().saturating_sub(limit)) {
-            let options = DeleteOptions::uid(r.metadata.uid.as_str());
-            match api.delete(&r.metadata.name, &options).await {
-                Err(e) if e.is_not_found() => {}
-                result => failures.note(result),
+        for pod in pods {
+            let at = pod.metadata.labels.get(HASH).map_or("", String::as_str);
+            if at != hash && duplicates.contains(at) {
+                let labelled = api.patch::<IgnoredAny>(&pod.metadata.name, &label).await;
+                match labelled {
+                    Err(e) if e.is_not_found() => {}
+                    result => failures.note(result.map(|_| ())),
+                }
             }
         }
-        failures.end()
+        failures.end()?;
+        history.delete(templates.duplicates.iter()).await
+    }
+
+    /// Makes the revision of a template that has none. Where its name is taken by another's data, the collision count of
+    /// the status is raised, and the next try has another name.
+    async fn snapshot(
+        &self,
+        ds: &DaemonSet,
+        history: &History<'_>,
+        number: i64,
+    ) -> Result<String, client::Error> {
+        let hash = template_hash(&ds.spec.template, ds.status.collision_count);
+        let name = format!("{}-{hash}", ds.metadata.name);
+        let new = history.revision(&ds.spec.template, (HASH, &hash), number);
+        let taken = match history.create(&name, &new).await {
+            Ok(_) => return Ok(hash),
+            Err(e) if e.is_already_exists() => e,
+            Err(e) => return Err(e),
+        };
+        let there = history.there(&name).await?;
+        if there.data == new.data {
+            return Ok(hash_of(&there).to_owned());
+        }
+        let m = &ds.metadata;
+        let api = self.ctx.client.namespaced(&DAEMON_SETS, &m.namespace);
+        let seen = ds.status.collision_count;
+        let raised = rewrite(&api, &m.name, &m.uid, "status", |o| {
+            let o = o.as_object_mut();
+            let status = o.map(|o| o.entry("status").or_insert_with(|| json!({})));
+            let Some(status) = status.and_then(Value::as_object_mut) else {
+                return false;
+            };
+            // Another count is one that the cache will show.
+            if status.get("collisionCount").and_then(Value::as_i64) != seen.map(i64::from) {
+                return false;
+            }
+            let next = seen.unwrap_or(0).saturating_add(1);
+            status.insert("collisionCount".into(), next.into());
+            true
+        });
+        raised.await?;
+        Err(taken)
     }
 }
 
@@ -827,5 +965,98 @@ mod tests {
             pod("a", "new", true),
         ];
         assert_eq!(names(&decide(&ds, &nodes, &pods, "new", at())), ["a-old"]);
+    }
+
+    fn revision(name: &str, number: i64, data: &str) -> Arc<ControllerRevision> {
+        let mut r = ControllerRevision {
+            data: data.into(),
+            revision: number,
+            ..ControllerRevision::default()
+        };
+        r.metadata.name = name.into();
+        r.metadata.labels.insert(HASH.into(), name.into());
+        Arc::new(r)
+    }
+
+    #[test]
+    fn the_current_revision_is_found_by_its_template() {
+        let names = |all: &[Arc<ControllerRevision>]| {
+            let names = all.iter().map(|r| r.metadata.name.clone());
+            names.collect::<Vec<_>>()
+        };
+        for (what, revisions, current, duplicates, old, number) in [
+            ("none yet", vec![], None, vec![], vec![], 1),
+            (
+                "new",
+                vec![("a", 1, "x"), ("b", 2, "y")],
+                None,
+                vec![],
+                vec!["a", "b"],
+                3,
+            ),
+            (
+                "the newest",
+                vec![("a", 1, "x"), ("b", 2, "now")],
+                Some("b"),
+                vec![],
+                vec!["a"],
+                2,
+            ),
+            (
+                "rolled back",
+                vec![("a", 1, "now"), ("b", 2, "y")],
+                Some("a"),
+                vec![],
+                vec!["b"],
+                3,
+            ),
+            (
+                "several",
+                vec![
+                    ("a", 1, "now"),
+                    ("b", 2, "y"),
+                    ("c", 3, "now"),
+                    ("d", 3, "now"),
+                ],
+                Some("d"),
+                vec!["a", "c"],
+                vec!["b"],
+                3,
+            ),
+        ] {
+            let revisions = revisions.iter().map(|(n, i, d)| revision(n, *i, d));
+            let t = templates(revisions.collect(), "now");
+            let found = t.current.as_ref().map(|r| r.metadata.name.as_str());
+            assert_eq!(found, current, "{what}");
+            assert_eq!(names(&t.duplicates), duplicates, "{what}");
+            assert_eq!(names(&t.old), old, "{what}");
+            assert_eq!(t.number(), number, "{what}");
+        }
+    }
+
+    #[test]
+    fn old_revisions_go_from_the_oldest_unless_a_pod_is_at_them() {
+        let old = [
+            revision("a", 1, ""),
+            revision("b", 2, ""),
+            revision("c", 3, ""),
+        ];
+        for (limit, live, gone) in [
+            (10, vec![], vec![]),
+            (3, vec![], vec![]),
+            (2, vec![], vec!["a"]),
+            (0, vec![], vec!["a", "b", "c"]),
+            (2, vec!["a"], vec!["b"]),
+            (0, vec!["b"], vec!["a", "c"]),
+        ] {
+            let live = live.into_iter().map(str::to_owned).collect();
+            let names: Vec<&str> = surplus(&old, limit, &live)
+                .map(|r| r.metadata.name.as_str())
+                .collect();
+            assert_eq!(names, gone, "{limit} {live:?}");
+        }
+        let mut unlabelled = ControllerRevision::default();
+        unlabelled.metadata.name = "d-x".into();
+        assert_eq!(hash_of(&unlabelled), "d-x");
     }
 }

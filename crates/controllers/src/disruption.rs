@@ -23,9 +23,10 @@ use tokio::time::Instant;
 use crate::Context;
 use crate::context::rewrite;
 use crate::discovery::discover;
+use crate::replication::ReplicationController;
 use crate::selector::LabelSelector;
 use crate::views::{
-    BudgetCondition, BudgetStatus, Deployment, Pod, PodDisruptionBudget, ReplicaSet, Scaled,
+    BudgetCondition, BudgetStatus, Deployment, Pod, PodDisruptionBudget, ReplicaSet, StatefulSet,
     condition,
 };
 
@@ -283,8 +284,8 @@ struct Disruption {
     pods: Store<Pod>,
     sets: Store<ReplicaSet>,
     deployments: Store<Deployment>,
-    stateful: Store<Scaled>,
-    replication: Store<Scaled>,
+    stateful: Store<StatefulSet>,
+    replication: Store<ReplicationController>,
     kinds: Mutex<Kinds>,
 }
 
@@ -305,8 +306,10 @@ pub fn start(ctx: Context) {
         pods: pods.store(),
         sets: ctx.informer::<ReplicaSet>(&REPLICA_SETS).store(),
         deployments: ctx.informer::<Deployment>(&DEPLOYMENTS).store(),
-        stateful: ctx.informer::<Scaled>(&STATEFUL_SETS).store(),
-        replication: ctx.informer::<Scaled>(&REPLICATION_CONTROLLERS).store(),
+        stateful: ctx.informer::<StatefulSet>(&STATEFUL_SETS).store(),
+        replication: ctx
+            .informer::<ReplicationController>(&REPLICATION_CONTROLLERS)
+            .store(),
         kinds: Mutex::default(),
         ctx: ctx.clone(),
     });
@@ -482,8 +485,8 @@ impl Disruption {
             ("", "ReplicationController") => self
                 .replication
                 .get(namespace, &owner.name)
-                .filter(|o| same(&o.metadata))
-                .map(|o| (owner.uid.clone(), size(o.spec.replicas))),
+                .filter(|o| same(&o.0.metadata))
+                .map(|o| (owner.uid.clone(), size(o.0.spec.replicas))),
             ("apps", "StatefulSet") => self
                 .stateful
                 .get(namespace, &owner.name)

@@ -76,6 +76,7 @@ pub const CONTROLLERS: &[Descriptor] = &[
     controller("replicationcontroller-controller", &["replicationcontroller"], "replication-controller", crate::replication::start),
     controller("job-controller", &["job"], "job-controller", crate::job::start),
     controller("daemonset-controller", &["daemonset"], "daemon-set-controller", crate::daemonset::start),
+    controller("statefulset-controller", &["statefulset"], "statefulset-controller", crate::statefulset::start),
     controller("endpointslice-controller", &["endpointslice"], "endpointslice-controller", crate::endpointslice::start),
     controller("endpoints-controller", &["endpoint"], "endpoint-controller", crate::endpoints::start),
     controller("pod-garbage-collector-controller", &["podgc"], "pod-garbage-collector", crate::pod_gc::start),
@@ -113,7 +114,6 @@ pub const CONTROLLERS: &[Descriptor] = &[
     absent("service-cidr-controller", &[], "ranges of service addresses come from the flag alone"),
     absent("service-lb-controller", &["service"], "no controller talks to a cloud"),
     absent("serviceaccount-token-controller", &["serviceaccount-token"], "no tokens are made for token Secrets"),
-    absent("statefulset-controller", &["statefulset"], "no pods are made of StatefulSets"),
     absent("storage-version-migrator-controller", &[], "objects are stored anew by who writes them"),
     absent("storageversion-garbage-collector-controller", &["storage-version-gc"], "there are no storage versions"),
     absent_and_off("token-cleaner-controller", &["tokencleaner"], "expired bootstrap tokens stay, and are refused"),
@@ -210,10 +210,10 @@ mod tests {
         }
         let flag = |f: &[&str]| f.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
         let missing = |f: &[&str]| missing(&flag(f)).map(|c| c.name).collect::<Vec<_>>();
-        assert!(missing(&["*"]).contains(&"statefulset-controller"));
+        assert!(missing(&["*"]).contains(&"service-lb-controller"));
         assert!(!missing(&["*"]).contains(&"token-cleaner-controller"));
         assert!(missing(&["*", "tokencleaner"]).contains(&"token-cleaner-controller"));
-        assert!(!missing(&["*", "-statefulset"]).contains(&"statefulset-controller"));
+        assert!(!missing(&["*", "-service"]).contains(&"service-lb-controller"));
         assert_eq!(
             check(&flag(&["*", "-nope"])),
             Err("\"nope\" is not in the list of known controllers".into())

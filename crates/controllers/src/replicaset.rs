@@ -148,13 +148,11 @@ pub fn status(
 }
 
 /// When the next pod becomes available by mere waiting.
-fn next_available(rs: &ReplicaSet, active: &[Arc<Pod>], now: Time) -> Option<Duration> {
-    let min = i64::from(rs.spec.min_ready_seconds);
-    active
-        .iter()
-        .filter(|p| !p.is_available(rs.spec.min_ready_seconds, now))
+pub(crate) fn next_available(min: i32, pods: &[Arc<Pod>], now: Time) -> Option<Duration> {
+    pods.iter()
+        .filter(|p| !p.is_available(min, now))
         .filter_map(|p| p.ready_since())
-        .filter_map(|t| u64::try_from(min - now.duration_since(t).as_secs()).ok())
+        .filter_map(|t| u64::try_from(i64::from(min) - now.duration_since(t).as_secs()).ok())
         .min()
         .map(|s| Duration::from_secs(s.max(1)))
 }
@@ -308,7 +306,7 @@ impl<S: Replicated> Keeper<S> {
         }
         let waits = rs.spec.min_ready_seconds > 0 && new.ready_replicas > new.available_replicas;
         Ok(if waits {
-            next_available(rs, &active, now)
+            next_available(rs.spec.min_ready_seconds, &active, now)
         } else {
             None
         })
@@ -473,7 +471,7 @@ mod tests {
         let s = status(&rs, &pods, Some(0), None, at(100));
         assert_eq!((s.ready_replicas, s.available_replicas), (2, 1));
         assert_eq!(
-            next_available(&rs, &pods, at(100)),
+            next_available(60, &pods, at(100)),
             Some(Duration::from_secs(30))
         );
     }

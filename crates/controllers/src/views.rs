@@ -116,14 +116,6 @@ view!(
     PersistentVolumeStatus { phase: String, message: String }
 );
 view!(
-    /// `apps/v1.StatefulSet` and `v1.ReplicationController`, as far as their size goes
-    Scaled { metadata: ObjectMeta, spec: ScaledSpec }
-);
-view!(
-    /// `spec` of what is scaled
-    ScaledSpec { replicas: Option<i32> }
-);
-view!(
     /// `policy/v1.PodDisruptionBudget`
     PodDisruptionBudget { metadata: ObjectMeta, spec: BudgetSpec, status: BudgetStatus }
 );
@@ -415,6 +407,73 @@ view!(
     }
 );
 view!(
+    /// `apps/v1.StatefulSet`
+    StatefulSet { metadata: ObjectMeta, spec: StatefulSetSpec, status: StatefulSetStatus }
+);
+view!(
+    /// `apps/v1.StatefulSetSpec`
+    StatefulSetSpec {
+        replicas: Option<i32>,
+        selector: LabelSelector,
+        template: Value,
+        volume_claim_templates: Vec<Value>,
+        service_name: String,
+        pod_management_policy: String,
+        update_strategy: StatefulSetStrategy,
+        revision_history_limit: Option<i32>,
+        min_ready_seconds: i32,
+        persistent_volume_claim_retention_policy: Option<ClaimRetention>,
+        ordinals: Ordinals,
+    }
+);
+view!(
+    /// `apps/v1.StatefulSetUpdateStrategy`
+    StatefulSetStrategy {
+        #[serde(rename = "type")]
+        kind: String,
+        rolling_update: Option<StatefulSetRolling>,
+    }
+);
+view!(
+    /// `apps/v1.RollingUpdateStatefulSetStrategy`
+    StatefulSetRolling { partition: i32, max_unavailable: Option<Value> }
+);
+view!(
+    /// `apps/v1.StatefulSetPersistentVolumeClaimRetentionPolicy`
+    ClaimRetention { when_deleted: String, when_scaled: String }
+);
+view!(
+    /// `apps/v1.StatefulSetOrdinals`
+    Ordinals { start: i32 }
+);
+view!(
+    /// `apps/v1.StatefulSetStatus`
+    StatefulSetStatus {
+        observed_generation: i64,
+        replicas: i32,
+        ready_replicas: i32,
+        current_replicas: i32,
+        updated_replicas: i32,
+        available_replicas: i32,
+        #[serde(skip_serializing_if = "String::is_empty")]
+        current_revision: String,
+        #[serde(skip_serializing_if = "String::is_empty")]
+        update_revision: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        collision_count: Option<i32>,
+    }
+);
+view!(
+    /// `apps/v1.ControllerRevision`
+    ControllerRevision {
+        metadata: ObjectMeta,
+        /// As [`crate::history::text`] prints it; empty when there is none.
+        #[serde(deserialize_with = "crate::history::printed")]
+        data: String,
+        revision: i64,
+    }
+);
+view!(
     /// `v1.Node`
     Node { metadata: ObjectMeta, spec: NodeSpec, status: NodeStatus }
 );
@@ -546,7 +605,8 @@ views!(
     EndpointSlice,
     PersistentVolumeClaim,
     PersistentVolume,
-    Scaled,
+    StatefulSet,
+    ControllerRevision,
     StorageClass,
     PodDisruptionBudget
 );

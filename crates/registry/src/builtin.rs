@@ -259,7 +259,7 @@ pub static BUILTINS: &[Builtin] = &[
     b("apps", "daemonsets", "/registry/daemonsets", "apps/v1", r::workload::daemon_set, FULL),
     b("apps", "deployments", "/registry/deployments", "apps/v1", r::workload::deployment, FULL),
     b("apps", "replicasets", "/registry/replicasets", "apps/v1", r::workload::replica_set, FULL),
-    b("apps", "statefulsets", "/registry/statefulsets", "apps/v1", r::workload::stateful_set, NO_CONTROLLER),
+    b("apps", "statefulsets", "/registry/statefulsets", "apps/v1", r::workload::stateful_set, FULL),
     b("authentication.k8s.io", "selfsubjectreviews", "", "authentication.k8s.io/v1", r::review::self_subject, FULL),
     b("authentication.k8s.io", "tokenreviews", "", "authentication.k8s.io/v1", r::review::token, FULL),
     b("authorization.k8s.io", "localsubjectaccessreviews", "", "authorization.k8s.io/v1", r::review::local_subject_access, FULL),

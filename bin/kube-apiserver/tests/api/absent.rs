@@ -22,11 +22,6 @@ async fn new_objects_that_nothing_acts_on_are_warned_of() {
     let selector = json!({"matchLabels": {"a": "b"}});
     let job = json!({"metadata": {"name": "j"}, "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
     for (path, body, kind) in [
-        (
-            "/apis/apps/v1/namespaces/absent/statefulsets",
-            json!({"metadata": {"name": "s"}, "spec": {"serviceName": "s", "selector": selector, "template": template}}),
-            "StatefulSet",
-        ),
         ("/apis/batch/v1/namespaces/absent/jobs", job, "Job"),
         (
             "/api/v1/namespaces/absent/resourcequotas",
@@ -58,6 +53,10 @@ async fn new_objects_that_nothing_acts_on_are_warned_of() {
         (
             "/apis/apps/v1/namespaces/absent/deployments",
             json!({"metadata": {"name": "d"}, "spec": {"selector": selector, "template": template}}),
+        ),
+        (
+            "/apis/apps/v1/namespaces/absent/statefulsets",
+            json!({"metadata": {"name": "s"}, "spec": {"serviceName": "s", "selector": selector, "template": template}}),
         ),
         (
             "/api/v1/namespaces/absent/configmaps",

@@ -12,6 +12,7 @@ use client::resource::DEPLOYMENTS;
 use serde_json::{Value, json};
 
 use crate::children::controller_reference;
+use crate::history::letters;
 use crate::views::{Condition, Deployment, DeploymentStatus, Pod, ReplicaSet, condition};
 
 pub(super) const HASH_LABEL: &str = "pod-template-hash";
@@ -174,7 +175,6 @@ fn plain_template(t: &Value) -> Value {
 
 /// FNV-1a over the template's JSON, in the letters that upstream uses in generated names.
 pub fn template_hash(template: &Value, collisions: Option<i32>) -> String {
-    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut hash: u32 = 0x811c_9dc5;
     // Maps of serde_json are sorted by key, so equal templates print equally.
     let mut text = plain_template(template).to_string();
@@ -184,17 +184,7 @@ pub fn template_hash(template: &Value, collisions: Option<i32>) -> String {
     for b in text.bytes() {
         hash = (hash ^ u32::from(b)).wrapping_mul(0x0100_0193);
     }
-    hash.to_string()
-        .bytes()
-        .map(|b| {
-            char::from(
-                LETTERS
-                    .get(usize::from(b) % LETTERS.len())
-                    .copied()
-                    .unwrap_or(b'b'),
-            )
-        })
-        .collect()
+    letters(hash)
 }
 
 /// A history with one revision more, and without its oldest as far as it would be too long. It may hold whatever somebody
