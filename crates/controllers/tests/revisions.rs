@@ -452,14 +452,12 @@ async fn daemon_sets_keep_one_revision_for_each_template() {
             has(all, "doubled", &["patch pods/doubled-pod"])?;
             has(all, "double", &["delete controllerrevisions/double-1"])?;
             has(all, "clashes", &["put daemonsets/clashes/status"])?;
-            has(
-                all,
-                "orphaned",
-                &[
-                    "patch controllerrevisions/orphaned-1",
-                    "patch pods/orphaned-pod",
-                ],
-            )
+            has(all, "orphaned", &["patch pods/orphaned-pod"])?;
+            let of = |(_, path, _): &&Write| path == "controllerrevisions/orphaned-1";
+            match all.iter().filter(of).count() {
+                0 | 1 => Err("the orphan is not adopted and labelled".into()),
+                _ => Ok(()),
+            }
         },
         "daemonset-controller",
     )
@@ -476,8 +474,17 @@ async fn daemon_sets_keep_one_revision_for_each_template() {
     assert!(kept("double-2") && kept("double-3"));
     let status = &body(&all, "PUT", "daemonsets/clashes/status", "")["status"];
     assert_eq!(status["collisionCount"], 1);
-    let adopted = &body(&all, "PATCH", "controllerrevisions/orphaned-1", "")["metadata"];
-    assert_eq!(adopted["ownerReferences"], owned("DaemonSet", "orphaned"));
+    let patches = all
+        .iter()
+        .filter(|(_, path, _)| path == "controllerrevisions/orphaned-1");
+    let patches: Vec<&Value> = patches.map(|(_, _, body)| &body["metadata"]).collect();
+    let adopted = owned("DaemonSet", "orphaned");
+    assert!(patches.iter().any(|m| m["ownerReferences"] == adopted));
+    let label = json!({"controller-revision-hash": "orphaned-1"});
+    assert!(
+        patches.iter().any(|m| m["labels"] == label),
+        "a revision without a hash has its name for it"
+    );
     assert!(
         !lines(&all, "orphaned")
             .iter()

@@ -1,18 +1,21 @@
 //! What to do about a StatefulSet's pods and claims.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use client::Time;
 use serde_json::Value;
 
 use super::identity::{
-    PodId, REVISION, claim_is_stale, claim_names, claims, conflicts, first_ordinal,
-    identity_matches, in_range, ordinal, owners_match, pod, pod_name, replicas, storage_matches,
+    PodId, REVISION, claim_is_stale, claim_names, conflicts, first_ordinal, identity_matches,
+    in_range, ordinal, owners_match, pod_name, replicas, storage_matches,
 };
 use crate::children::BURST;
 use crate::deployment::scaled_value;
 use crate::views::{PersistentVolumeClaim, Pod, StatefulSet, StatefulSetStatus};
+
+/// As many claims of new pods are looked after in one pass.
+const CLAIMS: usize = 20 * BURST;
 
 /// A template that the set has or had.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +50,7 @@ pub struct World<'a> {
 #[derive(Debug, Default, PartialEq)]
 pub struct Claims {
     /// Those that are not there.
-    pub missing: Vec<(String, Value)>,
+    pub missing: BTreeSet<String>,
     /// Those that are being deleted: the pod cannot have them.
     pub going: Vec<String>,
     /// Those that something else manages.
@@ -57,6 +60,10 @@ pub struct Claims {
 }
 
 impl Claims {
+    fn len(&self) -> usize {
+        self.missing.len() + self.going.len() + self.owners.len()
+    }
+
     /// Conflicts are told of only where owners are changed.
     fn if_owned_wrongly(mut self) -> Claims {
         if self.owners.is_empty() {
@@ -69,8 +76,9 @@ impl Claims {
 /// One thing to do about a pod.
 #[derive(Debug, PartialEq)]
 pub enum Step {
-    /// The claims that are missing, then the pod, then the owners of its claims.
-    Create(PodId, Box<Value>, Claims),
+    /// The claims that are missing, then the pod, as it was before the update (the flag) or shall be, then the owners of
+    /// its claims.
+    Create(PodId, bool, Claims),
     /// It goes.
     Delete(PodId),
     /// The claims of a pod that waits for them.
@@ -160,20 +168,15 @@ impl World<'_> {
         s
     }
 
-    /// The pod that is to be made for an ordinal.
-    fn make(&self, ordinal: i64) -> Value {
+    /// Whether the pod that is made for an ordinal is as before the update.
+    fn is_kept(&self, ordinal: i64) -> bool {
         let strategy = &self.set.spec.update_strategy;
         let kept = match &strategy.rolling_update {
             Some(_) => partition(self.set),
             None if strategy.kind == "RollingUpdate" => i64::from(self.set.status.current_replicas),
             None => 0,
         };
-        let of = if ordinal < first_ordinal(self.set).saturating_add(kept) {
-            self.current
-        } else {
-            self.update
-        };
-        pod(self.set, of.template, of.name, ordinal)
+        ordinal < first_ordinal(self.set).saturating_add(kept)
     }
 
     /// The claims of a pod, and which of them to look at.
@@ -182,10 +185,11 @@ impl World<'_> {
         let Some(ordinal) = ordinal(&pod.name) else {
             return out;
         };
-        let mut absent = false;
         for name in claim_names(self.set, ordinal) {
             let Some(claim) = (self.claim)(&name) else {
-                absent = true;
+                if missing {
+                    out.missing.insert(name);
+                }
                 continue;
             };
             let owners = &claim.metadata.owner_references;
@@ -198,11 +202,6 @@ impl World<'_> {
             if owned && !owners_match(self.set, owners, pod) {
                 out.owners.push(name);
             }
-        }
-        if missing && absent {
-            let all = claims(self.set, ordinal);
-            out.missing
-                .extend(all.filter(|(name, _)| (self.claim)(name).is_none()));
         }
         out
     }
@@ -253,11 +252,11 @@ impl World<'_> {
 
     /// Steps for the pods that are wanted.
     fn wanted(&self, living: &BTreeMap<i64, &Arc<Pod>>, ordered: bool) -> (Vec<Step>, After) {
-        let mut steps = Vec::new();
+        let (mut steps, mut claimed) = (Vec::new(), 0);
         let first = first_ordinal(self.set);
         // There may be many ordinals without a pod; each is a step or has a claim.
         for next in first..first + replicas(self.set) {
-            if steps.len() >= BURST {
+            if steps.len() >= BURST || claimed >= CLAIMS {
                 return (steps, After::More);
             }
             let waits = match living.get(&next) {
@@ -269,7 +268,8 @@ impl World<'_> {
                     };
                     if !self.is_stale(&id, next) {
                         let claims = self.claims(&id, true, true);
-                        steps.push(Step::Create(id, Box::new(self.make(next)), claims));
+                        claimed += claims.len();
+                        steps.push(Step::Create(id, self.is_kept(next), claims));
                     }
                     true
                 }

@@ -1,6 +1,6 @@
 //! Who a pod of a StatefulSet is: its name, labels and volumes, and the claims that are its own.
 
-use std::collections::BTreeMap;
+use std::collections::{HashMap, HashSet};
 
 use client::resource::{PODS, STATEFUL_SETS};
 use client::{ObjectMeta, OwnerReference, Resource};
@@ -30,12 +30,13 @@ pub fn ordinal(pod: &str) -> Option<i64> {
 
 /// First ordinal.
 pub fn first_ordinal(set: &StatefulSet) -> i64 {
-    i64::from(set.spec.ordinals.start)
+    i64::from(set.spec.ordinals.start.max(0))
 }
 
-/// Number of pods wanted.
+/// Number of pods wanted, as far as there are ordinals.
 pub fn replicas(set: &StatefulSet) -> i64 {
-    i64::from(set.spec.replicas.unwrap_or(1).max(0))
+    let ordinals = i64::from(i32::MAX) - first_ordinal(set) + 1;
+    i64::from(set.spec.replicas.unwrap_or(1).max(0)).min(ordinals)
 }
 
 /// Whether a pod of the ordinal is wanted.
@@ -127,7 +128,7 @@ pub fn storage_matches(set: &StatefulSet, pod: &Pod) -> bool {
         return false;
     };
     // Of volumes with one name the last counts.
-    let claimed: BTreeMap<&str, Option<&str>> = pod
+    let claimed: HashMap<&str, Option<&str>> = pod
         .spec
         .claims
         .iter()
@@ -169,9 +170,10 @@ pub fn mend(set: &StatefulSet, pod: &mut Value, ordinal: i64) {
         })
         .collect();
     if let Some(Value::Array(others)) = spec.remove("volumes") {
+        let claimed: HashSet<&str> = templates(set).map(|(name, _)| name).collect();
         let own = |v: &Value| {
             let name = v.get("name").and_then(Value::as_str);
-            templates(set).any(|(t, _)| Some(t) == name)
+            name.is_some_and(|name| claimed.contains(name))
         };
         volumes.extend(others.into_iter().filter(|v| !own(v)));
     }

@@ -33,6 +33,9 @@ use crate::views::{
     ControllerRevision, PersistentVolumeClaim, Pod, StatefulSet, StatefulSetStatus,
 };
 
+/// Most steps that are taken at the same time; each holds a pod while it is made.
+const AT_ONCE: usize = 32;
+
 /// Why a set could not be brought further.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -227,18 +230,20 @@ impl StatefulSets {
         let (old, new) = (template_of(current)?, template_of(update)?);
         let claim = |name: &str| self.claims.get(&set.metadata.namespace, name);
         let features = &self.ctx.config.features;
+        let current = Revision {
+            name: &current.metadata.name,
+            template: &old,
+        };
+        let update = Revision {
+            name: &update.metadata.name,
+            template: &new,
+        };
         let plan = decide(&World {
             set,
             pods,
             claim: &claim,
-            current: Revision {
-                name: &current.metadata.name,
-                template: &old,
-            },
-            update: Revision {
-                name: &update.metadata.name,
-                template: &new,
-            },
+            current,
+            update,
             collisions,
             max_unavailable: features.enabled("MaxUnavailableStatefulSet"),
             now,
@@ -246,6 +251,8 @@ impl StatefulSets {
         let acting = Acting {
             family,
             set,
+            current,
+            update,
             claims: &self.claims,
             written: &self.written,
         };
@@ -296,6 +303,8 @@ async fn revise(
 struct Acting<'a> {
     family: &'a Family<'a>,
     set: &'a StatefulSet,
+    current: Revision<'a>,
+    update: Revision<'a>,
     claims: &'a Store<PersistentVolumeClaim>,
     written: &'a Written,
 }
@@ -360,8 +369,10 @@ impl Acting<'_> {
         while !left.is_empty() {
             let (now, later) = left.split_at(batch.min(left.len()));
             let mut failures = Failures::default();
-            for result in futures::future::join_all(now.iter().map(|s| self.step(s))).await {
-                failures.note(result);
+            for some in now.chunks(AT_ONCE) {
+                for result in futures::future::join_all(some.iter().map(|s| self.step(s))).await {
+                    failures.note(result);
+                }
             }
             failures.end()?;
             left = later;
@@ -374,7 +385,7 @@ impl Acting<'_> {
 
     async fn step(&self, step: &Step) -> Result<(), Error> {
         match step {
-            Step::Create(id, pod, claims) => self.create(id, pod, claims).await,
+            Step::Create(id, kept, claims) => self.create(id, *kept, claims).await,
             Step::Delete(id) => self.delete(id).await,
             Step::Claims(id, claims) => {
                 self.make_claims(id, claims).await?;
@@ -387,12 +398,17 @@ impl Acting<'_> {
         }
     }
 
-    async fn create(&self, id: &PodId, pod: &Value, claims: &Claims) -> Result<(), Error> {
+    async fn create(&self, id: &PodId, kept: bool, claims: &Claims) -> Result<(), Error> {
         self.failed("Create", id, self.make_claims(id, claims).await)?;
+        let of = if kept { self.current } else { self.update };
+        let Some(ordinal) = identity::ordinal(&id.name) else {
+            return Ok(());
+        };
+        let pod = identity::pod(self.set, of.template, of.name, ordinal);
         let api = &self.family.ctx.client;
         let made = api
             .namespaced(&PODS, self.namespace())
-            .create::<MetaView, _>(pod)
+            .create::<MetaView, _>(&pod)
             .await;
         match &made {
             Ok(made) => {
@@ -445,8 +461,12 @@ impl Acting<'_> {
         let api = api.namespaced(&PERSISTENT_VOLUME_CLAIMS, self.namespace());
         let set = &self.set.metadata.name;
         let mut errors = Vec::new();
-        for (name, body) in &claims.missing {
-            match api.create::<serde::de::IgnoredAny, _>(body).await {
+        let all = identity::ordinal(&pod.name).map(|o| identity::claims(self.set, o));
+        for (name, body) in all.into_iter().flatten() {
+            if !claims.missing.contains(&name) {
+                continue;
+            }
+            match api.create::<serde::de::IgnoredAny, _>(&body).await {
                 Ok(_) => self.family.event(
                     EventType::Normal,
                     "SuccessfulCreate",

@@ -86,6 +86,9 @@ enum Refuse {
     Delete,
 }
 
+/// The current and the update revision.
+type Revisions = (Arc<ControllerRevision>, Arc<ControllerRevision>);
+
 struct Cluster {
     set: StatefulSet,
     pods: BTreeMap<String, Pod>,
@@ -203,7 +206,7 @@ impl Cluster {
             now: at(self.now),
         });
         let mut status = plan.status.clone();
-        let ok = self.carry_out(&plan, &mut status);
+        let ok = self.carry_out(&plan, &mut status, &(current.clone(), update.clone()));
         let status = complete(&self.set, status);
         if differs(&self.set, &status) {
             self.set.status = status;
@@ -220,9 +223,14 @@ impl Cluster {
         ok
     }
 
-    fn carry_out(&mut self, plan: &Plan, status: &mut StatefulSetStatus) -> bool {
+    fn carry_out(
+        &mut self,
+        plan: &Plan,
+        status: &mut StatefulSetStatus,
+        revisions: &Revisions,
+    ) -> bool {
         for step in plan.stages.iter().flatten() {
-            if !self.step(step) {
+            if !self.step(step, revisions) {
                 return false;
             }
         }
@@ -235,14 +243,22 @@ impl Cluster {
         true
     }
 
-    fn step(&mut self, step: &Step) -> bool {
+    fn step(&mut self, step: &Step, revisions: &Revisions) -> bool {
         match step {
-            Step::Create(id, pod, claims) => {
-                if !self.make_claims(claims) || self.refuse == Some(Refuse::Create) {
+            Step::Create(id, kept, claims) => {
+                if !self.make_claims(id, claims) || self.refuse == Some(Refuse::Create) {
                     return false;
                 }
                 self.lower_ones_are_available(&id.name);
-                let mut pod: Pod = serde_json::from_value((**pod).clone()).unwrap();
+                let of = if *kept { &revisions.0 } else { &revisions.1 };
+                let template = template(&of.data).unwrap();
+                let pod = pod(
+                    &self.set,
+                    &template,
+                    &of.metadata.name,
+                    ordinal(&id.name).unwrap(),
+                );
+                let mut pod: Pod = serde_json::from_value(pod).unwrap();
                 assert_eq!(pod.metadata.name, id.name);
                 assert!(!self.pods.contains_key(&id.name), "{} twice", id.name);
                 self.made += 1;
@@ -254,12 +270,12 @@ impl Cluster {
             }
             Step::Delete(id) => self.delete(id),
             Step::Claims(id, claims) => {
-                let made = self.make_claims(claims);
+                let made = self.make_claims(id, claims);
                 self.own(id, claims);
                 made
             }
             Step::Mend(id, pod, claims) => {
-                let made = self.make_claims(claims);
+                let made = self.make_claims(id, claims);
                 self.own(id, claims);
                 if *pod {
                     let mut value = json!({"metadata": {"labels": {}}, "spec": {}});
@@ -292,12 +308,14 @@ impl Cluster {
         }
     }
 
-    fn make_claims(&mut self, claims: &Claims) -> bool {
-        for (name, claim) in &claims.missing {
-            let claim: PersistentVolumeClaim = serde_json::from_value(claim.clone()).unwrap();
+    fn make_claims(&mut self, id: &PodId, claims: &Claims) -> bool {
+        let all = identity::claims(&self.set, ordinal(&id.name).unwrap());
+        let all: Vec<(String, Value)> = all.collect();
+        for (name, claim) in all.into_iter().filter(|(n, _)| claims.missing.contains(n)) {
+            let claim: PersistentVolumeClaim = serde_json::from_value(claim).unwrap();
             assert_eq!(
                 (&claim.metadata.name, claim.metadata.namespace.as_str()),
-                (name, "n")
+                (&name, "n")
             );
             self.claims.insert(name.clone(), claim);
         }
@@ -1038,7 +1056,15 @@ fn a_pass_does_so_much_and_comes_back() {
     );
     let mut far = parallel(set(i32::MAX));
     far.spec.ordinals.start = i32::MAX;
-    assert_eq!(steps(&plan(&far, &[])), 500);
+    assert_eq!(steps(&plan(&far, &[])), 1, "there is no higher ordinal");
+    let mut wide = parallel(set(1000));
+    let claim = wide.spec.volume_claim_templates[0].clone();
+    wide.spec.volume_claim_templates = vec![claim; 5000];
+    for (n, t) in wide.spec.volume_claim_templates.iter_mut().enumerate() {
+        t["metadata"]["name"] = n.to_string().into();
+    }
+    let some = plan(&wide, &[]);
+    assert_eq!((steps(&some), some.more), (2, true), "claims count, too");
     assert_eq!(steps(&plan(&parallel(set(-5)), &[])), 0);
     let pods: Vec<Arc<Pod>> = (0..501)
         .map(|n| {
