@@ -485,12 +485,13 @@ pub fn start(ctx: Context) {
     sets.on_change(move |change| q.add(ObjectKey::of(&**change.object())));
     let it = c.clone();
     pods.on_change(move |change| {
-        let (lost, owner) = observe(&it.expected, "DaemonSet", change);
+        let key = |m: &ObjectMeta| controller_key(&it.sets, "DaemonSet", m);
+        let (lost, owner) = observe(&it.expected, key, change);
         it.changed(lost, owner, change);
     });
     let it = c.clone();
     revisions.on_change(move |change| {
-        let key = |r: &ControllerRevision| controller_key(&r.metadata, "DaemonSet");
+        let key = |r: &ControllerRevision| controller_key(&it.sets, "DaemonSet", &r.metadata);
         let lost = change.old().and_then(|r| key(r));
         // One that is made is this controller's own doing.
         let owner = key(change.object());

@@ -127,9 +127,9 @@ impl StatefulSets {
     fn pod_changed(&self, change: Change<'_, Pod>) {
         let pod = change.object();
         let m = &pod.metadata;
-        let owner = controller_key(m, "StatefulSet");
+        let owner = controller_key(&self.sets, "StatefulSet", m);
         let old = change.old();
-        let before = old.and_then(|old| controller_key(&old.metadata, "StatefulSet"));
+        let before = old.and_then(|old| controller_key(&self.sets, "StatefulSet", &old.metadata));
         if let Some(key) = &owner {
             let version = match change {
                 Change::Deleted(_) => None,
