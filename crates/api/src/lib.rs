@@ -1,6 +1,7 @@
 //! Facts and vocabulary of the Kubernetes API: schema data, the resource table, quantities, selectors, Status errors,
 //! field errors. No I/O.
 
+pub mod cron;
 pub mod defaults;
 pub mod duration;
 pub mod field;

@@ -11,7 +11,6 @@ pub mod alloc;
 pub mod bootstrap;
 pub mod builtin;
 pub mod check;
-pub mod cron;
 pub mod defaults;
 pub mod print;
 pub mod qos;

@@ -9,11 +9,11 @@ use super::split_status;
 use super::workload::shown_selector;
 use crate::builtin::{Config, Parts};
 use crate::check::{dns1123_label, dns1123_subdomain, each, non_negative, qualified_name};
-use crate::cron;
 use crate::defaults;
 use crate::validate::{Errors, Path, meta, pod_spec, shown};
 use crate::value::{Tree, same};
 use crate::warn;
+use api::cron;
 
 const UID_LABEL: &str = "batch.kubernetes.io/controller-uid";
 const NAME_LABEL: &str = "batch.kubernetes.io/job-name";
@@ -876,7 +876,7 @@ fn cron_spec(e: &mut Errors, spec: &Value, old: Option<&Value>) {
         e.required(&p, "");
     } else {
         let allowed = old.is_some_and(|o| o.text("schedule").contains("TZ"));
-        if let Err(why) = cron::check(schedule) {
+        if let Err(why) = cron::parse(schedule) {
             e.invalid(&p, schedule, &why);
         }
         if schedule.contains("TZ") && !allowed {
@@ -955,7 +955,7 @@ fn time_zone(e: &mut Errors, path: &Path, zone: &str) {
                 "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
             );
         }
-        if !cron::known_zone(zone) {
+        if cron::zone(zone).is_err() {
             e.invalid(path, zone, &unknown);
         }
     }
