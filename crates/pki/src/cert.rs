@@ -179,15 +179,9 @@ impl Ca {
             .pem())
     }
 
-    /// Signs `params` made elsewhere (a CSR).
-    pub(crate) fn sign_request(
-        &self,
-        request: &rcgen::CertificateSigningRequestParams,
-    ) -> Result<String, Error> {
-        Ok(request
-            .signed_by(&self.issuer)
-            .map_err(Error::crypto("signing a request"))?
-            .pem())
+    /// The private key.
+    pub(crate) fn key(&self) -> &KeyPair {
+        self.issuer.key()
     }
 
     /// Keeps the certificate at `<stem>.crt`/`.key` when it is signed by this authority, says what `spec` says and has
@@ -302,7 +296,7 @@ fn unix_now() -> i64 {
         .map_or(0, |d| d.as_secs() as i64)
 }
 
-fn first_der(pem: &str) -> Result<Vec<u8>, Error> {
+pub(crate) fn first_der(pem: &str) -> Result<Vec<u8>, Error> {
     key::pem_blocks(pem)?
         .into_iter()
         .find(|b| b.label == "CERTIFICATE")

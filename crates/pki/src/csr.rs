@@ -1,16 +1,10 @@
-//! Certificate signing requests: making them (a kubelet's bootstrap) and signing them (the signing controller).
+//! Certificate signing requests: making them (a kubelet's bootstrap) and reading them. [`crate::issue`] signs them.
 
-use std::time::{Duration, SystemTime};
-
-use rcgen::{
-    CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
-};
-use time::OffsetDateTime;
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
-use crate::cert::{Ca, SKEW, Spec, Use};
+use crate::cert::Spec;
 use crate::{Error, key};
 
 /// A signing request in PEM for `spec`, signed with `key`.
@@ -52,7 +46,8 @@ pub struct Request {
     pub uris: Vec<String>,
 }
 
-/// Reads a request (one PEM block `CERTIFICATE REQUEST`); its signature is not checked here, [`sign`] does. Of several
+/// Reads a request (one PEM block `CERTIFICATE REQUEST`); its signature is not checked here,
+/// [`crate::issue::issue`] does. Of several
 /// common names the last counts, as it does for whoever reads the certificate.
 ///
 /// # Errors
@@ -119,82 +114,4 @@ pub fn parse(pem: &str) -> Result<Request, Error> {
         }
     }
     Ok(out)
-}
-
-/// Checks a request's signature and signs it as `usage`, whatever usages and constraints it asks for: never an authority.
-/// PEM. A subject with a repeated attribute (two names, two organizations) is refused: the copy would hold one of them, and
-/// need not be the one that was approved.
-///
-/// # Errors
-/// [`Error::Malformed`] for a bad request or signature, [`Error::Crypto`].
-pub fn sign(ca: &Ca, pem: &str, usage: Use, validity: Duration) -> Result<String, Error> {
-    let asked = parse(pem)?;
-    for (what, n) in [
-        ("common name", asked.common_names),
-        ("organization", asked.organizations.len()),
-    ] {
-        if n > 1 {
-            return Err(Error::malformed(
-                "signing request",
-                format!("more than one {what} is not supported"),
-            ));
-        }
-    }
-    let mut request = CertificateSigningRequestParams::from_pem(pem)
-        .map_err(|e| Error::malformed("signing request", e))?;
-    let p = &mut request.params;
-    let now = OffsetDateTime::from(SystemTime::now());
-    // Upstream's signer backdates by five minutes; a longer margin never hurts a client whose clock is behind.
-    p.not_before = now - SKEW;
-    p.not_after = now + validity;
-    p.is_ca = IsCa::ExplicitNoCa;
-    p.use_authority_key_identifier_extension = true;
-    p.key_usages = vec![
-        KeyUsagePurpose::DigitalSignature,
-        KeyUsagePurpose::KeyEncipherment,
-    ];
-    p.extended_key_usages = match usage {
-        Use::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],
-        Use::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
-        Use::Both => vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ],
-    };
-    ca.sign_request(&request)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rcgen::{CertificateParams, DistinguishedName, DnType, DnValue};
-
-    fn request(dn: DistinguishedName) -> String {
-        let mut params = CertificateParams::default();
-        params.distinguished_name = dn;
-        let key = key::generate().unwrap();
-        params.serialize_request(&key).unwrap().pem().unwrap()
-    }
-
-    /// Identity: what is approved is what is signed and what is read from the certificate.
-    #[test]
-    fn a_subject_says_one_thing() {
-        let ca = Ca::generate("ca", key::generate().unwrap()).unwrap();
-        let sign = |pem: &str| sign(&ca, pem, Use::Client, Duration::from_secs(60));
-        let mut dn = DistinguishedName::new();
-        dn.push(DnType::CommonName, "system:node:a");
-        assert!(sign(&request(dn.clone())).is_ok());
-        // The same attribute once more.
-        dn.push(DnType::CustomDnType(vec![2, 5, 4, 3]), "system:node:b");
-        let two = request(dn);
-        assert_eq!(parse(&two).unwrap().common_name, "system:node:b");
-        assert!(sign(&two).is_err());
-        for kind in [DnType::CommonName, DnType::OrganizationName] {
-            let mut dn = DistinguishedName::new();
-            let wide = rcgen::string::BmpString::try_from("system:masters").unwrap();
-            dn.push(kind, DnValue::BmpString(wide));
-            let pem = request(dn);
-            assert!(parse(&pem).is_err() && sign(&pem).is_err());
-        }
-    }
 }

@@ -77,13 +77,22 @@ pub fn pem_text(label: &str, der: &[u8]) -> String {
     out
 }
 
-fn der_wrap(tag: u8, content: &[u8]) -> Vec<u8> {
+/// A value of DER.
+pub(crate) fn der_wrap(tag: u8, content: &[u8]) -> Vec<u8> {
     let mut out = vec![tag];
-    let n = content.len();
-    match n {
-        0..=0x7f => out.push(n as u8),
-        0x80..=0xff => out.extend([0x81, n as u8]),
-        _ => out.extend([0x82, (n >> 8) as u8, (n & 0xff) as u8]),
+    let length: Vec<u8> = content
+        .len()
+        .to_be_bytes()
+        .into_iter()
+        .skip_while(|b| *b == 0)
+        .collect();
+    match length[..] {
+        [] => out.push(0),
+        [n] if n < 0x80 => out.push(n),
+        _ => {
+            out.push(0x80 | length.len() as u8);
+            out.extend(length);
+        }
     }
     out.extend_from_slice(content);
     out

@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn csr_is_signed_with_the_usage_given_not_the_one_asked() {
+    fn a_signed_request_is_good_for_who_asked() {
         let ca = Ca::generate("kubernetes", key::generate().unwrap()).unwrap();
         let key = key::generate().unwrap();
         let pem = crate::csr::create(&kubelet_identity("n1"), &key).unwrap();
@@ -295,11 +295,15 @@ mod tests {
             (asked.common_name.as_str(), asked.organizations.as_slice()),
             ("system:node:n1", &["system:nodes".to_owned()][..])
         );
-        let cert = crate::csr::sign(&ca, &pem, Use::Client, crate::cert::LEAF_VALIDITY).unwrap();
+        let terms = crate::issue::Terms {
+            not_after: crate::issue::not_after(&ca).unwrap(),
+            ..Default::default()
+        };
+        let cert = crate::issue::issue(&ca, &pem, &terms).unwrap();
         assert!(ca.keeps(&cert, &kubelet_identity("n1"), &key));
         assert!(!crate::cert::facts(&cert).unwrap().is_ca);
         let damaged = pem.replacen('M', "N", 1);
-        assert!(crate::csr::sign(&ca, &damaged, Use::Client, crate::cert::LEAF_VALIDITY).is_err());
+        assert!(crate::issue::issue(&ca, &damaged, &terms).is_err());
     }
 
     #[test]

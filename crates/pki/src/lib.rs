@@ -6,6 +6,7 @@
 pub mod cert;
 pub mod csr;
 pub mod file;
+pub mod issue;
 pub mod key;
 pub mod kubeconfig;
 pub mod layout;
