@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::certificates::signing::Files;
+
 /// Configuration of the controllers. The default is upstream's.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -42,6 +44,10 @@ pub struct Config {
     pub root_ca: String,
     /// `--feature-gates`
     pub features: component::features::Features,
+    /// `--cluster-signing-*-file`, by signer.
+    pub signing: Vec<Files>,
+    /// `--cluster-signing-duration`
+    pub signing_duration: Duration,
 }
 
 impl Default for Config {
@@ -65,6 +71,8 @@ impl Default for Config {
             max_endpoints_per_slice: 100,
             root_ca: String::new(),
             features: component::features::Features::default(),
+            signing: Vec::new(),
+            signing_duration: Duration::from_secs(365 * 24 * 3600),
         }
     }
 }

@@ -41,19 +41,20 @@ impl Context {
 
     /// A queue whose counters are metrics and that ends on shutdown.
     pub fn queue(&self, name: &'static str) -> WorkQueue<ObjectKey> {
-        self.known(WorkQueue::new(name))
+        self.keep(WorkQueue::new(name))
     }
 
-    /// One with other bounds of the delay of keys that fail.
-    pub fn queue_with(
+    /// As [`Context::queue`], with other bounds of the delay per key.
+    pub fn queue_with_limits(
         &self,
         name: &'static str,
-        (base, max): (Duration, Duration),
+        base: Duration,
+        max: Duration,
     ) -> WorkQueue<ObjectKey> {
-        self.known(WorkQueue::with_limits(name, base, max))
+        self.keep(WorkQueue::with_limits(name, base, max))
     }
 
-    fn known(&self, queue: WorkQueue<ObjectKey>) -> WorkQueue<ObjectKey> {
+    fn keep(&self, queue: WorkQueue<ObjectKey>) -> WorkQueue<ObjectKey> {
         self.queues.add(&queue);
         let (q, shutdown) = (queue.clone(), self.shutdown.clone());
         self.tasks.spawn(async move {

@@ -14,6 +14,7 @@ use component::serve::{Body, Handler, Peer, Standard, text};
 use http::Request;
 use hyper::body::Incoming;
 
+use crate::certificates::signing::{self, Authority};
 use crate::config::Config;
 use crate::{Dependencies, list, metrics};
 
@@ -35,6 +36,7 @@ pub enum Error {
 }
 
 const CONCURRENCY: &[(&str, &str)] = &[
+    ("concurrent-cron-job-syncs", "cronjob"),
     ("concurrent-deployment-syncs", "deployment"),
     ("concurrent-endpoint-syncs", "endpoint"),
     ("concurrent-gc-syncs", "gc"),
@@ -44,6 +46,7 @@ const CONCURRENCY: &[(&str, &str)] = &[
     ("concurrent-replicaset-syncs", "replicaset"),
     ("concurrent-service-endpoint-syncs", "service-endpoint"),
     ("concurrent-statefulset-syncs", "statefulset"),
+    ("concurrent-ttl-after-finished-syncs", "ttl-after-finished"),
 ];
 
 /// The command line.
@@ -58,6 +61,17 @@ pub fn command_line() -> CommandLine {
     .honour(&[
         "allocate-node-cidrs",
         "cluster-cidr",
+        "cluster-signing-cert-file",
+        "cluster-signing-duration",
+        "cluster-signing-key-file",
+        "cluster-signing-kube-apiserver-client-cert-file",
+        "cluster-signing-kube-apiserver-client-key-file",
+        "cluster-signing-kubelet-client-cert-file",
+        "cluster-signing-kubelet-client-key-file",
+        "cluster-signing-kubelet-serving-cert-file",
+        "cluster-signing-kubelet-serving-key-file",
+        "cluster-signing-legacy-unknown-cert-file",
+        "cluster-signing-legacy-unknown-key-file",
         "controllers",
         "enable-garbage-collector",
         "kube-api-burst",
@@ -110,14 +124,12 @@ pub fn command_line() -> CommandLine {
     .ignore(
         "there is no such controller",
         &[
-            "concurrent-cron-job-syncs",
             "concurrent-device-taint-eviction-syncs",
             "concurrent-horizontal-pod-autoscaler-syncs",
             "concurrent-resource-quota-syncs",
             "concurrent-resourceclaim-syncs",
             "concurrent-service-syncs",
             "concurrent-serviceaccount-token-syncs",
-            "concurrent-ttl-after-finished-syncs",
             "concurrent-validating-admission-policy-status-syncs",
             "horizontal-pod-autoscaler-cpu-initialization-period",
             "horizontal-pod-autoscaler-downscale-stabilization",
@@ -134,22 +146,6 @@ pub fn command_line() -> CommandLine {
     .ignore(
         "no controller makes token Secrets; tokens are signed by the apiserver",
         &["service-account-private-key-file"],
-    )
-    .ignore(
-        "no controller signs certificates",
-        &[
-            "cluster-signing-cert-file",
-            "cluster-signing-duration",
-            "cluster-signing-key-file",
-            "cluster-signing-kube-apiserver-client-cert-file",
-            "cluster-signing-kube-apiserver-client-key-file",
-            "cluster-signing-kubelet-client-cert-file",
-            "cluster-signing-kubelet-client-key-file",
-            "cluster-signing-kubelet-serving-cert-file",
-            "cluster-signing-kubelet-serving-key-file",
-            "cluster-signing-legacy-unknown-cert-file",
-            "cluster-signing-legacy-unknown-key-file",
-        ],
     )
     .ignore(
         "no controller talks to a cloud",
@@ -224,6 +220,7 @@ fn config(flags: &Flags) -> Result<Config, Error> {
             .unwrap_or(100)
             .clamp(1, 1000),
         features: flags.features().map_err(Error::Flag)?,
+        signing_duration: flags.duration("cluster-signing-duration"),
         ..Config::default()
     };
     list::check(&config.controllers).map_err(Error::Flag)?;
@@ -249,6 +246,20 @@ fn config(flags: &Flags) -> Result<Config, Error> {
                 path.display()
             ))
         })?;
+    }
+    config.signing = signing::files(|flag| flags.string(flag)).map_err(Error::Flag)?;
+    if list::is_enabled(
+        "certificatesigningrequest-signing-controller",
+        &config.controllers,
+    ) {
+        for files in &config.signing {
+            Authority::new(files.clone()).map_err(|why| {
+                let signer = files.signer;
+                Error::Flag(format!(
+                    "failed to init {signer} certificate controller: {why}"
+                ))
+            })?;
+        }
     }
     if !flags.bool("enable-garbage-collector") {
         config

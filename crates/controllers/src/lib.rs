@@ -16,7 +16,10 @@ pub mod metrics;
 pub mod selector;
 pub mod views;
 
+pub mod bootstrap;
+pub mod certificates;
 pub mod clusterrole_aggregation;
+pub mod cronjob;
 pub mod daemonset;
 pub mod deployment;
 pub mod disruption;
@@ -37,6 +40,7 @@ pub mod statefulset;
 pub mod storage_protection;
 pub mod taint_eviction;
 pub mod ttl;
+pub mod ttl_after_finished;
 pub mod volumes;
 
 use std::sync::Arc;

@@ -37,6 +37,19 @@ const fn controller(
     }
 }
 
+/// There, and off by default, as upstream.
+const fn off(
+    name: &'static str,
+    aliases: &'static [&'static str],
+    service_account: &'static str,
+    start: fn(Context),
+) -> Descriptor {
+    Descriptor {
+        default: false,
+        ..controller(name, aliases, service_account, start)
+    }
+}
+
 const fn absent(
     name: &'static str,
     aliases: &'static [&'static str],
@@ -83,18 +96,20 @@ pub const CONTROLLERS: &[Descriptor] = &[
     controller("node-ipam-controller", &["nodeipam"], "node-controller", crate::node_ipam::start),
     controller("node-lifecycle-controller", &["nodelifecycle"], "node-controller", crate::node_lifecycle::start),
     controller("taint-eviction-controller", &[], "node-controller", crate::taint_eviction::start),
+    off("bootstrap-signer-controller", &["bootstrapsigner"], "bootstrap-signer", crate::bootstrap::start_signer),
+    off("token-cleaner-controller", &["tokencleaner"], "token-cleaner", crate::bootstrap::start_cleaner),
+    controller("certificatesigningrequest-signing-controller", &["csrsigning"], "certificate-controller", crate::certificates::signing::start),
+    controller("certificatesigningrequest-approving-controller", &["csrapproving"], "certificate-controller", crate::certificates::approving::start),
+    controller("certificatesigningrequest-cleaner-controller", &["csrcleaner"], "certificate-controller", crate::certificates::cleaning::start),
+    controller("cronjob-controller", &["cronjob"], "cronjob-controller", crate::cronjob::start),
+    controller("ttl-after-finished-controller", &["ttl-after-finished"], "ttl-after-finished-controller", crate::ttl_after_finished::start),
     controller("ttl-controller", &["ttl"], "ttl-controller", crate::ttl::start),
     controller("disruption-controller", &["disruption"], "disruption-controller", crate::disruption::start),
     controller("persistentvolumeclaim-protection-controller", &["pvc-protection"], "pvc-protection-controller", crate::storage_protection::start_claims),
     controller("persistentvolume-protection-controller", &["pv-protection"], "pv-protection-controller", crate::storage_protection::start_volumes),
     Descriptor { support: Support::Partial("claims that wait for a consumer get what is reserved for them; hostPath and nfs volumes are not recycled"), ..controller("persistentvolume-binder-controller", &["persistentvolume-binder"], "persistent-volume-binder", crate::volumes::start) },
     controller("clusterrole-aggregation-controller", &["clusterrole-aggregation"], "clusterrole-aggregation-controller", crate::clusterrole_aggregation::start),
-    absent_and_off("bootstrap-signer-controller", &["bootstrapsigner"], "cluster-info is not signed; joining needs a CA's hash or a file"),
-    absent("certificatesigningrequest-approving-controller", &["csrapproving"], "certificate requests are approved by hand"),
-    absent("certificatesigningrequest-cleaner-controller", &["csrcleaner"], "certificate requests stay until they are deleted"),
-    absent("certificatesigningrequest-signing-controller", &["csrsigning"], "approved certificate requests are not signed"),
     absent("cloud-node-lifecycle-controller", &["cloud-node-lifecycle"], "no controller talks to a cloud"),
-    absent("cronjob-controller", &["cronjob"], "no jobs are made of CronJobs"),
     absent("device-taint-eviction-controller", &[], "tainted devices evict nobody"),
     absent("endpointslice-mirroring-controller", &["endpointslicemirroring"], "Endpoints made by hand get no EndpointSlices"),
     absent("ephemeral-volume-controller", &["ephemeral-volume"], "no claims are made of ephemeral volumes"),
@@ -116,8 +131,6 @@ pub const CONTROLLERS: &[Descriptor] = &[
     absent("serviceaccount-token-controller", &["serviceaccount-token"], "no tokens are made for token Secrets"),
     absent("storage-version-migrator-controller", &[], "objects are stored anew by who writes them"),
     absent("storageversion-garbage-collector-controller", &["storage-version-gc"], "there are no storage versions"),
-    absent_and_off("token-cleaner-controller", &["tokencleaner"], "expired bootstrap tokens stay, and are refused"),
-    absent("ttl-after-finished-controller", &["ttl-after-finished"], "finished jobs stay until they are deleted"),
     absent("validatingadmissionpolicy-status-controller", &[], "policies are not type-checked"),
     absent("volumeattributesclass-protection-controller", &[], "attribute classes in use can be deleted"),
 ];
@@ -146,6 +159,11 @@ fn named(item: &str) -> Option<&'static Descriptor> {
     CONTROLLERS
         .iter()
         .find(|c| c.name == name || c.aliases.contains(&name))
+}
+
+/// Whether `--controllers` asks for the controller of a name.
+pub fn is_enabled(name: &str, flag: &[String]) -> bool {
+    named(name).is_some_and(|c| c.is_enabled(flag))
 }
 
 /// Refuses what upstream does not know either.
@@ -211,8 +229,9 @@ mod tests {
         let flag = |f: &[&str]| f.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
         let missing = |f: &[&str]| missing(&flag(f)).map(|c| c.name).collect::<Vec<_>>();
         assert!(missing(&["*"]).contains(&"service-lb-controller"));
-        assert!(!missing(&["*"]).contains(&"token-cleaner-controller"));
-        assert!(missing(&["*", "tokencleaner"]).contains(&"token-cleaner-controller"));
+        let off = "selinux-warning-controller";
+        assert!(!missing(&["*"]).contains(&off));
+        assert!(missing(&["*", off]).contains(&off));
         assert!(!missing(&["*", "-service"]).contains(&"service-lb-controller"));
         assert_eq!(
             check(&flag(&["*", "-nope"])),

@@ -624,6 +624,11 @@ impl Job {
         self.status.conditions.iter().find(over)
     }
 
+    /// Whether it ended well.
+    pub fn is_succeeded(&self) -> bool {
+        self.finished().is_some_and(|c| c.kind == "Complete")
+    }
+
     /// Whether no pods may run for now.
     pub fn is_suspended(&self) -> bool {
         self.spec.suspend == Some(true)
@@ -632,6 +637,45 @@ impl Job {
     /// Whether each completion has a number of its own.
     pub fn is_indexed(&self) -> bool {
         self.spec.completion_mode.as_deref() == Some("Indexed")
+    }
+}
+
+/// Bytes: base64 in JSON, plain in protobuf.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Blob(pub Vec<u8>);
+
+impl std::fmt::Debug for Blob {
+    /// It may be a secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+impl<'de> Deserialize<'de> for Blob {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Blob, D::Error> {
+        struct Bytes;
+        impl serde::de::Visitor<'_> for Bytes {
+            type Value = Blob;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("base64")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Blob, E> {
+                use base64::Engine as _;
+                let decoded = base64::engine::general_purpose::STANDARD.decode(text);
+                decoded.map(Blob).map_err(E::custom)
+            }
+
+            fn visit_bytes<E: serde::de::Error>(self, bytes: &[u8]) -> Result<Blob, E> {
+                Ok(Blob(bytes.to_vec()))
+            }
+
+            fn visit_unit<E: serde::de::Error>(self) -> Result<Blob, E> {
+                Ok(Blob::default())
+            }
+        }
+        d.deserialize_str(Bytes)
     }
 }
 

@@ -103,9 +103,9 @@ pub fn start(ctx: Context) {
     let pods = ctx.informer::<Pod>(&PODS);
     pods.store()
         .add_index(BY_CONTROLLER, |p: &Pod| controller_index(&p.metadata));
-    let limits = (Duration::from_secs(1), Duration::from_secs(60));
-    let queue = ctx.queue_with("job", limits);
-    let orphans = ctx.queue_with("job_orphan_pod", limits);
+    let (base, max) = (Duration::from_secs(1), Duration::from_secs(60));
+    let queue = ctx.queue_with_limits("job", base, max);
+    let orphans = ctx.queue_with_limits("job_orphan_pod", base, max);
     let c = Arc::new(Jobs {
         jobs: jobs.store(),
         pods: pods.store(),
