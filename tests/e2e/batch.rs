@@ -1,4 +1,4 @@
-//! Jobs, from their pods to their conditions.
+//! Jobs, from their schedules and pods to their conditions.
 
 use crate::cluster::{Cluster, Namespace, condition, name, seconds, wait_for};
 use serde_json::Value;
@@ -194,4 +194,71 @@ spec:
     assert_eq!(events["items"].as_array().unwrap().len(), 2, "{events}");
     space.kubectl(&["scale", "rc/old", "--replicas=1"]);
     names(1);
+}
+
+pub fn cron_jobs(cluster: &Cluster) {
+    let space = cluster.namespace("cron");
+    // Each minute, told in a zone that is not the machine's.
+    cluster.apply(&format!(
+        "apiVersion: batch/v1
+kind: CronJob
+metadata: {{name: tick, namespace: {}}}
+spec:
+  schedule: '* * * * *'
+  timeZone: Asia/Kathmandu
+  concurrencyPolicy: Forbid
+  successfulJobsHistoryLimit: 1
+  jobTemplate:
+    spec:
+      ttlSecondsAfterFinished: 600
+      template:
+        spec:
+          restartPolicy: Never
+          containers: [{{name: c, image: 'keelson.local/busybox:1', command: [sh, -c, 'echo tick']}}]
+",
+        space.name
+    ));
+    // By hand as well, and gone by itself soon after it ended.
+    space.kubectl(&["create", "job", "--from=cronjob/tick", "by-hand"]);
+    let job = space.json(&["get", "job", "by-hand"]);
+    assert_eq!(
+        job["metadata"]["annotations"]["cronjob.kubernetes.io/instantiate"],
+        "manual"
+    );
+    space.kubectl(&[
+        "patch",
+        "job/by-hand",
+        "--type=merge",
+        "-p",
+        r#"{"spec":{"ttlSecondsAfterFinished":1}}"#,
+    ]);
+    wait_for("the job made by hand is gone", seconds(60), || match space
+        .try_kubectl(&["get", "job", "by-hand"])
+    {
+        Err(e) if e.contains("NotFound") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let tick = wait_for("the schedule was kept", seconds(90), || {
+        let tick = space.json(&["get", "cronjob", "tick"]);
+        match &tick["status"]["lastSuccessfulTime"] {
+            Value::String(_) => Ok(tick),
+            _ => Err(tick["status"].to_string()),
+        }
+    });
+    let last = tick["status"]["lastScheduleTime"].as_str().unwrap();
+    assert!(last.ends_with(":00Z"), "{last}");
+    let jobs = space.json(&["get", "jobs"]);
+    let made = jobs["items"].as_array().unwrap();
+    let of = &made[0]["metadata"];
+    assert!(name(&made[0]).starts_with("tick-"));
+    assert_eq!(of["ownerReferences"][0]["kind"], "CronJob");
+    space.kubectl(&[
+        "patch",
+        "cronjob/tick",
+        "--type=merge",
+        "-p",
+        r#"{"spec":{"suspend":true}}"#,
+    ]);
+    space.kubectl(&["delete", "cronjob", "tick", "--cascade=foreground"]);
+    space.wait_pods(0, seconds(60));
 }

@@ -24,6 +24,7 @@ mod neighbours;
 mod nodes;
 mod scheduling;
 mod services;
+mod stateful;
 mod storage;
 mod workloads;
 
@@ -77,6 +78,8 @@ fn groups() -> Vec<Group> {
                     batch::replication_controllers,
                 ),
                 ("claims_are_bound_mounted_and_released", storage::claims),
+                ("stateful_sets_keep_names_order_and_data", stateful::sets),
+                ("cron_jobs_run_when_they_are_due", batch::cron_jobs),
                 (
                     "logs_and_exec_reach_the_container",
                     workloads::logs_and_exec,

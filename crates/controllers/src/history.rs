@@ -469,7 +469,8 @@ mod tests {
         );
         let never = |_: &ControllerRevision| false;
         assert_eq!(find(&[], "one", |_| true), Found::New);
-        assert_eq!(find(&[a.clone()], "one", never), Found::Newest(a.clone()));
+        let one = [a.clone()];
+        assert_eq!(find(&one, "one", never), Found::Newest(a.clone()));
         assert_eq!(
             find(&[a.clone(), b.clone()], "one", never),
             Found::Older(a.clone())

@@ -37,6 +37,20 @@ const fn controller(
     }
 }
 
+/// There, with something missing.
+const fn partial(
+    name: &'static str,
+    aliases: &'static [&'static str],
+    service_account: &'static str,
+    start: fn(Context),
+    what: &'static str,
+) -> Descriptor {
+    Descriptor {
+        support: Support::Partial(what),
+        ..controller(name, aliases, service_account, start)
+    }
+}
+
 /// There, and off by default, as upstream.
 const fn off(
     name: &'static str,
@@ -87,9 +101,9 @@ pub const CONTROLLERS: &[Descriptor] = &[
     controller("deployment-controller", &["deployment"], "deployment-controller", crate::deployment::start),
     controller("replicaset-controller", &["replicaset"], "replicaset-controller", crate::replicaset::start),
     controller("replicationcontroller-controller", &["replicationcontroller"], "replication-controller", crate::replication::start),
-    controller("job-controller", &["job"], "job-controller", crate::job::start),
+    partial("job-controller", &["job"], "job-controller", crate::job::start, "its metrics are not there"),
     controller("daemonset-controller", &["daemonset"], "daemon-set-controller", crate::daemonset::start),
-    controller("statefulset-controller", &["statefulset"], "statefulset-controller", crate::statefulset::start),
+    partial("statefulset-controller", &["statefulset"], "statefulset-controller", crate::statefulset::start, "the metrics of MaxUnavailableStatefulSet are not there"),
     controller("endpointslice-controller", &["endpointslice"], "endpointslice-controller", crate::endpointslice::start),
     controller("endpoints-controller", &["endpoint"], "endpoint-controller", crate::endpoints::start),
     controller("pod-garbage-collector-controller", &["podgc"], "pod-garbage-collector", crate::pod_gc::start),
@@ -107,7 +121,7 @@ pub const CONTROLLERS: &[Descriptor] = &[
     controller("disruption-controller", &["disruption"], "disruption-controller", crate::disruption::start),
     controller("persistentvolumeclaim-protection-controller", &["pvc-protection"], "pvc-protection-controller", crate::storage_protection::start_claims),
     controller("persistentvolume-protection-controller", &["pv-protection"], "pv-protection-controller", crate::storage_protection::start_volumes),
-    Descriptor { support: Support::Partial("claims that wait for a consumer get what is reserved for them; hostPath and nfs volumes are not recycled"), ..controller("persistentvolume-binder-controller", &["persistentvolume-binder"], "persistent-volume-binder", crate::volumes::start) },
+    partial("persistentvolume-binder-controller", &["persistentvolume-binder"], "persistent-volume-binder", crate::volumes::start, "claims that wait for a consumer get what is reserved for them; hostPath and nfs volumes are not recycled"),
     controller("clusterrole-aggregation-controller", &["clusterrole-aggregation"], "clusterrole-aggregation-controller", crate::clusterrole_aggregation::start),
     absent("cloud-node-lifecycle-controller", &["cloud-node-lifecycle"], "no controller talks to a cloud"),
     absent("device-taint-eviction-controller", &[], "tainted devices evict nobody"),
