@@ -9,6 +9,7 @@ pub mod intstr;
 pub mod meta;
 pub mod quant;
 pub mod quantity;
+pub mod quota;
 pub mod reader;
 pub mod resources;
 pub mod schema;
