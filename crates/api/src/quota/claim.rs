@@ -132,7 +132,10 @@ impl Countable for Claim {
         let classes = [
             &self.spec.volume_attributes_class_name,
             &self.status.current_volume_attributes_class_name,
-            &self.status.modify_volume_status.target_volume_attributes_class_name,
+            &self
+                .status
+                .modify_volume_status
+                .target_volume_attributes_class_name,
         ];
         let classes = classes.into_iter().filter(|c| !c.is_empty()).cloned();
         Measured {

@@ -439,9 +439,9 @@ pub fn usage<'a>(
 ) -> Amounts {
     let mut used: Amounts = names.iter().map(|n| ((*n).to_owned(), count(0))).collect();
     for object in objects {
-        let matches = scopes
-            .iter()
-            .try_fold(true, |all, s| Ok::<_, &str>(s.matches(&object.scope)? && all));
+        let matches = scopes.iter().try_fold(true, |all, s| {
+            Ok::<_, &str>(s.matches(&object.scope)? && all)
+        });
         if matches != Ok(true) {
             continue;
         }

@@ -29,7 +29,10 @@ fn amounts_are_added_raised_and_compared_by_name() {
     };
     assert_eq!(sum(json!({}), json!({})), of(json!({})));
     assert_eq!(
-        sum(json!({"a": "100m", "b": "1Gi"}), json!({"a": "900m", "c": "2"})),
+        sum(
+            json!({"a": "100m", "b": "1Gi"}),
+            json!({"a": "900m", "c": "2"})
+        ),
         of(json!({"a": "1", "b": "1Gi", "c": "2"}))
     );
     let most = |a: Value, b: Value| {
@@ -38,7 +41,10 @@ fn amounts_are_added_raised_and_compared_by_name() {
         most
     };
     assert_eq!(
-        most(json!({"a": "2", "b": "1"}), json!({"a": "1", "b": "3", "c": "1"})),
+        most(
+            json!({"a": "2", "b": "1"}),
+            json!({"a": "1", "b": "3", "c": "1"})
+        ),
         of(json!({"a": "2", "b": "3", "c": "1"}))
     );
     // What is less now is no growth, and neither is what is gone.
@@ -120,7 +126,11 @@ fn an_evaluator_knows_what_it_measures() {
         let evaluator = Evaluator::of(group, resource).unwrap();
         for (_, other, theirs) in all {
             for name in theirs {
-                assert_eq!(evaluator.tracks(name), other == resource, "{resource} {name}");
+                assert_eq!(
+                    evaluator.tracks(name),
+                    other == resource,
+                    "{resource} {name}"
+                );
             }
         }
         for name in names {
@@ -154,29 +164,57 @@ fn a_pod_counts_for_what_its_containers_ask_for() {
     let of = |requests: Value, limits: Value| json!({"requests": requests, "limits": limits});
     let cpu = of(json!({"cpu": "1m"}), json!({"cpu": "2m"}));
     let memory = of(json!({"memory": "1m"}), json!({"memory": "2m"}));
-    let disk = of(json!({"ephemeral-storage": "32Mi"}), json!({"ephemeral-storage": "64Mi"}));
+    let disk = of(
+        json!({"ephemeral-storage": "32Mi"}),
+        json!({"ephemeral-storage": "64Mi"}),
+    );
     let pages = of(json!({"hugepages-2Mi": "100Mi"}), json!({}));
-    let dongle = of(json!({"example.com/dongle": "3"}), json!({"example.com/dongle": "3"}));
+    let dongle = of(
+        json!({"example.com/dongle": "3"}),
+        json!({"example.com/dongle": "3"}),
+    );
     let class = "deviceclass.resource.kubernetes.io/dongle";
     let device = of(list("3", &[class]), list("3", &[class]));
-    let native = of(json!({"node.kubernetes.io/odd": "3", "odd": "2"}), json!({}));
+    let native = of(
+        json!({"node.kubernetes.io/odd": "3", "odd": "2"}),
+        json!({}),
+    );
     for (resources, wanted) in [
-        (cpu, json!({"cpu": "1m", "requests.cpu": "1m", "limits.cpu": "2m"})),
-        (memory, json!({"memory": "1m", "requests.memory": "1m", "limits.memory": "2m"})),
+        (
+            cpu,
+            json!({"cpu": "1m", "requests.cpu": "1m", "limits.cpu": "2m"}),
+        ),
+        (
+            memory,
+            json!({"memory": "1m", "requests.memory": "1m", "limits.memory": "2m"}),
+        ),
         (
             disk,
             json!({"ephemeral-storage": "32Mi", "requests.ephemeral-storage": "32Mi", "limits.ephemeral-storage": "64Mi"}),
         ),
-        (pages, json!({"hugepages-2Mi": "100Mi", "requests.hugepages-2Mi": "100Mi"})),
+        (
+            pages,
+            json!({"hugepages-2Mi": "100Mi", "requests.hugepages-2Mi": "100Mi"}),
+        ),
         (dongle, json!({"requests.example.com/dongle": "3"})),
-        (device, json!({"requests.deviceclass.resource.kubernetes.io/dongle": "3"})),
+        (
+            device,
+            json!({"requests.deviceclass.resource.kubernetes.io/dongle": "3"}),
+        ),
         (native, json!({})),
     ] {
         let mut wanted = amounts_of(&wanted);
-        wanted.extend([("pods".to_owned(), count(1)), ("count/pods".to_owned(), count(1))]);
+        wanted.extend([
+            ("pods".to_owned(), count(1)),
+            ("count/pods".to_owned(), count(1)),
+        ]);
         for containers in ["containers", "initContainers"] {
             let pod = json!({"spec": {containers: [{"name": "c", "resources": resources}]}});
-            assert_eq!(used(&Evaluator::Pods, &pod), wanted, "{containers} {resources}");
+            assert_eq!(
+                used(&Evaluator::Pods, &pod),
+                wanted,
+                "{containers} {resources}"
+            );
         }
     }
 }
@@ -184,8 +222,10 @@ fn a_pod_counts_for_what_its_containers_ask_for() {
 /// `requests.NAME`, `NAME` and `limits.NAME` of a pod.
 fn sums(pod: &Value, name: &str) -> [String; 3] {
     let all = used(&Evaluator::Pods, pod);
-    ["requests.", "", "limits."]
-        .map(|p| all.get(&format!("{p}{name}")).map_or(String::new(), ToString::to_string))
+    ["requests.", "", "limits."].map(|p| {
+        all.get(&format!("{p}{name}"))
+            .map_or(String::new(), ToString::to_string)
+    })
 }
 
 #[test]
@@ -235,20 +275,31 @@ fn init_containers_sidecars_overhead_and_the_pod_itself() {
     ] {
         assert_eq!(sums(&json!({"spec": spec}), "cpu"), wanted, "{what}");
     }
-    let disk = json!({"requests": {"ephemeral-storage": "32Mi"}, "limits": {"ephemeral-storage": "64Mi"}});
+    let disk =
+        json!({"requests": {"ephemeral-storage": "32Mi"}, "limits": {"ephemeral-storage": "64Mi"}});
     let pod = json!({"spec": {
         "resources": {"requests": {"memory": "1Mi", "example.com/dongle": "9"}, "limits": {"memory": "2Mi"}},
         "containers": [{"resources": disk}],
     }});
     assert_eq!(sums(&pod, "memory"), ["1Mi", "1Mi", "2Mi"]);
     assert_eq!(sums(&pod, "ephemeral-storage"), ["32Mi", "32Mi", "64Mi"]);
-    assert_eq!(sums(&pod, "example.com/dongle")[0], "", "pods as a whole have none");
+    assert_eq!(
+        sums(&pod, "example.com/dongle")[0],
+        "",
+        "pods as a whole have none"
+    );
 }
 
 #[test]
 fn a_pod_that_ended_is_stored_all_the_same() {
     let resources = json!({"requests": {"cpu": "1"}});
-    let time = |s: i64| crate::time::Moment { seconds: s, nanos: 0 }.rfc3339();
+    let time = |s: i64| {
+        crate::time::Moment {
+            seconds: s,
+            nanos: 0,
+        }
+        .rfc3339()
+    };
     let deleted = |at: i64, grace: Value| json!({"deletionTimestamp": time(at), "deletionGracePeriodSeconds": grace});
     for (what, metadata, phase, alive) in [
         ("runs", json!({}), "Running", true),
@@ -257,8 +308,18 @@ fn a_pod_that_ended_is_stored_all_the_same() {
         ("is being deleted", deleted(NOW, json!(30)), "Running", true),
         ("is stuck", deleted(NOW - 60, json!(30)), "Running", false),
         ("at its end", deleted(NOW - 30, json!(30)), "Running", true),
-        ("without a grace period", deleted(NOW - 60, Value::Null), "Running", true),
-        ("numbers at their ends", deleted(NOW, json!(i64::MAX)), "Running", true),
+        (
+            "without a grace period",
+            deleted(NOW - 60, Value::Null),
+            "Running",
+            true,
+        ),
+        (
+            "numbers at their ends",
+            deleted(NOW, json!(i64::MAX)),
+            "Running",
+            true,
+        ),
     ] {
         let pod = json!({"metadata": metadata, "spec": {"containers": [{"resources": resources}]}, "status": {"phase": phase}});
         let wanted = if alive {
@@ -289,7 +350,9 @@ fn a_pod_that_is_resized_counts_for_the_most_of_both() {
         ),
         (
             "more is in force",
-            actual(json!({"requests": {"cpu": "150m", "memory": "250Mi"}, "limits": {"cpu": "300m"}})),
+            actual(
+                json!({"requests": {"cpu": "150m", "memory": "250Mi"}, "limits": {"cpu": "300m"}}),
+            ),
             json!([]),
             ["150m", "150m", "300m"],
             ["250Mi", "250Mi", "400Mi"],
@@ -350,10 +413,26 @@ fn containers_must_name_what_quotas_of_old_name() {
     let says = |name: &str| json!({"name": name, "resources": cpu});
     let nothing = json!([{"name": "foo"}, {"name": "bar"}]);
     for (spec, required, wanted) in [
-        (json!({"initContainers": [says("dummy")]}), &["memory"][..], "must specify memory for: dummy"),
-        (json!({"initContainers": [says("foo"), says("bar")]}), &["memory"], "must specify memory for: bar,foo"),
-        (json!({"containers": [says("dummy")]}), &["memory"], "must specify memory for: dummy"),
-        (json!({"containers": [says("foo"), says("bar")]}), &["memory"], "must specify memory for: bar,foo"),
+        (
+            json!({"initContainers": [says("dummy")]}),
+            &["memory"][..],
+            "must specify memory for: dummy",
+        ),
+        (
+            json!({"initContainers": [says("foo"), says("bar")]}),
+            &["memory"],
+            "must specify memory for: bar,foo",
+        ),
+        (
+            json!({"containers": [says("dummy")]}),
+            &["memory"],
+            "must specify memory for: dummy",
+        ),
+        (
+            json!({"containers": [says("foo"), says("bar")]}),
+            &["memory"],
+            "must specify memory for: bar,foo",
+        ),
         (
             json!({"containers": nothing}),
             &["memory", "cpu"],
@@ -364,10 +443,20 @@ fn containers_must_name_what_quotas_of_old_name() {
             &["memory", "cpu"],
             "",
         ),
-        (json!({"containers": [says("a")]}), &["cpu", "requests.cpu", "limits.cpu"], ""),
         (
             json!({"containers": [says("a")]}),
-            &["limits.memory", "requests.memory", "pods", "requests.x.io/y", "ephemeral-storage"],
+            &["cpu", "requests.cpu", "limits.cpu"],
+            "",
+        ),
+        (
+            json!({"containers": [says("a")]}),
+            &[
+                "limits.memory",
+                "requests.memory",
+                "pods",
+                "requests.x.io/y",
+                "ephemeral-storage",
+            ],
             "must specify limits.memory for: a; requests.memory for: a",
         ),
     ] {
@@ -396,7 +485,10 @@ fn scopes_of_pods() {
         requirement("VolumeAttributesClass", "Exists", &[]),
     ];
     let names = |spec: Value| -> Vec<String> {
-        let scope = Evaluator::Pods.measure(&json!({"spec": spec})).unwrap().scope;
+        let scope = Evaluator::Pods
+            .measure(&json!({"spec": spec}))
+            .unwrap()
+            .scope;
         let held = tests.iter().filter(|t| t.matches(&scope).unwrap());
         held.map(|t| t.requirement.scope_name.clone()).collect()
     };
@@ -415,7 +507,10 @@ fn scopes_of_pods() {
             json!({"priorityClassName": "class1"}),
             &["NotTerminating", "BestEffort", "PriorityClass"],
         ),
-        (json!({"priorityClassName": "class2"}), &["NotTerminating", "BestEffort"]),
+        (
+            json!({"priorityClassName": "class2"}),
+            &["NotTerminating", "BestEffort"],
+        ),
         (
             json!({"containers": [{"resources": {"requests": {"cpu": "1"}, "limits": {"cpu": "2"}}}]}),
             &["NotTerminating", "NotBestEffort"],
@@ -428,22 +523,57 @@ fn scopes_of_pods() {
             json!({"resources": {"limits": {"memory": "1"}}, "containers": [{}]}),
             &["NotTerminating", "NotBestEffort"],
         ),
-        (json!({"activeDeadlineSeconds": 30}), &["Terminating", "BestEffort"]),
-        (json!({"activeDeadlineSeconds": 0}), &["Terminating", "BestEffort"]),
-        (far(near, "required", json!({"namespaces": ["a"], "namespaceSelector": {}})), cross),
+        (
+            json!({"activeDeadlineSeconds": 30}),
+            &["Terminating", "BestEffort"],
+        ),
+        (
+            json!({"activeDeadlineSeconds": 0}),
+            &["Terminating", "BestEffort"],
+        ),
+        (
+            far(
+                near,
+                "required",
+                json!({"namespaces": ["a"], "namespaceSelector": {}}),
+            ),
+            cross,
+        ),
         (far(near, "required", json!({"namespaces": ["a"]})), cross),
-        (far(near, "preferred", json!({"namespaces": ["a"], "namespaceSelector": {}})), cross),
-        (far(near, "preferred", json!({"namespaceSelector": {}})), cross),
-        (far(apart, "preferred", json!({"namespaceSelector": {}})), cross),
+        (
+            far(
+                near,
+                "preferred",
+                json!({"namespaces": ["a"], "namespaceSelector": {}}),
+            ),
+            cross,
+        ),
+        (
+            far(near, "preferred", json!({"namespaceSelector": {}})),
+            cross,
+        ),
+        (
+            far(apart, "preferred", json!({"namespaceSelector": {}})),
+            cross,
+        ),
         (far(apart, "required", json!({"namespaces": ["a"]})), cross),
         (
-            far(apart, "required", json!({"labelSelector": {}, "namespaces": []})),
+            far(
+                apart,
+                "required",
+                json!({"labelSelector": {}, "namespaces": []}),
+            ),
             &["NotTerminating", "BestEffort"],
         ),
     ] {
         assert_eq!(names(spec.clone()), wanted, "{spec}");
     }
-    let class = |name: &str| Evaluator::Pods.measure(&json!({"spec": {"priorityClassName": name}})).unwrap().scope;
+    let class = |name: &str| {
+        Evaluator::Pods
+            .measure(&json!({"spec": {"priorityClassName": name}}))
+            .unwrap()
+            .scope
+    };
     for (operator, values, name, wanted) in [
         ("Exists", &[][..], "", Ok(false)),
         ("Exists", &[], "high", Ok(true)),
@@ -459,10 +589,17 @@ fn scopes_of_pods() {
         ("Near", &["low"], "high", Err(())),
     ] {
         let test = requirement("PriorityClass", operator, values);
-        assert_eq!(test.matches(&class(name)).map_err(|_| ()), wanted, "{operator} {values:?} {name}");
+        assert_eq!(
+            test.matches(&class(name)).map_err(|_| ()),
+            wanted,
+            "{operator} {values:?} {name}"
+        );
     }
     // What has no scope has none of these.
-    assert_eq!(Test::exists("NotTerminating").matches(&Scope::None), Ok(false));
+    assert_eq!(
+        Test::exists("NotTerminating").matches(&Scope::None),
+        Ok(false)
+    );
 }
 
 #[test]
@@ -479,7 +616,12 @@ fn scopes_of_claims() {
         (json!({}), "DoesNotExist", &[], true),
         (json!({}), "In", &["c1"], false),
         (json!({}), "NotIn", &["c1"], true),
-        (json!({"spec": {"volumeAttributesClassName": "c1"}, "status": null}), "Exists", &[], true),
+        (
+            json!({"spec": {"volumeAttributesClassName": "c1"}, "status": null}),
+            "Exists",
+            &[],
+            true,
+        ),
         (claim("c1", "", ""), "In", &["c1"], true),
         (claim("c1", "", ""), "In", &["c2"], false),
         (claim("c1", "c2", ""), "In", &["c2"], true),
@@ -490,10 +632,17 @@ fn scopes_of_claims() {
         (claim("c1", "", ""), "DoesNotExist", &[], false),
     ] {
         let test = requirement(attributes, operator, values);
-        assert_eq!(test.matches(&scope(claim.clone())), Ok(wanted), "{operator} {values:?} {claim}");
+        assert_eq!(
+            test.matches(&scope(claim.clone())),
+            Ok(wanted),
+            "{operator} {values:?} {claim}"
+        );
     }
     for other in ["Terminating", "BestEffort", "PriorityClass"] {
-        assert_eq!(Test::exists(other).matches(&scope(claim("c1", "", ""))), Ok(false));
+        assert_eq!(
+            Test::exists(other).matches(&scope(claim("c1", "", ""))),
+            Ok(false)
+        );
     }
 }
 
@@ -533,10 +682,16 @@ fn a_claim_counts_once_in_all_and_once_for_its_class() {
         ),
     ] {
         let mut wanted = amounts_of(&wanted);
-        wanted.extend(amounts_of(&list("1", &["persistentvolumeclaims", "count/persistentvolumeclaims"])));
+        wanted.extend(amounts_of(&list(
+            "1",
+            &["persistentvolumeclaims", "count/persistentvolumeclaims"],
+        )));
         assert_eq!(used(&Evaluator::Claims, &claim), wanted, "{claim}");
     }
-    let fraction = used(&Evaluator::Claims, &json!({"spec": {"resources": ask("100.1Mi")}}));
+    let fraction = used(
+        &Evaluator::Claims,
+        &json!({"spec": {"resources": ask("100.1Mi")}}),
+    );
     assert_eq!(fraction["requests.storage"].to_string(), "104962458");
 }
 
@@ -549,8 +704,16 @@ fn a_service_counts_for_the_ports_that_it_asks_for() {
         (json!({"type": "ExternalName"}), "0", "0"),
         (json!({"type": "NodePort", "ports": ports}), "2", "0"),
         (json!({"type": "LoadBalancer", "ports": ports}), "2", "1"),
-        (json!({"type": "LoadBalancer", "ports": ports, "allocateLoadBalancerNodePorts": true}), "2", "1"),
-        (json!({"type": "LoadBalancer", "ports": ports, "allocateLoadBalancerNodePorts": false}), "1", "1"),
+        (
+            json!({"type": "LoadBalancer", "ports": ports, "allocateLoadBalancerNodePorts": true}),
+            "2",
+            "1",
+        ),
+        (
+            json!({"type": "LoadBalancer", "ports": ports, "allocateLoadBalancerNodePorts": false}),
+            "1",
+            "1",
+        ),
         (
             json!({"type": "LoadBalancer", "ports": [{"port": 1}], "allocateLoadBalancerNodePorts": false}),
             "0",
@@ -560,7 +723,11 @@ fn a_service_counts_for_the_ports_that_it_asks_for() {
     ] {
         let wanted = json!({"count/services": "1", "services": "1",
             "services.nodeports": node_ports, "services.loadbalancers": balancers});
-        assert_eq!(used(&Evaluator::Services, &json!({"spec": spec})), amounts_of(&wanted), "{spec}");
+        assert_eq!(
+            used(&Evaluator::Services, &json!({"spec": spec})),
+            amounts_of(&wanted),
+            "{spec}"
+        );
     }
 }
 
@@ -572,14 +739,23 @@ fn a_resource_claim_counts_for_the_devices_that_it_may_get() {
     for (requests, wanted) in [
         (json!([]), json!({})),
         (json!([exactly("ExactCount", 1)]), json!({"gpu": "1"})),
-        (json!(vec![exactly("ExactCount", 1); 5]), json!({"gpu": "5"})),
+        (
+            json!(vec![exactly("ExactCount", 1); 5]),
+            json!({"gpu": "5"}),
+        ),
         (json!([exactly("ExactCount", 5)]), json!({"gpu": "5"})),
         (json!([exactly("All", 0)]), json!({"gpu": "32"})),
         (json!([exactly("Later", 7)]), json!({"gpu": "0"})),
         (json!([one("gpu", "ExactCount", 2)]), json!({"gpu": "2"})),
-        (json!([any(&[one("gpu", "ExactCount", 1)])]), json!({"gpu": "1"})),
         (
-            json!([any(&[one("gpu", "ExactCount", 2), one("gpu", "ExactCount", 1)])]),
+            json!([any(&[one("gpu", "ExactCount", 1)])]),
+            json!({"gpu": "1"}),
+        ),
+        (
+            json!([any(&[
+                one("gpu", "ExactCount", 2),
+                one("gpu", "ExactCount", 1)
+            ])]),
             json!({"gpu": "2"}),
         ),
         (
@@ -587,13 +763,24 @@ fn a_resource_claim_counts_for_the_devices_that_it_may_get() {
             json!({"gpu": "32"}),
         ),
         (
-            json!([any(&[one("gpu", "ExactCount", 1), one("tpu", "All", 0), one("npu", "Later", 1)])]),
+            json!([any(&[
+                one("gpu", "ExactCount", 1),
+                one("tpu", "All", 0),
+                one("npu", "Later", 1)
+            ])]),
             json!({"gpu": "1", "tpu": "32"}),
         ),
         (json!([{"name": "unknown"}]), json!({})),
-        (json!([exactly("ExactCount", i64::MAX), exactly("ExactCount", i64::MAX)]), json!({"gpu": "18446744073709551614"})),
+        (
+            json!([
+                exactly("ExactCount", i64::MAX),
+                exactly("ExactCount", i64::MAX)
+            ]),
+            json!({"gpu": "18446744073709551614"}),
+        ),
     ] {
-        let mut all = Amounts::from([("count/resourceclaims.resource.k8s.io".to_owned(), count(1))]);
+        let mut all =
+            Amounts::from([("count/resourceclaims.resource.k8s.io".to_owned(), count(1))]);
         for (class, q) in amounts_of(&wanted) {
             all.insert(format!("{class}.deviceclass.resource.k8s.io/devices"), q);
         }
@@ -605,7 +792,10 @@ fn a_resource_claim_counts_for_the_devices_that_it_may_get() {
 #[test]
 fn usage_is_summed_over_what_the_scopes_select() {
     let pod = |class: &str, cpu: Option<&str>, phase: &str| {
-        let resources = cpu.map_or(json!({}), |q| json!({"requests": {"cpu": q}, "limits": {"cpu": q}}));
+        let resources = cpu.map_or(
+            json!({}),
+            |q| json!({"requests": {"cpu": q}, "limits": {"cpu": q}}),
+        );
         let pod = json!({"spec": {"priorityClassName": class, "containers": [{"resources": resources}]}, "status": {"phase": phase}});
         Evaluator::Pods.measure(&pod).unwrap()
     };
@@ -625,7 +815,10 @@ fn usage_is_summed_over_what_the_scopes_select() {
             ["2", "2", "2", "2", "2"],
         ),
         (
-            &[pod("", Some("1"), "Running"), pod("", Some("1"), "Succeeded")],
+            &[
+                pod("", Some("1"), "Running"),
+                pod("", Some("1"), "Succeeded"),
+            ],
             vec![],
             ["1", "2", "1", "1", "1"],
         ),
@@ -637,11 +830,19 @@ fn usage_is_summed_over_what_the_scopes_select() {
         ),
         (
             &of_high,
-            vec![Test::exists("PriorityClass"), Test::exists("BestEffort"), high.clone()],
+            vec![
+                Test::exists("PriorityClass"),
+                Test::exists("BestEffort"),
+                high.clone(),
+            ],
             ["0", "1", "0", "0", "0"],
         ),
         // What cannot be evaluated selects nothing.
-        (&of_high, vec![requirement("PriorityClass", "In", &[])], ["0", "0", "0", "0", "0"]),
+        (
+            &of_high,
+            vec![requirement("PriorityClass", "In", &[])],
+            ["0", "0", "0", "0", "0"],
+        ),
     ] {
         let used = usage(objects, &all.into(), &scopes, NOW);
         let told = all.map(|n| used[n].to_string());
@@ -677,7 +878,10 @@ fn objects_are_read_from_their_stored_form_and_nulls_are_nothing() {
     assert_eq!(stored.measure(), Evaluator::Claims.measure(&claim).unwrap());
     let none = json!({"metadata": null, "spec": {"containers": null, "overhead": null, "resources": null, "affinity": null,
         "activeDeadlineSeconds": null}, "status": null});
-    assert_eq!(Evaluator::Pods.measure(&none).unwrap(), Evaluator::Pods.measure(&json!({})).unwrap());
+    assert_eq!(
+        Evaluator::Pods.measure(&none).unwrap(),
+        Evaluator::Pods.measure(&json!({})).unwrap()
+    );
     for e in [Evaluator::Services, Evaluator::Claims, Evaluator::Devices] {
         let none = json!({"metadata": null, "spec": null, "status": null});
         assert_eq!(e.measure(&none).unwrap(), e.measure(&json!({})).unwrap());
@@ -685,5 +889,9 @@ fn objects_are_read_from_their_stored_form_and_nulls_are_nothing() {
     let odd = json!({"spec": {"containers": [{"resources": {"requests": {"cpu": "odd", "memory": 5, "x.io/y": null}}}]}});
     let odd = used(&Evaluator::Pods, &odd);
     assert_eq!((odd["cpu"], odd["memory"]), (count(0), count(5)));
-    assert!(Evaluator::Pods.measure(&json!({"spec": {"containers": 5}})).is_err());
+    assert!(
+        Evaluator::Pods
+            .measure(&json!({"spec": {"containers": 5}}))
+            .is_err()
+    );
 }
