@@ -22,6 +22,14 @@ fn command_lines() -> [CommandLine; 5] {
 fn kinds() -> Vec<(String, &'static [Field])> {
     let mut all = vec![
         (
+            "AdmissionConfiguration".to_owned(),
+            admission::config::KIND.fields,
+        ),
+        (
+            "ResourceQuotaConfiguration".to_owned(),
+            admission::config::QUOTA.fields,
+        ),
+        (
             "KubeletConfiguration".to_owned(),
             kubelet::config::fields::FIELDS,
         ),
@@ -42,11 +50,6 @@ fn kinds() -> Vec<(String, &'static [Field])> {
 
 /// Kinds of files that are not read: the daemon, and the flag that would name the file.
 const OTHER_KINDS: &[(&str, &str, &str)] = &[
-    (
-        "AdmissionConfiguration",
-        "kube-apiserver",
-        "admission-control-config-file",
-    ),
     (
         "AuthenticationConfiguration",
         "kube-apiserver",

@@ -104,6 +104,10 @@ async fn serve(flags: &Flags) -> Result<()> {
     let enable = flags.strings("enable-admission-plugins");
     let disable = flags.strings("disable-admission-plugins");
     admission::chain::Chain::check(enable, disable)?;
+    let limited = match flags.path("admission-control-config-file") {
+        Some(path) => admission::config::load(&path)?,
+        None => Vec::new(),
+    };
     let advertise = advertise(flags)?;
     let publish = flags.string("endpoint-reconciler-type") != "none";
     if publish {
@@ -144,6 +148,8 @@ async fn serve(flags: &Flags) -> Result<()> {
         not_ready_seconds: flags.int("default-not-ready-toleration-seconds"),
         unreachable_seconds: flags.int("default-unreachable-toleration-seconds"),
         authorizer: authorizer.clone(),
+        quotas: Some(apiserver::quotas(&core)),
+        limited,
     };
     let missing = admission::chain::Chain::missing(disable);
     tracing::warn!(plugins = %missing.join(","), "Admission plugins that upstream runs by default are not there");

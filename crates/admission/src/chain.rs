@@ -7,7 +7,8 @@ use auth::Authorizer;
 use component::support::{Instead, Support};
 use serde_json::Value;
 
-use crate::{Attributes, Plugin, plugins};
+use crate::config::Limited;
+use crate::{Attributes, Plugin, Quotas, plugins};
 
 /// What plugins are made from.
 #[derive(Clone)]
@@ -18,6 +19,10 @@ pub struct Deps {
     pub not_ready_seconds: i64,
     /// `--default-unreachable-toleration-seconds`.
     pub unreachable_seconds: i64,
+    /// Where quotas are charged; without it there are none.
+    pub quotas: Option<Arc<dyn Quotas>>,
+    /// What can be had under a quota only.
+    pub limited: Vec<Limited>,
 }
 
 impl Deps {
@@ -27,6 +32,8 @@ impl Deps {
             authorizer,
             not_ready_seconds: 300,
             unreachable_seconds: 300,
+            quotas: None,
+            limited: Vec::new(),
         }
     }
 }

@@ -57,19 +57,21 @@ pub(crate) fn array<'a>(o: &'a mut Map<String, Value>, key: &str) -> Option<&'a 
     v.as_array_mut()
 }
 
-/// A 403 about the request's object, named as upstream names it: by the request, the object's name or its generateName.
-pub(crate) fn forbidden(a: &Attributes<'_>, object: Option<&Value>, why: &str) -> Status {
-    let mut name = a.name;
-    if let Some(o) = object.filter(|_| name.is_empty()) {
-        name = at(o, "/metadata/name");
-        if name.is_empty() {
-            name = at(o, "/metadata/generateName");
-        }
-        if name.is_empty() {
-            name = "Unknown";
-        }
+/// What a refusal names: the request's name, the object's name or its generateName.
+pub(crate) fn name_of<'a>(a: &Attributes<'a>, object: Option<&'a Value>) -> &'a str {
+    let Some(o) = object.filter(|_| a.name.is_empty()) else {
+        return a.name;
+    };
+    match (at(o, "/metadata/name"), at(o, "/metadata/generateName")) {
+        ("", "") => "Unknown",
+        ("", base) => base,
+        (name, _) => name,
     }
-    Status::forbidden(a.group, a.resource, name, why)
+}
+
+/// A 403 about the request's object, named as upstream names it.
+pub(crate) fn forbidden(a: &Attributes<'_>, object: Option<&Value>, why: &str) -> Status {
+    Status::forbidden(a.group, a.resource, name_of(a, object), why)
 }
 
 /// Whether the request is about this resource itself, not a subresource.

@@ -1,16 +1,20 @@
 //! Admission: what may still change or refuse a write after authorization and before storage.
 
 pub mod chain;
+pub mod config;
 mod json;
 pub mod plugins;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use api::Status;
 use api::reader::ObjectReader;
 use async_trait::async_trait;
 use auth::UserInfo;
-use serde_json::Value;
+use futures::future::BoxFuture;
+use serde_json::{Map, Value};
 
 /// The kind of write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,4 +85,24 @@ pub trait Plugin: Send + Sync + 'static {
         let _ = (attributes, object, old);
         Ok(())
     }
+}
+
+/// The quotas, as they are charged.
+pub trait Quotas: Send + Sync + 'static {
+    /// Those of a namespace, at least as new as what was charged here.
+    fn list<'a>(&'a self, namespace: &'a str) -> BoxFuture<'a, Result<Vec<Arc<Value>>, Status>>;
+
+    /// One, as it is stored now.
+    fn newest<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Arc<Value>>, Status>>;
+
+    /// Stores what is used of the quota that was `seen`. False when somebody has changed it since.
+    fn charge<'a>(
+        &'a self,
+        seen: &'a Value,
+        used: Map<String, Value>,
+    ) -> BoxFuture<'a, Result<bool, Status>>;
 }

@@ -862,9 +862,11 @@ fn flags() {
         }
         assert_eq!(d.make.is_some(), d.support.is_there(), "{}", d.name);
     }
-    let missing = Chain::missing(&s(&["ResourceQuota"]));
-    assert!(missing.contains(&"PodSecurity") && missing.contains(&"ValidatingAdmissionWebhook"));
-    assert!(!missing.contains(&"ResourceQuota") && !missing.contains(&"EventRateLimit"));
+    let missing = Chain::missing(&s(&["ValidatingAdmissionWebhook"]));
+    assert!(missing.contains(&"PodSecurity") && missing.contains(&"MutatingAdmissionWebhook"));
+    assert!(
+        !missing.contains(&"ValidatingAdmissionWebhook") && !missing.contains(&"EventRateLimit")
+    );
 }
 
 /// CVE-2020-8554: external addresses may stay and go, none may come; and nothing is quadratic in their number.

@@ -12,6 +12,7 @@ pub fn command_line() -> CommandLine {
     )
     .honour(auth::setup::FLAGS)
     .honour(&[
+        "admission-control-config-file",
         "advertise-address",
         "allow-privileged",
         "bind-address",
@@ -152,10 +153,6 @@ pub fn command_line() -> CommandLine {
     .refuse(
         "use --enable-admission-plugins and --disable-admission-plugins",
         &["admission-control"],
-    )
-    .refuse(
-        "no plugin reads a configuration",
-        &["admission-control-config-file"],
     )
     .refuse(
         "authentication by webhook, by OpenID Connect and by a file of structured settings is not there",

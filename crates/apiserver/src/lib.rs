@@ -21,6 +21,7 @@ pub mod negotiate;
 pub mod openapi;
 pub mod options;
 pub mod query;
+mod quotas;
 pub mod request_info;
 pub mod resource;
 pub mod select;
@@ -34,4 +35,5 @@ pub type Response = http::Response<body::Body>;
 
 pub use crate::chain::{Config, Dependencies, Hook, HookContext, Server};
 pub use crate::core::Core;
+pub use crate::quotas::quotas;
 pub use crate::serve::{Error, run};

@@ -143,7 +143,6 @@ const NO_CSI: Support = warned("no volume of this release is attached or mounted
 const NO_DEVICES: Support = warned("no scheduler or kubelet of this release gives devices to pods");
 const NO_FAIRNESS: Support = warned("requests share the server by its own fixed shares");
 const NO_POLICIES: Support = warned("no policy is evaluated by this release");
-const NO_QUOTA: Support = warned("nothing is counted against quotas by this release");
 const NO_WEBHOOKS: Support = warned("no webhook is called by this release");
 
 /// What acts on objects of a resource upstream, by the names of the controller manager's list: as long as none of them is
@@ -243,7 +242,7 @@ pub static BUILTINS: &[Builtin] = &[
     b("", "pods", "/registry/pods", "v1", r::pod::parts, Support::Partial("of volumes and security settings what the kubelet has; the rest keeps the pod from starting")),
     b("", "podtemplates", "/registry/podtemplates", "v1", r::workload::pod_template, FULL),
     b("", "replicationcontrollers", "/registry/controllers", "v1", r::workload::replication_controller, FULL),
-    b("", "resourcequotas", "/registry/resourcequotas", "v1", r::quota::resource_quota, NO_QUOTA),
+    b("", "resourcequotas", "/registry/resourcequotas", "v1", r::quota::resource_quota, FULL),
     b("", "secrets", "/registry/secrets", "v1", r::secret::parts, Support::Partial("Secrets of type kubernetes.io/service-account-token get no token")),
     b("", "serviceaccounts", "/registry/serviceaccounts", "v1", r::serviceaccount::parts, FULL),
     b("", "services", "/registry/services/specs", "v1", r::service::parts, Support::Partial("no load balancer is made; a cloud's own program may")),

@@ -24,11 +24,6 @@ async fn new_objects_that_nothing_acts_on_are_warned_of() {
     for (path, body, kind) in [
         ("/apis/batch/v1/namespaces/absent/jobs", job, "Job"),
         (
-            "/api/v1/namespaces/absent/resourcequotas",
-            json!({"metadata": {"name": "q"}, "spec": {"hard": {"pods": "1"}}}),
-            "ResourceQuota",
-        ),
-        (
             "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings",
             json!({"metadata": {"name": "b"}, "spec": {"policyName": "p", "validationActions": ["Deny"]}}),
             "ValidatingAdmissionPolicyBinding",
@@ -61,6 +56,10 @@ async fn new_objects_that_nothing_acts_on_are_warned_of() {
         (
             "/api/v1/namespaces/absent/configmaps",
             json!({"metadata": {"name": "c"}}),
+        ),
+        (
+            "/api/v1/namespaces/absent/resourcequotas",
+            json!({"metadata": {"name": "q"}, "spec": {"hard": {"pods": "1"}}}),
         ),
         (
             "/api/v1/namespaces/absent/limitranges",
@@ -189,6 +188,10 @@ fn wrong_flags_end_the_start_before_anything_is_made() {
         ("--tls-min-version=VersionTLS14", "unknown tls version"),
         ("--tls-cipher-suites=NOPE", "Cipher suite NOPE"),
         ("--client-ca-file=/nonexistent", "/nonexistent"),
+        (
+            "--admission-control-config-file=/nonexistent",
+            "/nonexistent",
+        ),
         (
             "--kubelet-certificate-authority=/nonexistent",
             "/nonexistent",

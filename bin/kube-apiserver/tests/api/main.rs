@@ -16,6 +16,7 @@ mod fields;
 mod golden;
 mod limits;
 mod pages;
+mod quotas;
 mod rights;
 mod server;
 mod shares;

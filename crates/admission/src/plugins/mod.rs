@@ -13,6 +13,7 @@ mod namespace_lifecycle;
 mod node_restriction;
 mod node_taint;
 mod priority;
+mod resource_quota;
 mod runtime_class;
 mod service_account;
 mod storage_protection;
@@ -172,10 +173,17 @@ pub const ALL: &[Descriptor] = &[
         "ValidatingAdmissionWebhook",
         refused("no webhook is called"),
     ),
-    missing(
-        "ResourceQuota",
-        refused("nothing is counted against quotas"),
-    ),
+    Descriptor {
+        support: Support::Partial(
+            "resource claims do not count as the extended resources of their device classes",
+        ),
+        ..on("ResourceQuota", |d| {
+            Arc::new(resource_quota::ResourceQuota::new(
+                d.quotas.clone(),
+                d.limited.clone(),
+            ))
+        })
+    },
     absent("AlwaysDeny", "it is for tests"),
 ];
 
