@@ -40,6 +40,8 @@ pub struct Config {
     pub terminated_pod_threshold: usize,
     /// `--max-endpoints-per-slice`
     pub max_endpoints_per_slice: usize,
+    /// `--resource-quota-sync-period`; zero to count only what changed.
+    pub resource_quota_sync: Duration,
     /// PEM of `--root-ca-file`; empty to leave the publisher out.
     pub root_ca: String,
     /// `--feature-gates`
@@ -69,6 +71,7 @@ impl Default for Config {
             large_cluster_size: 50,
             terminated_pod_threshold: 12500,
             max_endpoints_per_slice: 100,
+            resource_quota_sync: Duration::from_secs(300),
             root_ca: String::new(),
             features: component::features::Features::default(),
             signing: Vec::new(),

@@ -44,6 +44,7 @@ const CONCURRENCY: &[(&str, &str)] = &[
     ("concurrent-namespace-syncs", "namespace"),
     ("concurrent-rc-syncs", "replicationmanager"),
     ("concurrent-replicaset-syncs", "replicaset"),
+    ("concurrent-resource-quota-syncs", "resource-quota"),
     ("concurrent-service-endpoint-syncs", "service-endpoint"),
     ("concurrent-statefulset-syncs", "statefulset"),
     ("concurrent-ttl-after-finished-syncs", "ttl-after-finished"),
@@ -93,6 +94,7 @@ pub fn command_line() -> CommandLine {
         "node-monitor-grace-period",
         "node-monitor-period",
         "node-startup-grace-period",
+        "resource-quota-sync-period",
         "root-ca-file",
         "secondary-node-eviction-rate",
         "service-cluster-ip-range",
@@ -126,7 +128,6 @@ pub fn command_line() -> CommandLine {
         &[
             "concurrent-device-taint-eviction-syncs",
             "concurrent-horizontal-pod-autoscaler-syncs",
-            "concurrent-resource-quota-syncs",
             "concurrent-resourceclaim-syncs",
             "concurrent-service-syncs",
             "concurrent-serviceaccount-token-syncs",
@@ -140,7 +141,6 @@ pub fn command_line() -> CommandLine {
             "mirroring-concurrent-service-endpoint-syncs",
             "mirroring-endpointslice-updates-batch-period",
             "mirroring-max-endpoints-per-subset",
-            "resource-quota-sync-period",
         ],
     )
     .ignore(
@@ -221,6 +221,7 @@ fn config(flags: &Flags) -> Result<Config, Error> {
             .clamp(1, 1000),
         features: flags.features().map_err(Error::Flag)?,
         signing_duration: flags.duration("cluster-signing-duration"),
+        resource_quota_sync: flags.duration("resource-quota-sync-period"),
         ..Config::default()
     };
     list::check(&config.controllers).map_err(Error::Flag)?;

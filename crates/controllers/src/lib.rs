@@ -34,6 +34,7 @@ pub mod node_lifecycle;
 pub mod pod_gc;
 pub mod replicaset;
 pub mod replication;
+pub mod resourcequota;
 pub mod root_ca;
 pub mod service_account;
 pub mod statefulset;
