@@ -126,7 +126,7 @@ spec:
     });
     assert_eq!(space.kubectl(&["logs", "db-1"]), "db-1\ndb-1\n");
 
-    // A revision that cannot run stops at the last pod, and its repair needs no help.
+    // A revision that cannot run stops at the last pod.
     space.kubectl(&["set", "image", "sts/db", "c=keelson.local/none:1"]);
     wait_for("the last pod cannot start", seconds(60), || {
         let pod = space.json(&["get", "pod", "db-2"]);
@@ -145,6 +145,8 @@ spec:
         );
     }
     space.kubectl(&["set", "image", "sts/db", "c=keelson.local/busybox:1"]);
+    // As upstream's, a set in order waits for a pod that cannot run until somebody deletes it.
+    space.kubectl(&["delete", "pod", "db-2"]);
     wait_updated(&space, "keelson.local/busybox:1");
     let revisions = space.json(&["get", "controllerrevisions"]);
     assert_eq!(revisions["items"].as_array().unwrap().len(), 2);

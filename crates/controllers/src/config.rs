@@ -42,6 +42,16 @@ pub struct Config {
     pub max_endpoints_per_slice: usize,
     /// `--resource-quota-sync-period`; zero to count only what changed.
     pub resource_quota_sync: Duration,
+    /// `--horizontal-pod-autoscaler-sync-period`
+    pub autoscaler_sync: Duration,
+    /// `--horizontal-pod-autoscaler-downscale-stabilization`
+    pub autoscaler_stabilization: Duration,
+    /// `--horizontal-pod-autoscaler-tolerance`
+    pub autoscaler_tolerance: f64,
+    /// `--horizontal-pod-autoscaler-cpu-initialization-period`
+    pub autoscaler_cpu_initialization: Duration,
+    /// `--horizontal-pod-autoscaler-initial-readiness-delay`
+    pub autoscaler_initial_readiness: Duration,
     /// PEM of `--root-ca-file`; empty to leave the publisher out.
     pub root_ca: String,
     /// `--feature-gates`
@@ -72,6 +82,11 @@ impl Default for Config {
             terminated_pod_threshold: 12500,
             max_endpoints_per_slice: 100,
             resource_quota_sync: Duration::from_secs(300),
+            autoscaler_sync: Duration::from_secs(15),
+            autoscaler_stabilization: Duration::from_secs(300),
+            autoscaler_tolerance: 0.1,
+            autoscaler_cpu_initialization: Duration::from_secs(300),
+            autoscaler_initial_readiness: Duration::from_secs(30),
             root_ca: String::new(),
             features: component::features::Features::default(),
             signing: Vec::new(),

@@ -40,6 +40,10 @@ const CONCURRENCY: &[(&str, &str)] = &[
     ("concurrent-deployment-syncs", "deployment"),
     ("concurrent-endpoint-syncs", "endpoint"),
     ("concurrent-gc-syncs", "gc"),
+    (
+        "concurrent-horizontal-pod-autoscaler-syncs",
+        "horizontal-pod-autoscaler",
+    ),
     ("concurrent-job-syncs", "job"),
     ("concurrent-namespace-syncs", "namespace"),
     ("concurrent-rc-syncs", "replicationmanager"),
@@ -75,6 +79,11 @@ pub fn command_line() -> CommandLine {
         "cluster-signing-legacy-unknown-key-file",
         "controllers",
         "enable-garbage-collector",
+        "horizontal-pod-autoscaler-cpu-initialization-period",
+        "horizontal-pod-autoscaler-downscale-stabilization",
+        "horizontal-pod-autoscaler-initial-readiness-delay",
+        "horizontal-pod-autoscaler-sync-period",
+        "horizontal-pod-autoscaler-tolerance",
         "kube-api-burst",
         "kube-api-qps",
         "kubeconfig",
@@ -127,16 +136,10 @@ pub fn command_line() -> CommandLine {
         "there is no such controller",
         &[
             "concurrent-device-taint-eviction-syncs",
-            "concurrent-horizontal-pod-autoscaler-syncs",
             "concurrent-resourceclaim-syncs",
             "concurrent-service-syncs",
             "concurrent-serviceaccount-token-syncs",
             "concurrent-validating-admission-policy-status-syncs",
-            "horizontal-pod-autoscaler-cpu-initialization-period",
-            "horizontal-pod-autoscaler-downscale-stabilization",
-            "horizontal-pod-autoscaler-initial-readiness-delay",
-            "horizontal-pod-autoscaler-sync-period",
-            "horizontal-pod-autoscaler-tolerance",
             "legacy-service-account-token-clean-up-period",
             "mirroring-concurrent-service-endpoint-syncs",
             "mirroring-endpointslice-updates-batch-period",
@@ -221,6 +224,14 @@ fn config(flags: &Flags) -> Result<Config, Error> {
             .clamp(1, 1000),
         features: flags.features().map_err(Error::Flag)?,
         signing_duration: flags.duration("cluster-signing-duration"),
+        autoscaler_sync: flags.duration("horizontal-pod-autoscaler-sync-period"),
+        autoscaler_stabilization: flags
+            .duration("horizontal-pod-autoscaler-downscale-stabilization"),
+        autoscaler_tolerance: flags.float("horizontal-pod-autoscaler-tolerance"),
+        autoscaler_cpu_initialization: flags
+            .duration("horizontal-pod-autoscaler-cpu-initialization-period"),
+        autoscaler_initial_readiness: flags
+            .duration("horizontal-pod-autoscaler-initial-readiness-delay"),
         resource_quota_sync: flags.duration("resource-quota-sync-period"),
         ..Config::default()
     };

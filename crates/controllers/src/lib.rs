@@ -27,6 +27,7 @@ pub mod endpoint_pods;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod garbage;
+pub mod hpa;
 pub mod job;
 pub mod namespace;
 pub mod node_ipam;

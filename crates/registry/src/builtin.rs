@@ -265,7 +265,7 @@ pub static BUILTINS: &[Builtin] = &[
     b("authorization.k8s.io", "selfsubjectaccessreviews", "", "authorization.k8s.io/v1", r::review::self_subject_access, FULL),
     b("authorization.k8s.io", "selfsubjectrulesreviews", "", "authorization.k8s.io/v1", r::review::self_subject_rules, FULL),
     b("authorization.k8s.io", "subjectaccessreviews", "", "authorization.k8s.io/v1", r::review::subject_access, FULL),
-    b("autoscaling", "horizontalpodautoscalers", "/registry/horizontalpodautoscalers", "autoscaling/v2", r::autoscaler::parts, NO_CONTROLLER),
+    b("autoscaling", "horizontalpodautoscalers", "/registry/horizontalpodautoscalers", "autoscaling/v2", r::autoscaler::parts, FULL),
     b("batch", "cronjobs", "/registry/cronjobs", "batch/v1", r::job::cron_job, FULL),
     b("batch", "jobs", "/registry/jobs", "batch/v1", r::job::job, FULL),
     b("certificates.k8s.io", "certificatesigningrequests", "/registry/certificatesigningrequests", CERTIFICATES, r::csr::parts, FULL),
