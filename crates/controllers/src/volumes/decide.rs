@@ -512,7 +512,7 @@ impl Step {
                         && r.namespace == meta.namespace
                         && (r.uid.is_empty() || r.uid == meta.uid)
                 });
-                if now.is_some() && !ours || has && !ours {
+                if !ours && (has || now.is_some()) {
                     return None;
                 }
                 if now.as_ref().is_some_and(|r| r.uid == meta.uid) {
