@@ -77,7 +77,7 @@ async fn a_dry_run_is_charged_nothing_and_changes_are_charged_what_they_add() {
     let services = "/api/v1/namespaces/counted/services";
     let service = |kind: &str, ports: u16| {
         let ports: Vec<Value> = (0..ports)
-            .map(|p| json!({"name": format!("p{p}"), "port": 80 + p}))
+            .map(|p| json!({"name": format!("p{p}"), "port": 80 + p, "nodePort": if kind == "NodePort" { 30_000 + p } else { 0 }}))
             .collect();
         json!({"metadata": {"name": "s"}, "spec": {"type": kind, "selector": {"a": "b"}, "ports": ports}})
     };

@@ -90,7 +90,7 @@ pub struct Unmeasured {
 /// See [`Judge::judge`].
 pub type Measured = Result<Proposal, Unmeasured>;
 
-/// A selector of metrics; none selects all, as an empty one does.
+/// A selector of metrics. None is asked for as nothing is, and an empty one: without a selector.
 ///
 /// # Errors
 /// Upstream's.

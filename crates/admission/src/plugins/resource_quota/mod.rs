@@ -224,7 +224,6 @@ fn concerns(evaluator: &Evaluator, operation: Operation, subresource: &str) -> b
     match (evaluator, subresource) {
         (Evaluator::Pods, "resize") => update,
         (Evaluator::Claims, "status") => create || update,
-        // Of a pod only the scope can change.
         (Evaluator::Count { .. }, "") => create,
         (_, "") => create || update,
         _ => false,
@@ -275,6 +274,7 @@ impl Plugin for ResourceQuota {
         let before = stored.map(measure).transpose()?;
         let update = a.operation == Operation::Update;
         let of_pod = evaluator == Evaluator::Pods;
+        // Beside a resize, only the scope of a pod can change.
         if of_pod && update && a.subresource.is_empty() {
             let scope = old.map(measure).transpose()?;
             if scope.is_none_or(|s| is_terminating(&s) == is_terminating(&new)) {
