@@ -240,9 +240,11 @@ spec:
     });
     let tick = wait_for("the schedule was kept", seconds(90), || {
         let tick = space.json(&["get", "cronjob", "tick"]);
-        match &tick["status"]["lastSuccessfulTime"] {
-            Value::String(_) => Ok(tick),
-            _ => Err(tick["status"].to_string()),
+        let status = &tick["status"];
+        let (last, none) = (&status["lastScheduleTime"], status["active"].is_null());
+        match (last, &status["lastSuccessfulTime"]) {
+            (Value::String(at), Value::String(ended)) if none && ended >= at => Ok(tick),
+            _ => Err(status.to_string()),
         }
     });
     let last = tick["status"]["lastScheduleTime"].as_str().unwrap();
