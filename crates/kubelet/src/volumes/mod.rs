@@ -1017,8 +1017,8 @@ mod tests {
         // CVE-2024-10220, CVE-2025-1767
         let (_, e) = err(r#"{"name":"g","gitRepo":{"repository":"x"}}"#).await;
         assert_eq!(e.to_string(), "gitRepo volumes are not supported");
-        let (_, e) = err(r#"{"name":"g","persistentVolumeClaim":{"claimName":"x"}}"#).await;
-        assert!(e.to_string().contains("persistentVolumeClaim"));
+        let (_, e) = err(r#"{"name":"g","csi":{"driver":"x"}}"#).await;
+        assert!(e.to_string().contains("csi"));
         assert!(
             up(
                 d.path(),
