@@ -296,7 +296,7 @@ pub static BUILTINS: &[Builtin] = &[
     b("storage.k8s.io", "csidrivers", "/registry/csidrivers", STORAGE, r::storage::driver, NO_CSI),
     b("storage.k8s.io", "csinodes", "/registry/csinodes", STORAGE, r::storage::node, NO_CSI),
     b("storage.k8s.io", "csistoragecapacities", "/registry/csistoragecapacities", STORAGE, r::storage::capacity, NO_CSI),
-    b("storage.k8s.io", "storageclasses", "/registry/storageclasses", STORAGE, r::storage::class, warned("no controller of this release provisions volumes for it")),
+    b("storage.k8s.io", "storageclasses", "/registry/storageclasses", STORAGE, r::storage::class, Support::Partial("no provisioner comes with this release; the one that it names is asked")),
     b("storage.k8s.io", "volumeattachments", "/registry/volumeattachments", STORAGE, r::storage::attachment, NO_CSI),
     b("storage.k8s.io", "volumeattributesclasses", "/registry/volumeattributesclasses", STORAGE, r::storage::attributes_class, NO_CSI),
     b("storagemigration.k8s.io", "storageversionmigrations", "/registry/storageversionmigrations", "storagemigration.k8s.io/v1", r::plain::spec_status, NO_CONTROLLER),

@@ -22,7 +22,11 @@ async fn new_objects_that_nothing_acts_on_are_warned_of() {
     let selector = json!({"matchLabels": {"a": "b"}});
     let job = json!({"metadata": {"name": "j"}, "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
     for (path, body, kind) in [
-        ("/apis/batch/v1/namespaces/absent/jobs", job, "Job"),
+        (
+            "/apis/networking.k8s.io/v1/servicecidrs",
+            json!({"metadata": {"name": "c"}, "spec": {"cidrs": ["10.97.0.0/24"]}}),
+            "ServiceCIDR",
+        ),
         (
             "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings",
             json!({"metadata": {"name": "b"}, "spec": {"policyName": "p", "validationActions": ["Deny"]}}),
@@ -45,6 +49,7 @@ async fn new_objects_that_nothing_acts_on_are_warned_of() {
     }
     // Somebody acts on these.
     for (path, body) in [
+        ("/apis/batch/v1/namespaces/absent/jobs", job),
         (
             "/apis/apps/v1/namespaces/absent/deployments",
             json!({"metadata": {"name": "d"}, "spec": {"selector": selector, "template": template}}),
