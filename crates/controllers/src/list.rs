@@ -102,7 +102,7 @@ pub const CONTROLLERS: &[Descriptor] = &[
     controller("replicaset-controller", &["replicaset"], "replicaset-controller", crate::replicaset::start),
     controller("replicationcontroller-controller", &["replicationcontroller"], "replication-controller", crate::replication::start),
     partial("job-controller", &["job"], "job-controller", crate::job::start, "its metrics are not there"),
-    controller("daemonset-controller", &["daemonset"], "daemon-set-controller", crate::daemonset::start),
+    partial("daemonset-controller", &["daemonset"], "daemon-set-controller", crate::daemonset::start, "failed pods are replaced without a growing delay"),
     partial("statefulset-controller", &["statefulset"], "statefulset-controller", crate::statefulset::start, "the metrics of MaxUnavailableStatefulSet are not there"),
     partial("resourcequota-controller", &["resourcequota"], "resourcequota-controller", crate::resourcequota::start, "resource claims do not count as the extended resources of their device classes"),
     controller("endpointslice-controller", &["endpointslice"], "endpointslice-controller", crate::endpointslice::start),
