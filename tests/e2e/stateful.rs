@@ -66,7 +66,8 @@ fn wait_updated(space: &Namespace, image: &str) {
 
 pub fn sets(cluster: &Cluster) {
     let space = cluster.namespace("sets");
-    let folder = cluster.file("volumes-of-sets");
+    let kept = tempfile::tempdir_in(cluster.file(".")).unwrap();
+    let folder = kept.path();
     for n in 0..3 {
         let path = folder.join(n.to_string());
         std::fs::create_dir_all(&path).unwrap();
@@ -171,5 +172,4 @@ spec:
     for n in 0..3 {
         cluster.kubectl(&["delete", "pv", &format!("of-sets-{n}")]);
     }
-    std::fs::remove_dir_all(folder).unwrap();
 }

@@ -25,8 +25,8 @@ spec:
 
 pub fn claims(cluster: &Cluster) {
     let space = cluster.namespace("claims");
-    let folder = cluster.file("volume-of-claims");
-    std::fs::create_dir(&folder).unwrap();
+    let kept = tempfile::tempdir_in(cluster.file(".")).unwrap();
+    let folder = kept.path();
     cluster.apply(&format!(
         "apiVersion: v1
 kind: PersistentVolume
@@ -90,12 +90,47 @@ spec: {{accessModes: [ReadWriteOnce], storageClassName: manual, resources: {{req
         }
     });
 
-    // What a pod uses stays until the pod is gone; then the volume is released, and keeps what it holds.
+    // What a pod uses stays until the pod is gone, and the pod goes on with it; then the volume is released, and keeps what
+    // it holds.
+    cluster.apply(&format!(
+        "apiVersion: v1
+kind: Pod
+metadata: {{name: holder, namespace: {}}}
+spec:
+  terminationGracePeriodSeconds: 0
+  nodeSelector: {{kubernetes.io/hostname: node-2}}
+  containers:
+  - name: c
+    image: 'keelson.local/busybox:1'
+    command: [sh, -c, 'trap exit TERM; sleep 3600 & wait']
+    volumeMounts: [{{name: d, mountPath: /data}}]
+  volumes: [{{name: d, persistentVolumeClaim: {{claimName: data}}}}]
+",
+        space.name
+    ));
+    let restarted = |times: i64| {
+        wait_for(
+            &format!("holder runs, {times} restarts"),
+            seconds(60),
+            || {
+                let pod = space.json(&["get", "pod", "holder"]);
+                let c = &pod["status"]["containerStatuses"][0];
+                if c["ready"] == true && c["restartCount"] == times {
+                    Ok(())
+                } else {
+                    Err(pod["status"].to_string())
+                }
+            },
+        );
+    };
+    restarted(0);
     space.kubectl(&["delete", "pvc", "data", "--wait=false"]);
+    // The command may end with the container.
+    let _ = space.try_kubectl(&["exec", "holder", "--", "kill", "1"]);
+    restarted(1);
     assert!(space.json(&["get", "pvc", "data"])["metadata"]["deletionTimestamp"].is_string());
     space.kubectl(&["delete", "pod", "--all"]);
     phase("pv", "of-claims", "Released");
     assert!(folder.join("f").exists());
     cluster.kubectl(&["delete", "pv", "of-claims"]);
-    std::fs::remove_dir_all(folder).unwrap();
 }

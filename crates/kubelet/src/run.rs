@@ -185,6 +185,7 @@ pub async fn run(
             .clone()
             .map(|c| ObjectCache::new(c, wake.clone(), stop.clone())),
         tokens: deps.client.clone().map(TokenCache::new),
+        claims: deps.client.clone().map(crate::volumes::claims::Claims::new),
         client: deps.client.clone(),
         recorder,
         rt,

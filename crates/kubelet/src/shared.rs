@@ -74,6 +74,8 @@ pub struct Shared {
     pub objects: Option<ObjectCache>,
     /// Service account tokens.
     pub tokens: Option<TokenCache>,
+    /// What claims gave pods.
+    pub claims: Option<crate::volumes::claims::Claims>,
     /// Services, for variables.
     pub services: Option<client::Informer<ServiceView>>,
     /// The machine.
@@ -266,13 +268,13 @@ impl crate::volumes::Sources for Shared {
         name: &str,
         ephemeral: bool,
     ) -> Result<crate::volumes::claims::Claimed, String> {
-        let Some(client) = self.client.as_ref().filter(|_| !pod.is_static()) else {
+        let Some(claims) = self.claims.as_ref().filter(|_| !pod.is_static()) else {
             return Err("static pods cannot have claims".into());
         };
         let node = self.node.read().ok().and_then(|n| n.clone());
         let none = crate::pod::Map::default();
         let labels = node.as_ref().map_or(&none, |n| &n.metadata.labels);
         let node = (self.settings.node_name.as_str(), labels);
-        crate::volumes::claims::get(client, pod, name, ephemeral, node).await
+        claims.get(pod, name, ephemeral, node).await
     }
 }

@@ -3,8 +3,11 @@
 //! Invariants: a volume is given to a pod only while volume and claim refer to one another; a volume with a node affinity only
 //! on a node that satisfies it, whoever placed the pod. Kinds of volumes: `hostPath` and `local` with a directory.
 //!
-//! Claim and volume are read anew whenever the pod's volumes are set up; a claim that is not bound yet fails the set-up, which
-//! is tried again.
+//! Claim and volume are read when the pod's volumes are first set up: what a pod was given it keeps until it is gone, also
+//! when the claim is deleted meanwhile. A claim that is not bound yet fails the set-up, which is tried again.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 
 use client::resource::{PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES};
 use client::{Client, ObjectMeta};
@@ -79,11 +82,52 @@ struct Local {
     path: String,
 }
 
-/// The volume of a claim that a pod names; an ephemeral volume's claim must have been made for the pod.
-///
-/// # Errors
-/// Why there is none, in words for the pod's events.
-pub async fn get(
+/// What pods were given, by their UIDs and the claims' names.
+pub struct Claims {
+    client: Client,
+    given: Mutex<HashMap<(String, String), Claimed>>,
+}
+
+impl Claims {
+    /// Nothing was given yet.
+    pub fn new(client: Client) -> Claims {
+        Claims {
+            client,
+            given: Mutex::default(),
+        }
+    }
+
+    /// The volume of a claim that a pod names; an ephemeral volume's claim must have been made for the pod.
+    ///
+    /// # Errors
+    /// Why there is none, in words for the pod's events.
+    pub async fn get(
+        &self,
+        pod: &Pod,
+        name: &str,
+        ephemeral: bool,
+        node: (&str, &Map),
+    ) -> Result<Claimed, String> {
+        let key = (pod.metadata.uid.clone(), name.to_owned());
+        if let Some(given) = self.lock().get(&key) {
+            return Ok(given.clone());
+        }
+        let claimed = ask(&self.client, pod, name, ephemeral, node).await?;
+        self.lock().insert(key, claimed.clone());
+        Ok(claimed)
+    }
+
+    /// The pod is gone.
+    pub fn forget(&self, uid: &str) {
+        self.lock().retain(|(pod, _), _| pod != uid);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), Claimed>> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn ask(
     client: &Client,
     pod: &Pod,
     name: &str,

@@ -23,7 +23,7 @@ pub static KINDS: &[(&str, Support)] = &[
     ("csi", refused("the pod does not start: no driver is called")),
     ("downwardAPI", Support::Full),
     ("emptyDir", Support::Partial("a size limit of a volume on disk or of huge pages is not enforced")),
-    ("ephemeral", CLAIM),
+    ("ephemeral", Support::Partial("no claim is made for it; one that was made is used as persistentVolumeClaim")),
     ("fc", NO_PLUGIN),
     ("flexVolume", NO_PLUGIN),
     ("flocker", NO_CLOUD),

@@ -580,6 +580,9 @@ async fn clean_up(shared: &Arc<Shared>, pod: &Pod) {
     if let Some(t) = &shared.tokens {
         t.forget(uid);
     }
+    if let Some(c) = &shared.claims {
+        c.forget(uid);
+    }
 }
 
 /// Removes containers, sandboxes, logs and directories of a pod that is gone.
