@@ -237,7 +237,7 @@ pub static BUILTINS: &[Builtin] = &[
     b("", "limitranges", "/registry/limitranges", "v1", r::quota::limit_range, FULL),
     b("", "namespaces", "/registry/namespaces", "v1", r::namespace::parts, FULL),
     b("", "nodes", "/registry/minions", "v1", r::node::parts, FULL),
-    b("", "persistentvolumeclaims", "/registry/persistentvolumeclaims", "v1", r::volume::claim, FULL),
+    b("", "persistentvolumeclaims", "/registry/persistentvolumeclaims", "v1", r::volume::claim, Support::Partial("no volume is expanded, and no provisioner comes with this release")),
     b("", "persistentvolumes", "/registry/persistentvolumes", "v1", r::volume::volume, VOLUMES),
     b("", "pods", "/registry/pods", "v1", r::pod::parts, Support::Partial("of volumes and security settings what the kubelet has; the rest keeps the pod from starting")),
     b("", "podtemplates", "/registry/podtemplates", "v1", r::workload::pod_template, FULL),
