@@ -5,12 +5,15 @@
 //! refuses them is not flooded; each creation and deletion is expected before it is asked for, and an expectation that will
 //! not come true is taken back. Upstream: `ControllerRefManager`, `PodControl`, `slowStartBatch`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use client::{
     Change, DeleteOptions, EventType, ObjectKey, ObjectMeta, ObjectReference, Patch, Resource,
     Store, View,
 };
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
 use crate::context::{BY_CONTROLLER, Context, Failures};
@@ -19,6 +22,29 @@ use crate::views::{Pod, ReplicaSet};
 
 /// Most pods that one pass creates or deletes for an owner.
 pub const BURST: usize = 500;
+
+/// Most things that one owner has in the making at the same time: each holds a template as large as an object may be.
+const AT_ONCE: usize = 32;
+
+/// Does something for many, some at once and the rest after them. What came of it, in order.
+pub fn each<'a, F>(work: impl Iterator<Item = F> + Send + 'a) -> BoxFuture<'a, Vec<F::Output>>
+where
+    F: Future<Output: Send> + Send + 'a,
+{
+    let mut work: Box<dyn Iterator<Item = BoxFuture<'a, F::Output>> + Send + 'a> =
+        Box::new(work.map(futures::FutureExt::boxed));
+    async move {
+        let mut out = Vec::new();
+        loop {
+            let some: Vec<_> = work.by_ref().take(AT_ONCE).collect();
+            if some.is_empty() {
+                return out;
+            }
+            out.extend(futures::future::join_all(some).await);
+        }
+    }
+    .boxed()
+}
 
 /// An object that can have a controller.
 pub trait Child: View {
@@ -82,6 +108,24 @@ pub fn observe(
         }
     }
     (lost, owner)
+}
+
+/// The owners that may want an object which nobody controls, where that is news: it is new, has other labels than before, or
+/// had a controller.
+pub fn wanted_by<V: Child, O: View>(
+    owners: &Store<O>,
+    change: Change<'_, V>,
+    selects: impl Fn(&O, &BTreeMap<String, String>) -> bool,
+) -> Vec<ObjectKey> {
+    let m = change.object().meta();
+    let old = change.old().map(|old| old.meta());
+    let is_news = old.is_none_or(|old| old.labels != m.labels || old.controller().is_some());
+    if m.controller().is_some() || matches!(change, Change::Deleted(_)) || !is_news {
+        return Vec::new();
+    }
+    let all = owners.list_namespace(&m.namespace);
+    let wanting = all.iter().filter(|o| selects(o, &m.labels));
+    wanting.map(|o| ObjectKey::of(&**o)).collect()
 }
 
 /// A pod as its owner's template wants it.
@@ -247,7 +291,7 @@ impl Family<'_> {
         failures.end().map(|()| own)
     }
 
-    /// Deletes a pod and tells of it; false if it was gone.
+    /// Deletes a pod and tells of it; false if it was gone, or another pod has its name.
     ///
     /// # Errors
     /// The refusal.
@@ -262,7 +306,7 @@ impl Family<'_> {
                 self.event(EventType::Normal, "SuccessfulDelete", message);
                 Ok(true)
             }
-            Err(e) if e.is_not_found() => Ok(false),
+            Err(e) if e.is_not_found() || e.is_conflict() => Ok(false),
             Err(e) => {
                 let message = format!("Error deleting: {e}");
                 self.event(EventType::Warning, "FailedDelete", message);
@@ -293,13 +337,13 @@ impl Family<'_> {
             result.map(|_| ())
         });
         let mut failures = Failures::default();
-        for result in futures::future::join_all(deletions).await {
+        for result in each(deletions).await {
             failures.note(result);
         }
         failures.end()
     }
 
-    /// Creates pods, slowly at first. How many there are now; the rest is not tried after a failure. Where the namespace is
+    /// Creates `count` pods, slowly at first; each is made when its turn comes. How many there are now; the rest is not tried after a failure. Where the namespace is
     /// going away nothing is reported.
     ///
     /// # Errors
@@ -308,24 +352,27 @@ impl Family<'_> {
         &self,
         expectations: &Expectations,
         key: &ObjectKey,
-        pods: &[Value],
+        count: usize,
+        make: impl Fn(usize) -> Value + Send + Sync,
     ) -> (usize, Result<(), client::Error>) {
-        if pods.is_empty() {
+        if count == 0 {
             return (0, Ok(()));
         }
-        expectations.expect_creations(key, pods.len());
+        expectations.expect_creations(key, count);
         let api = self
             .ctx
             .client
             .namespaced(&client::resource::PODS, &self.owner.namespace);
-        let (mut left, mut batch, mut made) = (pods, 1, 0);
-        while !left.is_empty() {
-            let (now, later) = left.split_at(batch.min(left.len()));
+        let api = &api;
+        let (mut tried, mut batch, mut made) = (0, 1, 0);
+        while tried < count {
+            let end = count.min(tried.saturating_add(batch));
             let mut failed = None;
-            let creations = now
-                .iter()
-                .map(|pod| api.create::<client::view::MetaView, _>(pod));
-            for result in futures::future::join_all(creations).await {
+            let creations = (tried..end).map(|n| {
+                let pod = make(n);
+                async move { api.create::<client::view::MetaView, _>(&pod).await }
+            });
+            for result in each(creations).await {
                 match result {
                     Ok(p) => {
                         made += 1;
@@ -342,10 +389,10 @@ impl Family<'_> {
                     }
                 }
             }
-            left = later;
+            tried = end;
             batch *= 2;
             if let Some(e) = failed {
-                left.iter().for_each(|_| expectations.created(key));
+                (tried..count).for_each(|_| expectations.created(key));
                 return (made, Err(e));
             }
         }

@@ -8,16 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::resource::{CONTROLLER_REVISIONS, DAEMON_SETS, NODES, PODS};
-use client::{
-    Change, DeleteOptions, EventType, ObjectKey, ObjectMeta, ObjectReference, Patch, Store, Time,
-    WorkQueue, views,
-};
+use client::{Change, EventType, ObjectKey, ObjectMeta, Patch, Store, Time, WorkQueue, views};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::children::{
-    Child, Family, controller_key, controller_reference, observe, pod_from_template, set_status,
+    Child, Family, controller_key, observe, pod_from_template, set_status, wanted_by,
 };
 use crate::context::{BY_CONTROLLER, Context, Failures, controller_index, rewrite};
 use crate::deployment::{scaled_value, template_hash};
@@ -528,29 +525,12 @@ impl DaemonSets {
         owner: Option<ObjectKey>,
         change: Change<'_, V>,
     ) {
-        lost.into_iter().for_each(|key| self.queue.add(key));
-        let m = change.object().meta();
-        match owner {
-            Some(key) => self.queue.add(key),
-            None if m.controller().is_some() || matches!(change, Change::Deleted(_)) => {}
-            None => {
-                let news = change
-                    .old()
-                    .map(|old| old.meta())
-                    .is_none_or(|old| old.labels != m.labels || old.controller().is_some());
-                let sets = if news {
-                    self.sets.list_namespace(&m.namespace)
-                } else {
-                    Vec::new()
-                };
-                for ds in sets {
-                    let selector = &ds.spec.selector;
-                    if !selector.is_empty() && selector.matches(&m.labels) {
-                        self.queue.add(ObjectKey::of(&*ds));
-                    }
-                }
-            }
-        }
+        let wanting = wanted_by(&self.sets, change, |ds, labels| {
+            let selector = &ds.spec.selector;
+            !selector.is_empty() && selector.matches(labels)
+        });
+        let keys = lost.into_iter().chain(owner).chain(wanting);
+        keys.for_each(|key| self.queue.add(key));
     }
 
     async fn sync(&self, key: &ObjectKey) -> Result<Option<Duration>, client::Error> {
@@ -585,7 +565,7 @@ impl DaemonSets {
         let status = plan.status.clone();
         let done = if self.expected.satisfied(key) {
             let mut failures = Failures::default();
-            failures.note(self.carry_out(key, &ds, &hash, plan).await);
+            failures.note(self.carry_out(&family, key, &ds, &hash, plan).await);
             let limit = usize::try_from(ds.spec.revision_history_limit.unwrap_or(10)).unwrap_or(10);
             let at = |p: &Arc<Pod>| p.metadata.labels.get(HASH).cloned();
             let live: HashSet<String> = pods.iter().filter_map(at).collect();
@@ -608,18 +588,12 @@ impl DaemonSets {
 
     async fn carry_out(
         &self,
+        family: &Family<'_>,
         key: &ObjectKey,
         ds: &DaemonSet,
         hash: &str,
         plan: Plan,
     ) -> Result<(), client::Error> {
-        let reference = ObjectReference::of(&DAEMON_SETS, ds);
-        let event = |kind, reason: &str, message: String| {
-            self.ctx
-                .recorder
-                .event(reference.clone(), kind, reason, message)
-        };
-        let api = self.ctx.client.namespaced(&PODS, &key.namespace);
         for name in &plan.failed {
             let node = self
                 .pods
@@ -630,71 +604,18 @@ impl DaemonSets {
                 "Found failed daemon pod {}/{name} on node {node}, will try to kill it",
                 key.namespace
             );
-            event(EventType::Warning, "FailedDaemonPod", message);
+            family.event(EventType::Warning, "FailedDaemonPod", message);
         }
         if !plan.delete.is_empty() {
-            self.expected
-                .expect_deletions(key, plan.delete.iter().map(|d| d.1.clone()));
-            let mut failures = Failures::default();
-            for (name, uid) in &plan.delete {
-                match api.delete(name, &DeleteOptions::uid(uid.as_str())).await {
-                    Ok(()) => event(
-                        EventType::Normal,
-                        "SuccessfulDelete",
-                        format!("Deleted pod: {name}"),
-                    ),
-                    Err(e) => {
-                        self.expected.deleted(key, uid);
-                        if !e.is_not_found() && !e.is_conflict() {
-                            event(
-                                EventType::Warning,
-                                "FailedDelete",
-                                format!("Error deleting: {e}"),
-                            );
-                            failures.note(Err(e));
-                        }
-                    }
-                }
-            }
-            return failures.end();
+            return family.delete_pods(&self.expected, key, &plan.delete).await;
         }
-        if plan.create.is_empty() {
-            return Ok(());
-        }
-        self.expected.expect_creations(key, plan.create.len());
         let template = daemon_template(ds, hash);
-        let owner = controller_reference(&DAEMON_SETS, &ds.metadata);
-        let mut failed = None;
-        for node in &plan.create {
-            let pod =
-                pod_from_template(&for_node(&template, node), &ds.metadata.name, owner.clone());
-            let made = if failed.is_some() {
-                None
-            } else {
-                Some(api.create::<client::view::MetaView, _>(&pod).await)
-            };
-            match made {
-                Some(Ok(p)) => event(
-                    EventType::Normal,
-                    "SuccessfulCreate",
-                    format!("Created pod: {}", p.metadata.name),
-                ),
-                // After a failure the rest is not tried.
-                None => self.expected.created(key),
-                Some(Err(e)) => {
-                    self.expected.created(key);
-                    if !e.is_namespace_terminating() {
-                        event(
-                            EventType::Warning,
-                            "FailedCreate",
-                            format!("Error creating: {e}"),
-                        );
-                        failed = Some(e);
-                    }
-                }
-            }
-        }
-        failed.map_or(Ok(()), Err)
+        let made = family.create_pods(&self.expected, key, plan.create.len(), |n| {
+            let node = plan.create.get(n).map_or("", String::as_str);
+            let owner = family.controller_reference();
+            pod_from_template(&for_node(&template, node), &ds.metadata.name, owner)
+        });
+        made.await.1
     }
 
     /// The hash of the current template: of its revision, which is made, renumbered, labelled and freed of duplicates.

@@ -231,30 +231,6 @@ pub fn stale(pod: &Pod, now: Time) -> Option<Duration> {
     Some(left(since, now).unwrap_or_default())
 }
 
-/// As Go prints a label selector, for the event.
-fn shown(s: &LabelSelector) -> String {
-    let labels: String = s
-        .match_labels
-        .iter()
-        .map(|(k, v)| format!("{k}: {v},"))
-        .collect();
-    let expressions: String = s
-        .match_expressions
-        .iter()
-        .map(|r| {
-            format!(
-                "LabelSelectorRequirement{{Key:{},Operator:{},Values:[{}],}},",
-                r.key,
-                r.operator,
-                r.values.join(" ")
-            )
-        })
-        .collect();
-    format!(
-        "&LabelSelector{{MatchLabels:map[string]string{{{labels}}},MatchExpressions:[]LabelSelectorRequirement{{{expressions}}},}}"
-    )
-}
-
 fn matches(b: &PodDisruptionBudget, pod: &Pod) -> bool {
     b.metadata.namespace == pod.metadata.namespace
         && b.spec
@@ -462,7 +438,12 @@ impl Disruption {
             scales.insert(uid, scale);
         }
         if unmanaged {
-            let selector = b.spec.selector.as_ref().map(shown).unwrap_or_default();
+            let selector = b
+                .spec
+                .selector
+                .as_ref()
+                .map(LabelSelector::to_string)
+                .unwrap_or_default();
             let message = format!(
                 "Pods selected by this PodDisruptionBudget (selector: {selector}) were found to be unmanaged. As a result, the status of the PDB cannot be calculated correctly, which may result in undefined behavior. To account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value."
             );
@@ -777,7 +758,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(
-            shown(&s),
+            s.to_string(),
             "&LabelSelector{MatchLabels:map[string]string{a: b,},MatchExpressions:[]LabelSelectorRequirement{LabelSelectorRequirement{Key:k,Operator:In,Values:[x y],},},}"
         );
     }

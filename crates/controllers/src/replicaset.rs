@@ -12,7 +12,9 @@ use client::resource::{PODS, REPLICA_SETS};
 use client::{Change, ObjectKey, ObjectMeta, Resource, Store, Time, View, WorkQueue};
 use serde_json::Value;
 
-use crate::children::{BURST, Family, controller_key, observe, pod_from_template, set_status};
+use crate::children::{
+    BURST, Family, controller_key, observe, pod_from_template, set_status, wanted_by,
+};
 use crate::context::{BY_CONTROLLER, Context, controller_index, rewrite};
 use crate::expectations::Expectations;
 use crate::views::{Condition, Pod, ReplicaSet, ReplicaSetStatus, condition};
@@ -235,25 +237,15 @@ pub fn keep<S: Replicated>(ctx: Context, resource: &'static Resource, name: &'st
 
 impl<S: Replicated> Keeper<S> {
     fn pod_changed(&self, change: Change<'_, Pod>) {
-        let pod = change.object();
         let owner_of = |meta: &ObjectMeta| controller_key(&self.sets, &self.resource.kind, meta);
         let (lost, owner) = observe(&self.expectations, owner_of, change);
         lost.into_iter().for_each(|key| self.queue.add(key));
-        match owner {
-            Some(key) => self.queue.add(key),
-            None if matches!(change, Change::Deleted(_)) || pod.metadata.controller().is_some() => {
-            }
-            None => {
-                for rs in self.sets.list_namespace(&pod.metadata.namespace) {
-                    let rs: &ReplicaSet = rs.as_ref().as_ref();
-                    if !rs.spec.selector.is_empty()
-                        && rs.spec.selector.matches(&pod.metadata.labels)
-                    {
-                        self.queue.add(ObjectKey::of(rs));
-                    }
-                }
-            }
-        }
+        owner.into_iter().for_each(|key| self.queue.add(key));
+        let wanting = wanted_by(&self.sets, change, |set, labels| {
+            let selector = &set.as_ref().spec.selector;
+            !selector.is_empty() && selector.matches(labels)
+        });
+        wanting.into_iter().for_each(|key| self.queue.add(key));
     }
 
     async fn sync(&self, key: &ObjectKey) -> Result<Option<Duration>, client::Error> {
@@ -367,8 +359,8 @@ async fn carry_out(
         &rs.metadata.name,
         family.controller_reference(),
     );
-    let pods = vec![pod; plan.create];
-    family.create_pods(expectations, key, &pods).await.1
+    let made = family.create_pods(expectations, key, plan.create, |_| pod.clone());
+    made.await.1
 }
 
 #[cfg(test)]

@@ -29,6 +29,26 @@ pub struct Requirement {
     pub values: Vec<String>,
 }
 
+impl std::fmt::Display for LabelSelector {
+    /// As Go prints it, for messages.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("&LabelSelector{MatchLabels:map[string]string{")?;
+        for (k, v) in &self.match_labels {
+            write!(f, "{k}: {v},")?;
+        }
+        f.write_str("},MatchExpressions:[]LabelSelectorRequirement{")?;
+        for r in &self.match_expressions {
+            let values = r.values.join(" ");
+            write!(
+                f,
+                "LabelSelectorRequirement{{Key:{},Operator:{},Values:[{values}],}},",
+                r.key, r.operator
+            )?;
+        }
+        f.write_str("},}")
+    }
+}
+
 impl LabelSelector {
     /// Whether the labels satisfy the selector. An unknown operator matches nothing.
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {

@@ -105,31 +105,7 @@ pub fn selector(of: Option<&LabelSelector>) -> Result<Selector, String> {
 
 /// A selector as Go prints it.
 pub fn shown(of: Option<&LabelSelector>) -> String {
-    let Some(of) = of else {
-        return "nil".into();
-    };
-    let labels: Vec<String> = of
-        .match_labels
-        .iter()
-        .map(|(k, v)| format!("{k}: {v},"))
-        .collect();
-    let expressions: Vec<String> = of
-        .match_expressions
-        .iter()
-        .map(|r| {
-            format!(
-                "LabelSelectorRequirement{{Key:{},Operator:{},Values:[{}],}},",
-                r.key,
-                r.operator,
-                r.values.join(" ")
-            )
-        })
-        .collect();
-    format!(
-        "&LabelSelector{{MatchLabels:map[string]string{{{}}},MatchExpressions:[]LabelSelectorRequirement{{{}}},}}",
-        labels.concat(),
-        expressions.concat()
-    )
+    of.map_or_else(|| "nil".into(), LabelSelector::to_string)
 }
 
 fn milli(q: &str) -> i64 {

@@ -47,8 +47,8 @@ pub enum Action {
     /// Nothing.
     #[default]
     None,
-    /// Create them.
-    Create(Vec<Value>),
+    /// Create a pod for each, with its completion index where the job has them.
+    Create(Vec<Option<u32>>),
     /// They are too many: take their finalizers away and delete them.
     Delete(Vec<Arc<Pod>>),
     /// The job is over: delete them. They keep their finalizers until they are counted.
@@ -477,7 +477,7 @@ impl<'a> Pass<'a> {
             }
             missing = indexes.len();
         }
-        let pods = (0..missing).map(|n| self.pod(indexes.get(n).copied()));
+        let pods = (0..missing).map(|n| indexes.get(n).copied());
         Action::Create(pods.collect())
     }
 
@@ -529,7 +529,7 @@ impl<'a> Pass<'a> {
     }
 
     /// A pod as the template wants it, with what tells of its index.
-    fn pod(&self, index: Option<u32>) -> Value {
+    pub fn pod(&self, index: Option<u32>) -> Value {
         let job = self.world.job;
         let reference =
             crate::children::controller_reference(&client::resource::JOBS, &job.metadata);

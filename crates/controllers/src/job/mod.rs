@@ -23,9 +23,9 @@ use client::resource::{JOBS, PODS};
 use client::{Change, EventType, ObjectKey, ObjectMeta, Patch, Store, Time, WorkQueue};
 use serde_json::{Value, json};
 
-use crate::children::{Family, observe, set_status};
+use crate::children::{Family, each, observe, set_status, wanted_by};
 use crate::context::{BY_CONTROLLER, Context, controller_index};
-use crate::expectations::Expectations;
+use crate::expectations::{Expectations, Written};
 use crate::job::backoff::Backoff;
 use crate::job::decide::{Action, Outcome, Pass, World};
 use crate::views::{Job, JobStatus, Pod};
@@ -82,8 +82,8 @@ struct Memory {
     backoff: Backoff,
     /// UIDs whose finalizer was removed and whose cache does not show it yet.
     released: HashSet<String>,
-    /// Version of the job as this controller wrote it last, and its UID.
-    written: (String, u64),
+    /// Of the job.
+    uid: String,
 }
 
 struct Jobs {
@@ -94,6 +94,7 @@ struct Jobs {
     /// Pods whose job will not remove their finalizers.
     orphans: WorkQueue<ObjectKey>,
     expectations: Expectations,
+    written: Written,
     memory: Mutex<HashMap<ObjectKey, Memory>>,
 }
 
@@ -112,6 +113,7 @@ pub fn start(ctx: Context) {
         queue: queue.clone(),
         orphans: orphans.clone(),
         expectations: Expectations::default(),
+        written: Written::default(),
         memory: Mutex::default(),
         ctx: ctx.clone(),
     });
@@ -139,6 +141,7 @@ impl Jobs {
 
     fn forget(&self, key: &ObjectKey) {
         self.expectations.forget(key);
+        self.written.forget(key);
         let mut all = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         all.remove(key);
     }
@@ -189,19 +192,12 @@ impl Jobs {
         if !released && by_job && owner.is_none_or(|j| j.finished().is_some()) {
             self.orphans.add(ObjectKey::of(&**pod));
         }
-        if gone || pod.metadata.controller().is_some() {
-            return;
-        }
-        let matters = change.old().is_none_or(|old| {
-            old.metadata.labels != pod.metadata.labels || old.metadata.controller().is_some()
+        let wanting = wanted_by(&self.jobs, change, |job, labels| {
+            let selector = job.spec.selector.as_ref();
+            selector.is_some_and(|s| s.matches(labels))
         });
-        if matters {
-            for job in self.jobs.list_namespace(&pod.metadata.namespace) {
-                let selector = job.spec.selector.as_ref();
-                if selector.is_some_and(|s| s.matches(&pod.metadata.labels)) {
-                    self.queue.add_after(ObjectKey::of(&*job), BATCH);
-                }
-            }
+        for key in wanting {
+            self.queue.add_after(key, BATCH);
         }
     }
 
@@ -258,19 +254,19 @@ impl Jobs {
             self.forget(key);
             return Ok(None);
         }
-        let version = |text: &str| text.parse::<u64>().unwrap_or(0);
-        let (written, released, backoff) = self.remember(key, |m| {
-            if m.written.0 != job.metadata.uid {
+        let (released, backoff) = self.remember(key, |m| {
+            if m.uid != job.metadata.uid {
                 *m = Memory {
-                    written: (job.metadata.uid.clone(), 0),
+                    uid: job.metadata.uid.clone(),
                     ..Memory::default()
                 };
             }
-            (m.written.1, m.released.clone(), m.backoff)
+            (m.released.clone(), m.backoff)
         });
-        // What this controller wrote is on its way into the cache, and brings the job back.
-        if version(&job.metadata.resource_version) < written {
-            return Ok(None);
+        // What this controller wrote is on its way into the cache, and brings the job back sooner.
+        let shown = |_: &str| Some(job.metadata.resource_version.clone());
+        if let Some(wait) = self.written.lag(key, shown) {
+            return Ok(Some(wait));
         }
         let family = Family {
             ctx: &self.ctx,
@@ -304,7 +300,7 @@ impl Jobs {
             settled,
             now: Time::now(),
         });
-        let (outcome, mut failed) = self.act(&family, key, &action).await;
+        let (outcome, mut failed) = self.act(&family, key, &pass, &action).await;
         pass.acted(&action, outcome);
         let mut writer = Writer {
             jobs: self,
@@ -341,12 +337,15 @@ impl Jobs {
         &self,
         family: &Family<'_>,
         key: &ObjectKey,
+        pass: &Pass<'_>,
         action: &Action,
     ) -> (Outcome, Option<client::Error>) {
         let (pods, expected) = match action {
             Action::None => return (Outcome::default(), None),
-            Action::Create(pods) => {
-                let (done, result) = family.create_pods(&self.expectations, key, pods).await;
+            Action::Create(indexes) => {
+                let make = |n| pass.pod(indexes.get(n).copied().flatten());
+                let made = family.create_pods(&self.expectations, key, indexes.len(), make);
+                let (done, result) = made.await;
                 return (Outcome { done, ready: 0 }, result.err());
             }
             Action::Delete(pods) => (pods, true),
@@ -372,7 +371,7 @@ impl Jobs {
             (pod.is_ready(), result)
         });
         let (mut outcome, mut failed) = (Outcome::default(), None);
-        for (ready, result) in futures::future::join_all(deletions).await {
+        for (ready, result) in each(deletions).await {
             match result {
                 Ok(_) => {
                     outcome.done += 1;
@@ -393,7 +392,7 @@ impl Jobs {
         let uids = || pods.iter().map(|p| p.metadata.uid.clone());
         self.remember(key, |m| m.released.extend(uids()));
         let released = pods.iter().map(|pod| self.release(pod));
-        let results = futures::future::join_all(released).await;
+        let results = each(released).await;
         let (mut gone, mut failed) = (HashSet::new(), None);
         for (uid, result) in uids().zip(results) {
             match result {
@@ -449,10 +448,8 @@ impl Writer<'_> {
         let written: Value = api
             .update_subresource(&self.key.name, "status", &object)
             .await?;
-        let version = text(&written, "/metadata/resourceVersion").parse();
-        self.jobs.remember(self.key, |m| {
-            m.written = (self.job.metadata.uid.clone(), version.unwrap_or(0));
-        });
+        let version = text(&written, "/metadata/resourceVersion");
+        self.jobs.written.wrote(self.key, &self.key.name, &version);
         self.object = Some(written);
         Ok(())
     }

@@ -102,16 +102,11 @@ fn names(pods: &[Arc<Pod>]) -> Vec<&str> {
 fn told(action: &Action) -> String {
     match action {
         Action::None => "nothing".into(),
-        Action::Create(pods) => {
-            let index = |p: &Value| {
-                p.pointer("/metadata/annotations")
-                    .and_then(|a| a[INDEX].as_str())
-                    .unwrap_or("-")
-                    .to_owned()
-            };
+        Action::Create(indexes) => {
+            let index = |i: &Option<u32>| i.map_or("-".into(), |i| i.to_string());
             format!(
                 "create {}",
-                pods.iter().map(index).collect::<Vec<_>>().join(" ")
+                indexes.iter().map(index).collect::<Vec<_>>().join(" ")
             )
         }
         Action::Delete(pods) => format!("delete {}", names(pods).join(" ")),
@@ -119,6 +114,14 @@ fn told(action: &Action) -> String {
     }
     .trim()
     .to_owned()
+}
+
+/// The pods that an action creates.
+fn made(pass: &Pass<'_>, action: &Action) -> Vec<Value> {
+    match action {
+        Action::Create(indexes) => indexes.iter().map(|i| pass.pod(*i)).collect(),
+        other => panic!("{}", told(other)),
+    }
 }
 
 /// All goes well: what was done, whose finalizers went, and the status.
@@ -375,11 +378,8 @@ fn a_pod_knows_its_index() {
         json!({}),
     );
     j.metadata.name = "a".repeat(63);
-    let (_, action) = Pass::begin(world(&j, Vec::new()));
-    let Action::Create(made) = action else {
-        panic!()
-    };
-    let p = &made[0];
+    let (pass, action) = Pass::begin(world(&j, Vec::new()));
+    let p = &made(&pass, &action)[0];
     let name = p["metadata"]["generateName"].as_str().unwrap();
     assert_eq!((name.len(), &name[54..]), (58, "a-0-"));
     assert_eq!(p["metadata"]["labels"], json!({"job": "j", INDEX: "0"}));
@@ -396,10 +396,8 @@ fn a_pod_knows_its_index() {
     // A variable of its own stays.
     let own = json!([{"name": "JOB_COMPLETION_INDEX", "value": "x"}]);
     j.spec.template["spec"]["containers"][0]["env"] = own.clone();
-    let Action::Create(made) = Pass::begin(world(&j, Vec::new())).1 else {
-        panic!()
-    };
-    assert_eq!(made[0]["spec"]["containers"][0]["env"], own);
+    let (pass, action) = Pass::begin(world(&j, Vec::new()));
+    assert_eq!(made(&pass, &action)[0]["spec"]["containers"][0]["env"], own);
 }
 
 #[test]
@@ -752,10 +750,11 @@ fn failures_of_an_index_are_handed_on() {
         failed(3, "3", 1, "2", "0"),
     ];
     let (mut pass, action) = Pass::begin(world(&a, all.clone()));
-    let Action::Create(made) = &action else {
-        panic!("{}", told(&action))
-    };
-    let annotations: Vec<&Value> = made.iter().map(|p| &p["metadata"]["annotations"]).collect();
+    let made_now = made(&pass, &action);
+    let annotations: Vec<&Value> = made_now
+        .iter()
+        .map(|p| &p["metadata"]["annotations"])
+        .collect();
     assert_eq!(
         annotations,
         [
@@ -780,10 +779,11 @@ fn failures_of_an_index_are_handed_on() {
     // Annotations that users wrote count for nothing.
     for text in ["-5", "x", "99999999999"] {
         let only = vec![failed(0, "0", 1, text, text)];
-        let Action::Create(made) = Pass::begin(world(&a, only)).1 else {
-            panic!()
-        };
-        assert_eq!(made[0]["metadata"]["annotations"][INDEX_FAILURES], "1");
+        let (pass, action) = Pass::begin(world(&a, only));
+        assert_eq!(
+            made(&pass, &action)[0]["metadata"]["annotations"][INDEX_FAILURES],
+            "1"
+        );
     }
 }
 
@@ -1033,12 +1033,12 @@ fn pass(fake: &mut Fake, mut budget: usize) -> Option<()> {
     let mut outcome = Outcome::default();
     match &action {
         Action::None => {}
-        Action::Create(made) => {
-            for body in made {
+        Action::Create(_) => {
+            for body in made(&pass, &action) {
                 call()?;
                 let name = format!("p{}", fake.next);
                 fake.next += 1;
-                let mut p: Pod = serde_json::from_value(body.clone()).unwrap();
+                let mut p: Pod = serde_json::from_value(body).unwrap();
                 p.metadata.name = name.clone();
                 p.metadata.uid = name.clone();
                 p.status.phase = "Running".into();

@@ -24,7 +24,7 @@ use serde_json::Value;
 pub use decide::{Claims, Plan, Revision, Step, World, complete, decide, differs};
 pub use identity::PodId;
 
-use crate::children::{Family, controller_key, set_status};
+use crate::children::{Family, controller_key, each, set_status, wanted_by};
 use crate::context::{BY_CONTROLLER, Context, Failures, controller_index, rewrite};
 use crate::expectations::Written;
 use crate::history::{Found, HASH, History, data, find, hash, means, next_number, template, text};
@@ -32,9 +32,6 @@ use crate::replicaset::next_available;
 use crate::views::{
     ControllerRevision, PersistentVolumeClaim, Pod, StatefulSet, StatefulSetStatus,
 };
-
-/// Most steps that are taken at the same time; each holds a pod while it is made.
-const AT_ONCE: usize = 32;
 
 /// Why a set could not be brought further.
 #[derive(Debug, thiserror::Error)]
@@ -137,27 +134,12 @@ impl StatefulSets {
             };
             self.written.seen(key, &m.name, version);
         }
-        before.into_iter().for_each(|key| self.queue.add(key));
-        match owner {
-            Some(key) => self.queue.add(key),
-            None if m.controller().is_some() || matches!(change, Change::Deleted(_)) => {}
-            None => {
-                let news = old.is_none_or(|old| {
-                    old.metadata.labels != m.labels || old.metadata.controller().is_some()
-                });
-                let sets = if news {
-                    self.sets.list_namespace(&m.namespace)
-                } else {
-                    Vec::new()
-                };
-                for set in sets {
-                    let selector = &set.spec.selector;
-                    if !selector.is_empty() && selector.matches(&m.labels) {
-                        self.queue.add(ObjectKey::of(&*set));
-                    }
-                }
-            }
-        }
+        let wanting = wanted_by(&self.sets, change, |set, labels| {
+            let selector = &set.spec.selector;
+            !selector.is_empty() && selector.matches(labels)
+        });
+        let keys = before.into_iter().chain(owner).chain(wanting);
+        keys.for_each(|key| self.queue.add(key));
     }
 
     async fn sync(&self, key: &ObjectKey) -> Result<Option<Duration>, Error> {
@@ -369,10 +351,8 @@ impl Acting<'_> {
         while !left.is_empty() {
             let (now, later) = left.split_at(batch.min(left.len()));
             let mut failures = Failures::default();
-            for some in now.chunks(AT_ONCE) {
-                for result in futures::future::join_all(some.iter().map(|s| self.step(s))).await {
-                    failures.note(result);
-                }
+            for result in each(now.iter().map(|s| self.step(s))).await {
+                failures.note(result);
             }
             failures.end()?;
             left = later;

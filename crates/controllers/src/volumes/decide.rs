@@ -1,10 +1,10 @@
 //! Which volume a claim gets, and what becomes of a volume. Pure: the answer is a list of [`Step`]s, and [`Step::apply`] makes
 //! one in the newest version of its object, or refuses where that version is no longer what was decided upon.
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 
 use api::quantity::Quantity;
+use api::text::go_quote;
 use client::EventType;
 use serde_json::{Value, json};
 
@@ -151,25 +151,25 @@ pub fn best_match(claim: &Claim, volumes: &[Arc<Volume>], delayed: bool) -> Opti
             && class_of_volume(v) == class_of_claim(claim)
             && selector.is_none_or(|s| s.matches(&v.metadata.labels))
     };
-    let mut fitting: Vec<&Arc<Volume>> = volumes.iter().filter(fits).collect();
-    fitting.sort_by(|a, b| {
-        let modes = |v: &Volume| v.spec.access_modes.len();
-        let (x, y) = (size(&a.spec.capacity), size(&b.spec.capacity));
-        (modes(a).cmp(&modes(b)))
-            .then_with(|| x.partial_cmp(&y).unwrap_or(Ordering::Equal))
-            .then_with(|| a.metadata.name.cmp(&b.metadata.name))
-    });
-    let reserved = fitting.iter().find(|v| refers_to(v, claim));
+    let rank = |v: &&Arc<Volume>| {
+        let (spec, name) = (&v.spec, v.metadata.name.clone());
+        (spec.access_modes.len(), size(&spec.capacity), name)
+    };
+    let fitting = || volumes.iter().filter(fits);
+    let reserved = fitting().filter(|v| refers_to(v, claim)).min_by_key(rank);
     reserved
-        .or_else(|| fitting.iter().find(|v| free(v)))
-        .map(|v| (*v).clone())
+        .or_else(|| fitting().filter(free).min_by_key(rank))
+        .cloned()
 }
 
 /// Why a volume that a claim names is not for it.
 fn mismatch(volume: &Volume, claim: &Claim) -> Option<String> {
     if volume.metadata.is_deleting() {
         let name = &volume.metadata.name;
-        return Some(format!("the volume is marked for deletion {name:?}"));
+        return Some(format!(
+            "the volume is marked for deletion {}",
+            go_quote(name)
+        ));
     }
     let why = if size(&volume.spec.capacity) < size(&claim.spec.resources.requests) {
         "requested PV is too small"
@@ -232,8 +232,8 @@ pub fn claim(claim: &Arc<Claim>, around: &Around<'_>) -> Vec<Step> {
             None => bind(v, claim),
             Some(why) => {
                 let message = format!(
-                    "Cannot bind to requested volume {:?}: {why}",
-                    v.metadata.name
+                    "Cannot bind to requested volume {}: {why}",
+                    go_quote(&v.metadata.name)
                 );
                 vec![
                     tell(EventType::Warning, "VolumeMismatch", message),
@@ -244,7 +244,10 @@ pub fn claim(claim: &Arc<Claim>, around: &Around<'_>) -> Vec<Step> {
         (false, true, Some(v)) if refers_to(v, claim) => bind(v, claim),
         (false, true, Some(v)) => {
             let name = &v.metadata.name;
-            let message = format!("volume {name:?} already bound to a different claim.");
+            let message = format!(
+                "volume {} already bound to a different claim.",
+                go_quote(name)
+            );
             vec![
                 tell(EventType::Warning, "FailedBinding", message),
                 phase("Pending"),
@@ -313,7 +316,7 @@ fn unbound(claim: &Arc<Claim>, around: &Around<'_>) -> Vec<Step> {
         });
         match provisioner {
             None => {
-                let message = format!("storageclass.storage.k8s.io {name:?} not found");
+                let message = format!("storageclass.storage.k8s.io {} not found", go_quote(name));
                 steps.push(tell(EventType::Warning, "ProvisioningFailed", message));
             }
             Some(p) if p.starts_with("kubernetes.io/") => {
@@ -363,8 +366,8 @@ pub fn volume(volume: &Arc<Volume>, referred: Option<&Referred>) -> Vec<Step> {
                 EventType::Warning,
                 "VolumeMismatch",
                 format!(
-                    "Cannot bind PersistentVolume to requested PersistentVolumeClaim {:?} due to incompatible volumeMode.",
-                    claim.metadata.name
+                    "Cannot bind PersistentVolume to requested PersistentVolumeClaim {} due to incompatible volumeMode.",
+                    go_quote(&claim.metadata.name)
                 ),
             ),
             Step::TellClaim(
@@ -372,8 +375,8 @@ pub fn volume(volume: &Arc<Volume>, referred: Option<&Referred>) -> Vec<Step> {
                 EventType::Warning,
                 "VolumeMismatch",
                 format!(
-                    "Cannot bind PersistentVolume {:?} to requested PersistentVolumeClaim due to incompatible volumeMode.",
-                    volume.metadata.name
+                    "Cannot bind PersistentVolume {} to requested PersistentVolumeClaim due to incompatible volumeMode.",
+                    go_quote(&volume.metadata.name)
                 ),
             ),
         ];
@@ -419,7 +422,10 @@ fn reclaim(volume: &Arc<Volume>) -> Vec<Step> {
         steps.push(Step::VolumePhase(volume.clone(), "Failed", message));
         let name = &volume.metadata.name;
         let told = if reason == "VolumeFailedDelete" {
-            format!("error getting deleter volume plugin for volume {name:?}: {message}")
+            format!(
+                "error getting deleter volume plugin for volume {}: {message}",
+                go_quote(name)
+            )
         } else {
             message.to_owned()
         };
