@@ -57,6 +57,39 @@ pub async fn run_on(
     tls: Tls,
     stop: CancellationToken,
 ) -> Result<(), Error> {
+    let shutdown = Shutdown {
+        token: stop,
+        tasks: TaskTracker::new(),
+    };
+    let server = start(config, dependencies, &shutdown);
+    let engine = server.engine.clone();
+    tracing::info!(address = %server.config.bind, "serving");
+    let settings = Settings {
+        limits: Limits::by_open_files(CONNECTIONS),
+        head_bytes: 1024 * 1024,
+        stream_window: 256 * 1024,
+        connection_window: 1024 * 1024,
+        ..Settings::SMALL
+    }
+    .with_streams(server.config.max_streams);
+    listen(
+        listener,
+        Some(tls),
+        settings,
+        server.clone(),
+        shutdown.clone(),
+    )
+    .await;
+    server.health.shutting_down();
+    if !shutdown.drain(GRACE).await {
+        tracing::warn!("requests were still running at the end of the grace period");
+    }
+    engine.core.closed().await;
+    Ok(())
+}
+
+/// The server without its port, with its hooks running: what answers requests until `shutdown`.
+pub fn start(config: Config, dependencies: Dependencies, shutdown: &Shutdown) -> Arc<Server> {
     let reader = dependencies.core.reader();
     let engine = Arc::new(Engine {
         core: dependencies.core,
@@ -75,16 +108,12 @@ pub async fn run_on(
         kubelet_tls: dependencies.kubelet_tls,
         extra_paths: dependencies.extra_paths,
         extra_metrics: dependencies.extra_metrics,
-        engine: engine.clone(),
-        stop: stop.clone(),
+        engine,
+        stop: shutdown.token.clone(),
         config,
     });
-    let shutdown = Shutdown {
-        token: stop.clone(),
-        tasks: TaskTracker::new(),
-    };
     let hooks = dependencies.hooks;
-    let (for_hooks, hook_stop) = (server.clone(), stop.clone());
+    let (for_hooks, hook_stop) = (server.clone(), shutdown.token.clone());
     shutdown.spawn(async move {
         let core = for_hooks.engine.core.clone();
         tokio::select! {
@@ -116,29 +145,7 @@ pub async fn run_on(
         }
         tracing::info!("ready");
     });
-    tracing::info!(address = %server.config.bind, "serving");
-    let settings = Settings {
-        limits: Limits::by_open_files(CONNECTIONS),
-        head_bytes: 1024 * 1024,
-        stream_window: 256 * 1024,
-        connection_window: 1024 * 1024,
-        ..Settings::SMALL
-    }
-    .with_streams(server.config.max_streams);
-    listen(
-        listener,
-        Some(tls),
-        settings,
-        server.clone(),
-        shutdown.clone(),
-    )
-    .await;
-    server.health.shutting_down();
-    if !shutdown.drain(GRACE).await {
-        tracing::warn!("requests were still running at the end of the grace period");
-    }
-    engine.core.closed().await;
-    Ok(())
+    server
 }
 
 #[async_trait]
