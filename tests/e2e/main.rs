@@ -78,6 +78,10 @@ fn groups() -> Vec<Group> {
                     batch::replication_controllers,
                 ),
                 ("claims_are_bound_mounted_and_released", storage::claims),
+                (
+                    "claims_that_wait_get_the_volume_of_their_pods_node",
+                    storage::late_binding,
+                ),
                 ("stateful_sets_keep_names_order_and_data", stateful::sets),
                 ("cron_jobs_run_when_they_are_due", batch::cron_jobs),
                 (

@@ -1,6 +1,6 @@
 //! Claims, the volumes they are bound to, and the pods that use them.
 
-use crate::cluster::{Cluster, seconds, wait_for};
+use crate::cluster::{Cluster, Namespace, seconds, wait_for};
 
 /// A pod that runs a command with the claim `data` mounted at /data, on a node.
 fn pod(cluster: &Cluster, namespace: &str, name: &str, node: &str, command: &str) {
@@ -21,6 +21,19 @@ spec:
   volumes: [{{name: d, persistentVolumeClaim: {{claimName: data}}}}]
 "
     ));
+}
+
+/// A pod stays where it is and its condition says why.
+fn told(space: &Namespace<'_>, pod: &str, why: &str) {
+    wait_for(&format!("{pod} is told why"), seconds(60), || {
+        let pod = space.json(&["get", "pod", pod]);
+        let conditions = pod["status"]["conditions"].to_string();
+        if pod["status"]["phase"] == "Pending" && conditions.contains(why) {
+            Ok(())
+        } else {
+            Err(pod["status"].to_string())
+        }
+    });
 }
 
 pub fn claims(cluster: &Cluster) {
@@ -78,8 +91,25 @@ spec: {{accessModes: [ReadWriteOnce], storageClassName: manual, resources: {{req
     phase("pod", "reader", "Succeeded");
     assert_eq!(space.kubectl(&["logs", "reader"]), "kept\n");
 
-    // Another node has another directory of that name, or none.
+    // Another node has another directory of that name, or none: nobody is placed there, and who places himself gets nothing.
     pod(cluster, space.name, "elsewhere", "node-1", "cat /data/f");
+    told(
+        &space,
+        "elsewhere",
+        "1 node(s) didn't match PersistentVolume's node affinity",
+    );
+    cluster.apply(&format!(
+        "apiVersion: v1
+kind: Pod
+metadata: {{name: placed, namespace: {}}}
+spec:
+  nodeName: node-1
+  restartPolicy: Never
+  containers: [{{name: c, image: 'keelson.local/busybox:1', volumeMounts: [{{name: d, mountPath: /data}}]}}]
+  volumes: [{{name: d, persistentVolumeClaim: {{claimName: data}}}}]
+",
+        space.name
+    ));
     wait_for("the other node refuses the volume", seconds(60), || {
         let events = space.json(&["get", "events", "--field-selector=reason=FailedMount"]);
         let text = events.to_string();
@@ -133,4 +163,140 @@ spec:
     phase("pv", "of-claims", "Released");
     assert!(folder.join("f").exists());
     cluster.kubectl(&["delete", "pv", "of-claims"]);
+}
+
+/// Claims that wait for a first consumer get the volume of the node that their pod is placed on.
+pub fn late_binding(cluster: &Cluster) {
+    let space = cluster.namespace("late-binding");
+    let kept = tempfile::tempdir_in(cluster.file(".")).unwrap();
+    cluster.apply(
+        "apiVersion: storage.k8s.io/v1
+kind: StorageClass
+metadata: {name: late}
+provisioner: kubernetes.io/no-provisioner
+volumeBindingMode: WaitForFirstConsumer
+",
+    );
+    for node in ["node-1", "node-2"] {
+        let folder = kept.path().join(node);
+        std::fs::create_dir(&folder).unwrap();
+        cluster.apply(&format!(
+            "apiVersion: v1
+kind: PersistentVolume
+metadata: {{name: late-{node}}}
+spec:
+  capacity: {{storage: 1Gi}}
+  accessModes: [ReadWriteOnce]
+  persistentVolumeReclaimPolicy: Retain
+  storageClassName: late
+  local: {{path: '{}'}}
+  nodeAffinity:
+    required:
+      nodeSelectorTerms: [{{matchExpressions: [{{key: kubernetes.io/hostname, operator: In, values: [{node}]}}]}}]
+",
+            folder.display()
+        ));
+    }
+    let claim = |name: &str| {
+        cluster.apply(&format!(
+            "apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {{name: {name}, namespace: {}}}
+spec: {{accessModes: [ReadWriteOnce], storageClassName: late, resources: {{requests: {{storage: 1Mi}}}}}}
+",
+            space.name
+        ));
+    };
+    let user = |name: &str, claim: &str, node: &str| {
+        let selector = match node {
+            "" => String::new(),
+            node => format!("nodeSelector: {{kubernetes.io/hostname: {node}}}"),
+        };
+        cluster.apply(&format!(
+            "apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, namespace: {}, labels: {{app: late}}}}
+spec:
+  terminationGracePeriodSeconds: 0
+  {selector}
+  affinity:
+    podAntiAffinity:
+      requiredDuringSchedulingIgnoredDuringExecution:
+      - {{topologyKey: kubernetes.io/hostname, labelSelector: {{matchLabels: {{app: late}}}}}}
+  containers:
+  - name: c
+    image: 'keelson.local/busybox:1'
+    command: [sh, -c, 'hostname > /data/f; trap exit TERM; sleep 3600 & wait']
+    volumeMounts: [{{name: d, mountPath: /data}}]
+  volumes: [{{name: d, persistentVolumeClaim: {{claimName: {claim}}}}}]
+",
+            space.name
+        ));
+    };
+    for name in ["one", "two"] {
+        claim(name);
+    }
+    wait_for("claims wait for pods", seconds(30), || {
+        let events = space.json(&[
+            "get",
+            "events",
+            "--field-selector=reason=WaitForFirstConsumer",
+        ]);
+        match events["items"].as_array().map(Vec::len) {
+            Some(n) if n >= 2 => Ok(()),
+            _ => Err(events.to_string()),
+        }
+    });
+    for name in ["one", "two"] {
+        assert_eq!(
+            space.json(&["get", "pvc", name])["status"]["phase"],
+            "Pending"
+        );
+        user(name, name, "");
+    }
+    let mut nodes = Vec::new();
+    for name in ["one", "two"] {
+        let node = wait_for(&format!("{name} runs"), seconds(90), || {
+            let pod = space.json(&["get", "pod", name]);
+            match pod["spec"]["nodeName"].as_str() {
+                Some(node) if pod["status"]["phase"] == "Running" => Ok(node.to_owned()),
+                _ => Err(pod["status"].to_string()),
+            }
+        });
+        let claim = space.json(&["get", "pvc", name]);
+        assert_eq!(claim["spec"]["volumeName"], format!("late-{node}").as_str());
+        assert_eq!(claim["status"]["phase"], "Bound");
+        wait_for(&format!("{name} writes"), seconds(30), || {
+            std::fs::read_to_string(kept.path().join(&node).join("f")).map_err(|e| e.to_string())
+        });
+        nodes.push(node);
+    }
+    nodes.sort();
+    assert_eq!(nodes, ["node-1", "node-2"]);
+
+    // No volume is left for a third; and a bound claim takes its pod to its node.
+    claim("three");
+    user("three", "three", "");
+    told(
+        &space,
+        "three",
+        "node(s) didn't find available persistent volumes to bind",
+    );
+    space.kubectl(&["delete", "pod", "--all"]);
+    let of_one = space.json(&["get", "pvc", "one"])["spec"]["volumeName"].clone();
+    let other = if of_one == "late-node-1" {
+        "node-2"
+    } else {
+        "node-1"
+    };
+    user("astray", "one", other);
+    told(
+        &space,
+        "astray",
+        "node(s) didn't match PersistentVolume's node affinity",
+    );
+    space.kubectl(&["delete", "pod", "--all"]);
+    space.kubectl(&["delete", "pvc", "--all"]);
+    cluster.kubectl(&["delete", "pv", "late-node-1", "late-node-2"]);
+    cluster.kubectl(&["delete", "storageclass", "late"]);
 }

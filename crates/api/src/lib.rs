@@ -19,5 +19,6 @@ pub mod text;
 pub mod time;
 pub mod validate;
 pub mod view;
+pub mod volumes;
 
 pub use status::Status;

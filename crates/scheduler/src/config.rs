@@ -59,6 +59,8 @@ pub struct Profile {
     pub preemption: bool,
     /// DefaultPreemption's args.
     pub candidates: Candidates,
+    /// VolumeBinding's args: how long a pod waits for its volumes.
+    pub bind_timeout: Duration,
 }
 
 /// On how many nodes preemption finds room before it chooses: the larger of both, or all there are.
@@ -97,6 +99,7 @@ impl Default for Profile {
             weights: BTreeMap::new(),
             preemption: true,
             candidates: Candidates::default(),
+            bind_timeout: Duration::from_secs(600),
         }
     }
 }
@@ -294,6 +297,12 @@ pub(crate) struct FitArgs {
 pub(crate) struct PreemptionArgs {
     min_candidate_nodes_absolute: Option<i32>,
     min_candidate_nodes_percentage: Option<i32>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct BindingArgs {
+    bind_timeout_seconds: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -681,6 +690,15 @@ fn profile(
                 let args: PreemptionArgs = serde_json::from_value(doc).map_err(wrong)?;
                 profile.candidates = candidates(&args)?;
             }
+            "VolumeBinding" => {
+                let args: BindingArgs = serde_json::from_value(doc).map_err(wrong)?;
+                if let Some(seconds) = args.bind_timeout_seconds {
+                    let detail = "invalid BindTimeoutSeconds, should not be a negative value";
+                    let seconds = u64::try_from(seconds)
+                        .map_err(|_| invalid("bindTimeoutSeconds", seconds, detail))?;
+                    profile.bind_timeout = Duration::from_secs(seconds);
+                }
+            }
             _ => {}
         }
     }
@@ -723,6 +741,7 @@ mod tests {
             let left = match *name {
                 "NodeResourcesFit" => component::config::not_decoded::<FitArgs>(args),
                 "DefaultPreemption" => component::config::not_decoded::<PreemptionArgs>(args),
+                "VolumeBinding" => component::config::not_decoded::<BindingArgs>(args),
                 _ => {
                     assert!(args.iter().all(|f| !f.support.is_there()), "{name}");
                     continue;
@@ -815,7 +834,7 @@ mod tests {
             let e = of(plugins).unwrap_err();
             assert!(e.contains(part), "{plugins}: {e}");
         }
-        let c = read("profiles:\n- plugins: {multiPoint: {enabled: [{name: VolumeBinding}, {name: NodePorts}]}}\n").unwrap();
+        let c = read("profiles:\n- plugins: {multiPoint: {enabled: [{name: VolumeBinding}, {name: DynamicResources}]}}\n").unwrap();
         assert_eq!(c.warnings.len(), 1, "{:?}", c.warnings);
     }
 
@@ -841,6 +860,7 @@ mod tests {
                 "NodeResourcesBalancedAllocation",
                 "{resources: [{name: nvidia.com/gpu, weight: 1}]}",
             ),
+            ("VolumeBinding", "{shape: [{utilization: 0, score: 0}]}"),
             ("Nope", "{}"),
         ] {
             assert!(of(name, args).is_err(), "{name} {args}");
@@ -859,7 +879,7 @@ mod tests {
                 "{resources: [{name: cpu, weight: 1}, {name: memory, weight: 1}]}",
             ),
             ("PodTopologySpread", "{defaultingType: System}"),
-            ("VolumeBinding", "{bindTimeoutSeconds: 600}"),
+            ("VolumeBinding", "{bindTimeoutSeconds: 600, shape: null}"),
         ] {
             let c = of(name, args).unwrap();
             assert!(c.warnings.is_empty(), "{name}: {:?}", c.warnings);
@@ -924,6 +944,18 @@ mod tests {
             let e = of("DefaultPreemption", args).unwrap_err();
             assert!(e.contains(part), "{args}: {e}");
         }
+        for (args, seconds) in [
+            ("{}", 600),
+            ("{bindTimeoutSeconds: 0}", 0),
+            ("{bindTimeoutSeconds: 30}", 30),
+            ("{bindTimeoutSeconds: 9223372036854775807}", i64::MAX as u64),
+        ] {
+            let c = of("VolumeBinding", args).unwrap();
+            let found = c.profiles[0].bind_timeout;
+            assert_eq!(found, Duration::from_secs(seconds), "{args}");
+        }
+        let e = of("VolumeBinding", "{bindTimeoutSeconds: -1}").unwrap_err();
+        assert!(e.contains("should not be a negative value"), "{e}");
         for weight in ["2147483648", "9223372036854775807"] {
             let plugins =
                 format!("{{score: {{enabled: [{{name: NodeResourcesFit, weight: {weight}}}]}}}}");

@@ -2,7 +2,11 @@
 //!
 //! Invariants: a pod that was decided is counted on its node ("assumed") until the watch shows it bound, its binding
 //! fails or it is deleted; a pod is decided at most once per attempt; nothing is decided for a pod that is being deleted;
-//! room that preemption made for a pod is given to none of lower or equal priority.
+//! room that preemption made for a pod is given to none of lower or equal priority; what a pod took beside its place is given
+//! back when it is not bound.
+//!
+//! A pod whose volumes are not bound yet is decided, then prepared ([`Action::Prepare`]), and bound when all that it waits
+//! for is seen. Meanwhile it keeps no writer busy.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,17 +14,20 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::cycle::{Decider, Decision};
-use crate::framework::ClusterEvent;
+use crate::framework::{ClusterEvent, Hold, Write};
 use crate::nodes::NodeTable;
 use crate::pod::{Classes, Pod};
 use crate::preemption::preempt;
-use crate::queue::{Millis, Queue, Queued};
+use crate::queue::{Millis, Queue, Queued, millis};
+use crate::storage::Change;
+use crate::storage::reservations::Reservations;
 use crate::view::{NodeView, PodView};
 
 /// What upstream's plugin for resource claims, which comes before preemption, says of a pod that holds none.
 const NO_CLAIMS: &str = "no new claims to deallocate";
 
 const UNSCHEDULABLE: &str = "Unschedulable";
+const ERROR: &str = "SchedulerError";
 
 /// What happened.
 #[derive(Clone, Debug)]
@@ -37,6 +44,17 @@ pub enum Input {
     Namespace(String, BTreeMap<String, String>),
     /// A namespace is gone.
     NamespaceGone(String),
+    /// Something about volumes.
+    Storage(Change),
+    /// The writes of [`Action::Prepare`] ended.
+    Prepared {
+        /// Which pod.
+        uid: String,
+        /// The versions that came of them, as far as they went.
+        versions: Vec<u64>,
+        /// Why the next one failed.
+        error: Option<String>,
+    },
     /// A binding ended.
     Bound {
         /// Which pod.
@@ -59,6 +77,15 @@ pub enum Action {
         attempts: u32,
         /// When it was first queued.
         queued: Millis,
+    },
+    /// Make these writes, one after the other while they succeed, and report the outcome as [`Input::Prepared`].
+    Prepare {
+        /// The pod.
+        pod: Arc<PodView>,
+        /// The node that it is decided for.
+        node: String,
+        /// What to write.
+        writes: Vec<Write>,
     },
     /// Tell the pod's owner why it is not placed.
     Explain {
@@ -97,6 +124,48 @@ pub struct Sizes {
     pub gated: usize,
 }
 
+/// A pod that has a node and waits for more before it is bound.
+#[derive(Clone)]
+struct Preparation {
+    pod: Pod,
+    node: String,
+    attempts: u32,
+    queued: Millis,
+    /// Plugins (by index) that hold something, and how many writes each asked for.
+    holds: Vec<(usize, usize)>,
+    /// Whether the writes ended, and how.
+    written: Option<Result<(), String>>,
+    /// When it has waited for too long; known once the writes ended.
+    deadline: Millis,
+}
+
+/// Pods that are being prepared, and what they hold.
+#[derive(Clone, Default)]
+pub struct Preparations {
+    pods: BTreeMap<String, Preparation>,
+    reservations: Reservations,
+}
+
+impl Preparations {
+    /// All but some, which give back what they hold.
+    pub fn without(&self, left_out: impl Fn(&str) -> bool) -> Preparations {
+        let mut kept = self.clone();
+        kept.pods.retain(|uid, _| !left_out(uid));
+        // Also what was promised to the pod over which it ended.
+        for uid in self.reservations.pods() {
+            if !kept.pods.contains_key(uid) {
+                kept.reservations.release(uid, |_| None, |_| None);
+            }
+        }
+        kept
+    }
+
+    /// Which pods.
+    pub fn uids(&self) -> impl Iterator<Item = &String> {
+        self.pods.keys()
+    }
+}
+
 /// The scheduler's state.
 pub struct Core {
     table: NodeTable,
@@ -106,6 +175,12 @@ pub struct Core {
     assumed: BTreeSet<String>,
     /// Pods that wait for room made for them, by uid, and the node it is made on.
     nominated: BTreeMap<String, (Pod, String)>,
+    /// Pods that wait for more before they are bound, by uid.
+    preparing: BTreeMap<String, Preparation>,
+    /// Those of them that have to be looked at.
+    dirty: BTreeSet<String>,
+    /// When they have waited for too long.
+    deadlines: BTreeSet<(Millis, String)>,
     /// The pod that is being decided.
     trying: Option<String>,
     panics: u64,
@@ -126,6 +201,9 @@ impl Core {
             classes: Classes::default(),
             assumed: BTreeSet::new(),
             nominated: BTreeMap::new(),
+            preparing: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
             trying: None,
             panics: 0,
         }
@@ -146,6 +224,33 @@ impl Core {
         let pod = self.classes.pod(view);
         self.table.place(&pod, node);
         self.assumed.insert(pod.uid().to_owned());
+    }
+
+    /// The pods that are being prepared, for a core that takes this one's place.
+    pub fn preparations(&mut self) -> Preparations {
+        Preparations {
+            pods: std::mem::take(&mut self.preparing),
+            reservations: std::mem::take(&mut self.table.storage.reservations),
+        }
+    }
+
+    /// What pods hold that another core prepared. Volumes are known.
+    pub fn take_over(&mut self, from: &Preparations) {
+        self.table.storage.reservations = from.reservations.clone();
+    }
+
+    /// Goes on with a pod that another core prepared. Nodes are known.
+    pub fn resume(&mut self, from: &Preparations, uid: &str) {
+        let Some(p) = from.pods.get(uid).cloned() else {
+            return;
+        };
+        self.table.place(&p.pod, &p.node);
+        self.assumed.insert(uid.to_owned());
+        if matches!(p.written, Some(Ok(()))) {
+            self.deadlines.insert((p.deadline, uid.to_owned()));
+        }
+        self.dirty.insert(uid.to_owned());
+        self.preparing.insert(uid.to_owned(), p);
     }
 
     #[cfg(test)]
@@ -173,18 +278,27 @@ impl Core {
 
     /// When [`Core::tick`] is due.
     pub fn next_due(&self) -> Option<Millis> {
-        self.queue.next_due()
+        let deadline = self.deadlines.first().map(|(at, _)| *at);
+        self.queue.next_due().into_iter().chain(deadline).min()
     }
 
     /// Moves what time has freed.
     pub fn tick(&mut self, now: Millis) {
         self.queue.tick(now);
+        while self.deadlines.first().is_some_and(|(at, _)| *at <= now) {
+            let due = self.deadlines.pop_first();
+            self.dirty.extend(due.map(|(_, uid)| uid));
+        }
     }
 
     fn wake(&mut self, now: Millis, event: &ClusterEvent<'_>) {
         let (table, deciders) = (&self.table, &self.deciders);
         let panics = &mut self.panics;
+        let volumes = matches!(event, ClusterEvent::Storage(_));
         self.queue.wake(now, |q| {
+            if volumes && q.pod.view.spec.volumes.is_empty() {
+                return false;
+            }
             if q.rejected_by.is_empty() {
                 return true;
             }
@@ -217,6 +331,7 @@ impl Core {
     fn pod_gone(&mut self, view: Arc<PodView>, now: Millis) {
         let uid = view.metadata.uid.clone();
         self.queue.remove(&uid);
+        self.drop_preparation(&uid);
         self.assumed.remove(&uid);
         self.nominated.remove(&uid);
         if self.table.remove_pod(&uid) {
@@ -232,6 +347,7 @@ impl Core {
         let uid = view.metadata.uid.clone();
         if !view.spec.node_name.is_empty() {
             self.queue.remove(&uid);
+            self.drop_preparation(&uid);
             self.nominated.remove(&uid);
             let news = !self.assumed.remove(&uid) && self.table.row_of_pod(&uid).is_none();
             let pod = self.classes.pod(view);
@@ -269,35 +385,200 @@ impl Core {
             Input::PodGone(view) => self.pod_gone(view, now),
             Input::Node(view) => {
                 let change = self.table.upsert_node(&view);
+                if change.added || change.labels {
+                    self.recheck_on(&view.metadata.name);
+                }
                 if change.any()
                     && let Some(row) = self.table.find(&view.metadata.name)
                 {
                     self.wake(now, &ClusterEvent::Node { row, change });
                 }
             }
-            Input::NodeGone(name) => self.table.remove_node(&name),
+            Input::NodeGone(name) => {
+                self.table.remove_node(&name);
+                self.recheck_on(&name);
+            }
             Input::Namespace(name, labels) => self.table.upsert_namespace(&name, labels),
             Input::NamespaceGone(name) => self.table.remove_namespace(&name),
+            Input::Storage(change) => {
+                self.dirty.extend(self.table.storage.waiting_on(&change));
+                if let Some(news) = self.table.storage.apply(change) {
+                    self.wake(now, &ClusterEvent::Storage(&news));
+                }
+            }
+            Input::Prepared {
+                uid,
+                versions,
+                error,
+            } => self.prepared(uid, &versions, error, now),
             Input::Bound { uid, ok } => {
                 if ok {
                     self.queue.remove(&uid);
-                } else if self.assumed.remove(&uid) {
-                    let row = self.table.row_of_pod(&uid);
-                    let row = row.and_then(|r| self.table.row(r));
-                    let pod = row.and_then(|r| r.pods.get(&uid)).cloned();
-                    self.table.remove_pod(&uid);
-                    // Its room is free again for those that were refused for want of it.
-                    if let Some(pod) = pod {
-                        self.wake(now, &ClusterEvent::PodGone(&pod));
-                    }
-                    self.queue.retry(&uid, now);
+                    self.post_bind(&uid);
+                } else if self.assumed.contains(&uid) {
+                    self.give_back(&uid, now);
                 }
+            }
+        }
+    }
+
+    /// A pod that was decided is not bound: it is tried again later.
+    fn give_back(&mut self, uid: &str, now: Millis) {
+        self.assumed.remove(uid);
+        let pod = self.pod_of(uid);
+        self.table.remove_pod(uid);
+        let Some(pod) = pod else {
+            self.queue.retry(uid, now);
+            return;
+        };
+        // Its room is free again for those that were refused for want of it.
+        self.wake(now, &ClusterEvent::PodGone(&pod));
+        if self.queue.get(uid).is_some() {
+            self.queue.retry(uid, now);
+        } else {
+            // It was decided by a core that is no more.
+            let gated = self.gate(&pod);
+            self.queue.upsert(pod, gated, now);
+        }
+    }
+
+    fn pod_of(&self, uid: &str) -> Option<Pod> {
+        let row = self.table.row(self.table.row_of_pod(uid)?)?;
+        row.pods.get(uid).cloned()
+    }
+
+    fn post_bind(&mut self, uid: &str) {
+        let Some(pod) = self.pod_of(uid) else {
+            return;
+        };
+        let Some(d) = self.deciders.get(&pod.view.spec.scheduler_name) else {
+            return;
+        };
+        for tell in d.plugins.iter().filter_map(|p| p.post_bind) {
+            tell(&pod, &mut self.table);
+        }
+    }
+
+    fn recheck_on(&mut self, node: &str) {
+        let on = self.preparing.iter().filter(|(_, p)| p.node == node);
+        self.dirty.extend(on.map(|(uid, _)| uid.clone()));
+    }
+
+    fn hold_of<'a>(
+        deciders: &'a HashMap<String, Decider>,
+        pod: &Pod,
+        plugin: usize,
+    ) -> Option<(&'static str, &'a dyn Hold)> {
+        let d = deciders.get(&pod.view.spec.scheduler_name)?;
+        let plugin = d.plugins.get(plugin)?;
+        Some((plugin.name, plugin.hold.as_deref()?))
+    }
+
+    fn prepared(&mut self, uid: String, versions: &[u64], error: Option<String>, now: Millis) {
+        let Some(p) = self.preparing.get_mut(&uid) else {
+            return;
+        };
+        let mut left = versions;
+        let mut failed = None;
+        for (plugin, writes) in &p.holds {
+            let Some((name, hold)) = Self::hold_of(&self.deciders, &p.pod, *plugin) else {
+                continue;
+            };
+            let (its, others) = left.split_at(left.len().min(*writes));
+            left = others;
+            hold.written(&p.pod, &mut self.table, its);
+            if its.len() < *writes && failed.is_none() {
+                failed = error
+                    .as_ref()
+                    .map(|e| format!("running PreBind plugin \"{name}\": {e}"));
+            }
+            let patience = now.saturating_add(millis(hold.patience()));
+            p.deadline = p.deadline.max(patience);
+        }
+        match failed.or(error) {
+            Some(why) => p.written = Some(Err(why)),
+            None => {
+                p.written = Some(Ok(()));
+                self.deadlines.insert((p.deadline, uid.clone()));
+            }
+        }
+        self.dirty.insert(uid);
+    }
+
+    /// Takes a pod out of preparation; what it held is given back.
+    fn drop_preparation(&mut self, uid: &str) -> Option<Preparation> {
+        let p = self.preparing.remove(uid)?;
+        self.dirty.remove(uid);
+        self.deadlines.remove(&(p.deadline, uid.to_owned()));
+        // Others that wait for what it waited for are on their own now.
+        let beside = self.table.storage.reservations.beside(uid);
+        self.dirty.extend(beside);
+        for (plugin, _) in &p.holds {
+            if let Some((_, hold)) = Self::hold_of(&self.deciders, &p.pod, *plugin) {
+                hold.release(&p.pod, &mut self.table);
+            }
+        }
+        Some(p)
+    }
+
+    /// Whether a pod that was prepared can be bound now, or never will be.
+    fn recheck(&mut self, uid: &str, now: Millis) -> Option<Action> {
+        let p = self.preparing.get(uid)?;
+        let error = match p.written.clone()? {
+            Err(why) => Some(why),
+            Ok(()) => {
+                let mut waits = None;
+                let mut error = None;
+                for (plugin, _) in &p.holds {
+                    let Some((name, hold)) = Self::hold_of(&self.deciders, &p.pod, *plugin) else {
+                        continue;
+                    };
+                    let ready = hold.is_ready(&p.pod, &self.table, &p.node);
+                    let told = |why: String| format!("running PreBind plugin \"{name}\": {why}");
+                    match ready {
+                        Ok(true) => continue,
+                        Ok(false) if now < p.deadline => waits = Some(()),
+                        Ok(false) => error = Some(told(hold.too_late())),
+                        Err(why) => error = Some(told(why)),
+                    }
+                    break;
+                }
+                if waits.is_some() {
+                    return None;
+                }
+                error
+            }
+        };
+        let p = self.drop_preparation(uid)?;
+        match error {
+            None => Some(Action::Bind {
+                pod: p.pod.view,
+                node: p.node,
+                attempts: p.attempts,
+                queued: p.queued,
+            }),
+            Some(message) => {
+                self.give_back(uid, now);
+                Some(Action::Explain {
+                    pod: p.pod.view,
+                    reason: ERROR,
+                    message,
+                    nomination: Nomination::Cleared,
+                })
             }
         }
     }
 
     /// The next decision, if a pod is ready for one. `random` picks among equally good nodes.
     pub fn step(&mut self, now: Millis, random: u64) -> Option<Action> {
+        while let Some(uid) = self.dirty.pop_first() {
+            self.trying = Some(uid.clone());
+            let action = self.recheck(&uid, now);
+            self.trying = None;
+            if action.is_some() {
+                return action;
+            }
+        }
         loop {
             let q = self.queue.pop()?;
             self.trying = Some(q.pod.uid().to_owned());
@@ -334,6 +615,66 @@ impl Core {
         action
     }
 
+    /// A pod has a place: it takes what else it gets there, and is bound, or prepared first.
+    fn placed(&mut self, q: Queued, row: usize, now: Millis) -> Option<Action> {
+        let uid = q.pod.uid().to_owned();
+        let node = self.table.row(row)?.name.clone();
+        self.table.place(&q.pod, &node);
+        self.nominated.remove(&uid);
+        self.assumed.insert(uid.clone());
+        let d = self.deciders.get(&q.pod.view.spec.scheduler_name)?;
+        let mut holds: Vec<(usize, usize)> = Vec::new();
+        let mut writes = Vec::new();
+        let mut failed = None;
+        for (i, plugin) in d.plugins.iter().enumerate() {
+            let Some(hold) = plugin.hold.as_ref().filter(|h| h.relevant(&q.pod)) else {
+                continue;
+            };
+            match hold.reserve(&q.pod, &mut self.table, row) {
+                Ok(None) => {}
+                Ok(Some(its)) => {
+                    holds.push((i, its.len()));
+                    writes.extend(its);
+                }
+                Err(why) => {
+                    let name = plugin.name;
+                    failed = Some(format!("running Reserve plugin \"{name}\": {why}"));
+                    break;
+                }
+            }
+        }
+        if holds.is_empty() && failed.is_none() {
+            return Some(Action::Bind {
+                pod: q.pod.view,
+                node,
+                attempts: q.attempts,
+                queued: q.first,
+            });
+        }
+        let pod = q.pod.view.clone();
+        let p = Preparation {
+            pod: q.pod,
+            node: node.clone(),
+            attempts: q.attempts,
+            queued: q.first,
+            holds,
+            written: None,
+            deadline: 0,
+        };
+        self.preparing.insert(uid.clone(), p);
+        let Some(message) = failed else {
+            return Some(Action::Prepare { pod, node, writes });
+        };
+        self.drop_preparation(&uid);
+        self.give_back(&uid, now);
+        Some(Action::Explain {
+            pod,
+            reason: ERROR,
+            message,
+            nomination: Nomination::Cleared,
+        })
+    }
+
     fn decide(&mut self, q: Queued, now: Millis, random: u64) -> Option<Action> {
         let uid = q.pod.uid().to_owned();
         let Some(decider) = self.deciders.get_mut(&q.pod.view.spec.scheduler_name) else {
@@ -341,16 +682,14 @@ impl Core {
             return None;
         };
         match decider.decide(&q.pod, &self.table, random) {
-            Decision::Place(row) => {
-                let node = self.table.row(row)?.name.clone();
-                self.table.place(&q.pod, &node);
-                self.nominated.remove(&uid);
-                self.assumed.insert(uid);
-                Some(Action::Bind {
+            Decision::Place(row) => self.placed(q, row, now),
+            Decision::Error(message) => {
+                self.queue.retry(&uid, now);
+                Some(Action::Explain {
                     pod: q.pod.view,
-                    node,
-                    attempts: q.attempts,
-                    queued: q.first,
+                    reason: ERROR,
+                    message,
+                    nomination: Nomination::Cleared,
                 })
             }
             Decision::NoNodes => {
@@ -695,6 +1034,10 @@ mod tests {
                 l.placed.insert(uid.clone(), (n, shape));
                 Ok(Some(Some(uid)))
             }
+            Some(Action::Prepare { pod, .. }) => {
+                prop_assert!(false, "{} has no volumes", pod.metadata.uid);
+                Ok(None)
+            }
             Some(Action::Explain { pod, message, .. }) => {
                 let shape = l.waiting.get(&pod.metadata.uid).copied();
                 prop_assert!(
@@ -724,7 +1067,9 @@ mod tests {
         let mut tried = Vec::new();
         while let Some(action) = c.step(20_000, 0) {
             tried.push(match action {
-                Action::Bind { pod, .. } | Action::Explain { pod, .. } => pod.metadata.uid.clone(),
+                Action::Bind { pod, .. }
+                | Action::Prepare { pod, .. }
+                | Action::Explain { pod, .. } => pod.metadata.uid.clone(),
             });
         }
         tried.sort();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::bits::BitSet;
 use crate::config::Profile;
-use crate::framework::{MAX_SCORE, Normalize, Plugin, Reason, Scope};
+use crate::framework::{MAX_SCORE, Normalize, Plugin, Reason, Refusal, Scope};
 use crate::nodes::NodeTable;
 use crate::plugins;
 use crate::pod::{Class, Pod};
@@ -23,6 +23,8 @@ struct Shared {
 pub struct FitError {
     /// The number of nodes.
     pub nodes: usize,
+    /// What refused the pod before any node was looked at.
+    pub pre_filter: String,
     /// How many nodes gave each reason.
     pub reasons: BTreeMap<String, usize>,
     /// Rows that preemption could mend.
@@ -47,7 +49,11 @@ pub fn histogram(nodes: usize, reasons: &BTreeMap<String, usize>) -> String {
 impl FitError {
     /// The message of the PodScheduled condition and the FailedScheduling event.
     pub fn message(&self) -> String {
-        let mut m = histogram(self.nodes, &self.reasons);
+        let mut m = if self.pre_filter.is_empty() {
+            histogram(self.nodes, &self.reasons)
+        } else {
+            format!("0/{} nodes are available: {}.", self.nodes, self.pre_filter)
+        };
         if !self.post_filter.is_empty() {
             m.push(' ');
             m.push_str(&self.post_filter);
@@ -65,6 +71,8 @@ pub enum Decision {
     NoNodes,
     /// No node suits.
     Unfit(Box<FitError>),
+    /// It cannot be told.
+    Error(String),
 }
 
 /// Makes decisions for one profile.
@@ -209,6 +217,7 @@ impl Decider {
     fn unfit(&self, pod: &Pod, nodes: &NodeTable) -> FitError {
         let mut e = FitError {
             nodes: nodes.len(),
+            pre_filter: String::new(),
             reasons: BTreeMap::new(),
             resolvable: Vec::new(),
             plugins: BTreeSet::new(),
@@ -226,10 +235,34 @@ impl Decider {
         e
     }
 
+    /// What refuses the pod before any node is looked at.
+    fn refused(&self, pod: &Pod, nodes: &NodeTable) -> Option<Decision> {
+        let checks = self.plugins.iter().enumerate();
+        let mut checks = checks.filter_map(|(i, p)| Some((i, p.name, p.pre_filter?)));
+        let (i, name, refusal) =
+            checks.find_map(|(i, name, check)| Some((i, name, check(pod, nodes).err()?)))?;
+        Some(match refusal {
+            Refusal::Error(why) => {
+                Decision::Error(format!("running PreFilter plugin \"{name}\": {why}"))
+            }
+            Refusal::Unfit(reason) => Decision::Unfit(Box::new(FitError {
+                nodes: nodes.len(),
+                pre_filter: reason.text,
+                reasons: BTreeMap::new(),
+                resolvable: Vec::new(),
+                plugins: BTreeSet::from([i]),
+                post_filter: String::new(),
+            })),
+        })
+    }
+
     /// Decides. `random` picks among the best nodes.
     pub fn decide(&mut self, pod: &Pod, nodes: &NodeTable, random: u64) -> Decision {
         if nodes.is_empty() {
             return Decision::NoNodes;
+        }
+        if let Some(refused) = self.refused(pod, nodes) {
+            return refused;
         }
         // Where preemption made room is tried first.
         let nominated = &pod.view.status.nominated_node_name;

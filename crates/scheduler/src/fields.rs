@@ -67,8 +67,6 @@ pub static FIELDS: &[Field] = &[
     full("profiles[].schedulerName"),
 ];
 
-const NO_VOLUMES: &str = "no plugin looks at volumes";
-
 /// The arguments of each plugin that takes some.
 #[rustfmt::skip]
 pub static ARGS: &[(&str, &[Field])] = &[
@@ -100,7 +98,7 @@ pub static ARGS: &[(&str, &[Field])] = &[
         never("defaultingType", "\"System\"", "the defaults are the system's"),
     ]),
     ("VolumeBinding", &[
-        none("bindTimeoutSeconds", "600", NO_VOLUMES),
-        none("shape", "", NO_VOLUMES),
+        full("bindTimeoutSeconds"),
+        never("shape", "", "the gate StorageCapacityScoring is off"),
     ]),
 ];

@@ -4,9 +4,13 @@
 //! fields. Filters and scores work on all rows of the node table at once; those that look at a pod's [`Class`] alone are
 //! `Static`, and their results are kept per class until a node's name, labels, taints or images change.
 
+use client::Resource;
+use serde_json::Value;
+
 use crate::bits::BitSet;
 use crate::nodes::{NodeChange, NodeTable};
 use crate::pod::Pod;
+use crate::storage::News;
 
 /// The largest score of a plugin after normalising.
 pub const MAX_SCORE: i64 = 100;
@@ -37,6 +41,18 @@ impl Reason {
         }
     }
 }
+
+/// Why a pod cannot be placed at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No node suits, whichever it is.
+    Unfit(Reason),
+    /// It cannot be told; to be tried again.
+    Error(String),
+}
+
+/// Looks at what does not depend on the node, before any filter. The first that refuses is the only one that is told of.
+pub type PreFilter = fn(&Pod, &NodeTable) -> Result<(), Refusal>;
 
 /// The reasons against a row.
 pub type Check<'a> = Box<dyn Fn(usize) -> Vec<Reason> + 'a>;
@@ -105,6 +121,8 @@ pub enum ClusterEvent<'a> {
     PodGone(&'a Pod),
     /// A pod was placed or its labels changed.
     PodPlaced(&'a Pod),
+    /// Something about volumes. Pods that use none are not asked.
+    Storage(&'a News),
 }
 
 /// When a pod that the plugin rejected is worth another try.
@@ -112,6 +130,60 @@ pub type Hint = fn(event: &ClusterEvent<'_>, pod: &Pod, nodes: &NodeTable) -> bo
 
 /// Whether a pod may enter the queue; the error tells what it waits for.
 pub type Admission = fn(&Pod) -> Result<(), String>;
+
+/// A write that must be made before a pod is bound.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Write {
+    /// What.
+    pub resource: &'static Resource,
+    /// Empty for what belongs to the cluster.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+    /// A merge patch that is refused when the object is not what it was; none when it is so already.
+    pub patch: Option<Value>,
+    /// The version that was decided upon.
+    pub version: u64,
+}
+
+/// Takes what a pod gets beside its place: Reserve, PreBind and Unreserve.
+pub trait Hold: Send + Sync {
+    /// Whether this has anything to do with the pod.
+    fn relevant(&self, pod: &Pod) -> bool;
+
+    /// Reserve: takes it for the pod, which was just placed on the row. `Some` when the pod has to wait before it is bound:
+    /// for these writes, and then for [`Hold::is_ready`].
+    ///
+    /// # Errors
+    /// Why it cannot be taken; nothing is then.
+    fn reserve(
+        &self,
+        pod: &Pod,
+        nodes: &mut NodeTable,
+        row: usize,
+    ) -> Result<Option<Vec<Write>>, String>;
+
+    /// The versions that were written, in the order of the writes, as far as they went.
+    fn written(&self, pod: &Pod, nodes: &mut NodeTable, versions: &[u64]);
+
+    /// PreBind: whether the pod can be bound now. It is asked again when what it waits for changes.
+    ///
+    /// # Errors
+    /// Why that will not come about.
+    fn is_ready(&self, pod: &Pod, nodes: &NodeTable, node: &str) -> Result<bool, String>;
+
+    /// How long a pod waits at most, from the last write on.
+    fn patience(&self) -> std::time::Duration;
+
+    /// The error of a pod that waited for longer.
+    fn too_late(&self) -> String;
+
+    /// Unreserve: what was taken and is not the API's is free again. Also once the pod can be bound.
+    fn release(&self, pod: &Pod, nodes: &mut NodeTable);
+}
+
+/// PostBind: the apiserver has taken a pod's binding.
+pub type PostBind = fn(&Pod, &mut NodeTable);
 
 /// Whether work can be shared between pods of one class.
 pub enum Scope<T: ?Sized> {
@@ -138,10 +210,16 @@ pub struct Plugin {
     pub weight: i64,
     /// Keeps a pod out of the queue; the message tells why.
     pub pre_enqueue: Option<Admission>,
+    /// Refuses a pod whatever the node.
+    pub pre_filter: Option<PreFilter>,
     /// Filters.
     pub filter: Option<Scope<dyn Filter>>,
     /// Scores.
     pub score: Option<Scope<dyn Score>>,
+    /// Takes what the pod gets beside its place, and makes it ready.
+    pub hold: Option<Box<dyn Hold>>,
+    /// Is told of bindings.
+    pub post_bind: Option<PostBind>,
     /// Says when to try again.
     pub hint: Hint,
 }
@@ -153,8 +231,11 @@ impl Plugin {
             name,
             weight: 0,
             pre_enqueue: None,
+            pre_filter: None,
             filter: None,
             score: None,
+            hold: None,
+            post_bind: None,
             hint: |_, _, _| true,
         }
     }

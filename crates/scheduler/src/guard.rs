@@ -9,8 +9,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::core::{Action, Core, Input, Nomination, Sizes};
+use crate::core::{Action, Core, Input, Nomination, Preparations, Sizes};
 use crate::queue::Millis;
+use crate::storage::Change;
 use crate::view::{NodeView, PodView};
 
 const LEAVE_OUT: Millis = 10_000;
@@ -24,6 +25,8 @@ enum Object {
     Pod(String),
     Node(String),
     Namespace(String),
+    /// Of a kind, by key.
+    Storage(&'static str, String),
 }
 
 struct LeftOut {
@@ -40,6 +43,7 @@ pub struct Guard {
     pods: HashMap<String, Arc<PodView>>,
     nodes: BTreeMap<String, Arc<NodeView>>,
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    storage: BTreeMap<(&'static str, String), Change>,
     /// Decided, and not yet seen bound.
     deciding: HashMap<String, (Arc<PodView>, String)>,
     left_out: BTreeMap<Object, LeftOut>,
@@ -61,6 +65,7 @@ impl Guard {
             pods: HashMap::new(),
             nodes: BTreeMap::new(),
             namespaces: BTreeMap::new(),
+            storage: BTreeMap::new(),
             deciding: HashMap::new(),
             left_out: BTreeMap::new(),
             panics: 0,
@@ -121,12 +126,24 @@ impl Guard {
                 self.left_out.remove(&Object::Namespace(name.clone()));
                 Some(Object::Namespace(name.clone()))
             }
+            Input::Storage(change) => {
+                let (kind, key) = change.object();
+                let object = Object::Storage(kind, key.clone());
+                if change.is_gone() {
+                    self.storage.remove(&(kind, key));
+                    self.left_out.remove(&object);
+                } else {
+                    self.storage.insert((kind, key), change.clone());
+                }
+                Some(object)
+            }
             Input::Bound { uid, ok } => {
                 if !ok {
                     self.deciding.remove(uid);
                 }
                 None
             }
+            Input::Prepared { .. } => None,
         }
     }
 
@@ -208,6 +225,10 @@ impl Guard {
                 let labels = self.namespaces.get(name)?.clone();
                 Some(Input::Namespace(name.clone(), labels))
             }
+            Object::Storage(kind, key) => {
+                let change = self.storage.get(&(*kind, key.clone()));
+                change.cloned().map(Input::Storage)
+            }
         }
     }
 
@@ -225,6 +246,7 @@ impl Guard {
                 resume_unwind(panic);
             }
         }
+        let preparations = self.core.preparations();
         loop {
             if let Some(object) = culprit.take() {
                 tracing::error!(
@@ -242,7 +264,7 @@ impl Guard {
                 l.until = now.saturating_add(wait.min(LEAVE_OUT_MAX));
             }
             self.core = (self.make)();
-            match self.replay(now) {
+            match self.replay(&preparations, now) {
                 Ok(()) => return,
                 Err(object) => culprit = Some(object),
             }
@@ -250,7 +272,7 @@ impl Guard {
     }
 
     /// Tells a new core everything; the object over which it panicked.
-    fn replay(&mut self, now: Millis) -> Result<(), Object> {
+    fn replay(&mut self, preparations: &Preparations, now: Millis) -> Result<(), Object> {
         let namespaces = self
             .namespaces
             .iter()
@@ -258,27 +280,40 @@ impl Guard {
         let nodes = self.nodes.values().map(|n| Input::Node(n.clone()));
         let pods = self.pods.values().map(|p| Input::Pod(p.clone()));
         let core = &mut self.core;
-        let mut told = |object: Object, f: &mut dyn FnMut(&mut Core)| {
-            if self.left_out.get(&object).is_some_and(|l| !l.trying) {
+        let left_out = |object: &Object| self.left_out.get(object).is_some_and(|l| !l.trying);
+        let told = |core: &mut Core, object: Object, f: &mut dyn FnMut(&mut Core)| {
+            if left_out(&object) {
                 return Ok(());
             }
             catch_unwind(AssertUnwindSafe(|| f(core))).map_err(|_| object)
         };
-        for input in namespaces.chain(nodes) {
+        let storage = self.storage.values().cloned().map(Input::Storage);
+        for input in namespaces.chain(nodes).chain(storage) {
             let object = match &input {
                 Input::Node(n) => Object::Node(n.metadata.name.clone()),
                 Input::Namespace(name, _) => Object::Namespace(name.clone()),
+                Input::Storage(change) => {
+                    let (kind, key) = change.object();
+                    Object::Storage(kind, key)
+                }
                 _ => continue,
             };
             let mut input = Some(input);
-            told(object, &mut |core| {
+            told(core, object, &mut |core| {
                 if let Some(input) = input.take() {
                     core.input(input, now);
                 }
             })?;
         }
+        let kept = preparations.without(|uid| left_out(&Object::Pod(uid.to_owned())));
+        core.take_over(&kept);
+        for uid in kept.uids() {
+            told(core, Object::Pod(uid.clone()), &mut |core| {
+                core.resume(&kept, uid);
+            })?;
+        }
         for (uid, (pod, node)) in &self.deciding {
-            told(Object::Pod(uid.clone()), &mut |core| {
+            told(core, Object::Pod(uid.clone()), &mut |core| {
                 core.assume(pod.clone(), node);
             })?;
         }
@@ -286,7 +321,7 @@ impl Guard {
             let Input::Pod(pod) = &input else { continue };
             let object = Object::Pod(pod.metadata.uid.clone());
             let mut input = Some(input);
-            told(object, &mut |core| {
+            told(core, object, &mut |core| {
                 if let Some(input) = input.take() {
                     core.input(input, now);
                 }
@@ -353,6 +388,9 @@ mod tests {
         while let Some(action) = g.step(now, 0) {
             out.push(match action {
                 Action::Bind { pod, node, .. } => format!("{} on {node}", pod.metadata.uid),
+                Action::Prepare { pod, node, .. } => {
+                    format!("{} prepared for {node}", pod.metadata.uid)
+                }
                 Action::Explain { pod, reason, .. } => format!("{}: {reason}", pod.metadata.uid),
             });
         }
@@ -405,6 +443,59 @@ mod tests {
         assert_eq!(table.namespace("gone"), None);
         assert_eq!((table.find("a"), table.find("gone")), (Some(0), None));
         assert_eq!(table.row_of_pod("placed"), Some(0));
+    }
+
+    /// A pod that waits for its volumes, and what it was promised, outlive the core that decided.
+    #[test]
+    fn pods_that_are_being_prepared_go_on_after_a_panic() {
+        use crate::storage::tests::{change, claim, class, pod_view, uses, volume};
+        use serde_json::json;
+        let told = |g: &mut Guard, kind: &str, object| {
+            g.input(Input::Storage(change(kind, object)), 0);
+        };
+        let mut g = guard();
+        g.input(Input::Node(Arc::new(node("a", "4", "4Gi"))), 0);
+        let local = "kubernetes.io/no-provisioner";
+        told(
+            &mut g,
+            "class",
+            class("local", "WaitForFirstConsumer", local),
+        );
+        told(&mut g, "volume", volume("v", "local", "1Gi", ""));
+        for name in ["c", "d"] {
+            told(&mut g, "claim", claim(name, "local", ""));
+        }
+        g.input(Input::Pod(pod_view("p", uses(&["c"]))), 0);
+        assert_eq!(decisions(&mut g, 0), ["p prepared for a"]);
+        g.input(Input::Pod(pod("bad", "1", "")), 0);
+        assert_eq!(decisions(&mut g, 0), ["bad: SchedulerError"]);
+        // The volume is promised still.
+        g.input(Input::Pod(pod_view("q", uses(&["d"]))), 0);
+        assert_eq!(decisions(&mut g, 0), ["q: Unschedulable"]);
+        let prepared = Input::Prepared {
+            uid: "p".into(),
+            versions: vec![2],
+            error: None,
+        };
+        g.input(prepared, 1);
+        let reference = json!({"namespace": "default", "name": "c", "uid": "uid-c"});
+        let mut bound = volume("v", "local", "1Gi", "");
+        bound["spec"]["claimRef"] = reference;
+        bound["metadata"]["resourceVersion"] = "2".into();
+        told(&mut g, "volume", bound);
+        told(&mut g, "claim", claim("c", "local", "v"));
+        g.input(Input::Pod(pod("bad-2", "1", "")), 1);
+        let said = decisions(&mut g, 1);
+        assert!(said.contains(&"p on a".to_owned()), "{said:?}");
+        // Its binding fails after another panic: it is tried again.
+        g.input(Input::Pod(pod("bad-3", "1", "")), 1);
+        decisions(&mut g, 1);
+        let failed = Input::Bound {
+            uid: "p".into(),
+            ok: false,
+        };
+        g.input(failed, 2);
+        assert_eq!(decisions(&mut g, 2), ["p on a"]);
     }
 
     #[test]

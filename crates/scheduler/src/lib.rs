@@ -4,7 +4,9 @@
 //! one decision after the other ([`cycle`]); bindings are written by other tasks while the next decisions are made
 //! ([`shell`]). A decided pod is counted on its node at once ("assumed") and taken off again if its binding fails.
 //!
-//! Absent: extenders, dynamic resources, volume binding, gang scheduling.
+//! Pods that wait for their volumes are bound once these are ([`core`], [`storage`]).
+//!
+//! Absent: extenders, dynamic resources, gang scheduling.
 
 pub mod bits;
 pub mod config;
@@ -23,4 +25,5 @@ pub mod queue;
 pub mod resources;
 pub mod selector;
 pub mod shell;
+pub mod storage;
 pub mod view;

@@ -95,7 +95,9 @@ impl Metrics {
             self.attempt_seconds
                 .with(&labels)
                 .observe(took.as_secs_f64());
-            self.preemptions.get().inc();
+            if result == "unschedulable" {
+                self.preemptions.get().inc();
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::bits::BitSet;
 use crate::pod::{HostPorts, Pod, normalized_image};
 use crate::resources::Amounts;
+use crate::storage::Storage;
 use crate::view::{NodeView, Taint};
 
 /// Numbers per row.
@@ -115,6 +116,8 @@ pub struct NodeTable {
     /// By controller and row: how many of its pods are there and stay.
     replicas: HashMap<String, HashMap<usize, i64>>,
     namespaces: HashMap<String, BTreeMap<String, String>>,
+    /// Volumes, and what they hang on.
+    pub storage: Storage,
 }
 
 impl NodeTable {
@@ -351,6 +354,13 @@ impl NodeTable {
     fn count(&mut self, row: usize, pod: &Pod, sign: i64) {
         self.count_replica(row, pod, sign);
         let u = &pod.usage;
+        for claim in &u.claims {
+            if sign > 0 {
+                self.storage.add_user(&claim.key);
+            } else {
+                self.storage.remove_user(&claim.key);
+            }
+        }
         let c = &mut self.columns;
         let Some(r) = self.rows.get_mut(row) else {
             return;

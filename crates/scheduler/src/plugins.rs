@@ -13,9 +13,13 @@ pub mod node_name;
 pub mod node_ports;
 pub mod node_resources_fit;
 pub mod node_unschedulable;
+pub mod node_volume_limits;
 pub mod pod_topology_spread;
 pub mod scheduling_gates;
 pub mod taint_toleration;
+pub mod volume_binding;
+pub mod volume_restrictions;
+pub mod volume_zone;
 
 /// Makes a plugin for a profile.
 pub type Make = fn(&Profile) -> Plugin;
@@ -38,6 +42,14 @@ const fn plugin(name: &'static str, make: Make) -> Descriptor {
     }
 }
 
+const fn partly(name: &'static str, make: Make, without: &'static str) -> Descriptor {
+    Descriptor {
+        name,
+        support: Support::Partial(without),
+        make: Some(make),
+    }
+}
+
 /// Part of the scheduler itself.
 const fn inside(name: &'static str, support: Support) -> Descriptor {
     Descriptor {
@@ -46,8 +58,6 @@ const fn inside(name: &'static str, support: Support) -> Descriptor {
         make: None,
     }
 }
-
-const NO_VOLUMES: Support = warned("pods are placed without a look at their volumes");
 
 /// Every plugin upstream knows.
 #[rustfmt::skip]
@@ -60,10 +70,10 @@ pub static PLUGINS: &[Descriptor] = &[
     plugin("NodeAffinity", |_| node_affinity::plugin()),
     plugin("NodePorts", |_| node_ports::plugin()),
     plugin("NodeResourcesFit", node_resources_fit::plugin),
-    inside("VolumeRestrictions", NO_VOLUMES),
-    inside("NodeVolumeLimits", NO_VOLUMES),
-    inside("VolumeBinding", NO_VOLUMES),
-    inside("VolumeZone", NO_VOLUMES),
+    plugin("VolumeRestrictions", |_| volume_restrictions::plugin()),
+    plugin("NodeVolumeLimits", |_| node_volume_limits::plugin()),
+    partly("VolumeBinding", volume_binding::plugin, "in-tree volumes' affinity is taken as it is written; nothing is scored"),
+    plugin("VolumeZone", |_| volume_zone::plugin()),
     plugin("PodTopologySpread", |_| pod_topology_spread::plugin()),
     plugin("InterPodAffinity", |_| inter_pod_affinity::plugin()),
     inside("DynamicResources", warned("pods are placed without a look at their resource claims")),
@@ -86,7 +96,9 @@ pub fn all(profile: &Profile) -> Vec<Plugin> {
         .map(|make| {
             let mut plugin = make(profile);
             if profile.unfiltered.contains(plugin.name) {
+                plugin.pre_filter = None;
                 plugin.filter = None;
+                plugin.hold = None;
             }
             plugin
         })
@@ -142,6 +154,10 @@ mod tests {
             ("NodeAffinity", false, true, 2),
             ("NodePorts", false, true, 0),
             ("NodeResourcesFit", false, true, 1),
+            ("VolumeRestrictions", false, true, 0),
+            ("NodeVolumeLimits", false, true, 0),
+            ("VolumeBinding", false, true, 0),
+            ("VolumeZone", false, true, 0),
             ("PodTopologySpread", false, true, 2),
             ("InterPodAffinity", false, true, 2),
             ("NodeResourcesBalancedAllocation", false, false, 1),
@@ -208,6 +224,9 @@ mod tests {
             affinity,
             ports,
             fit,
+            shared,
+            volumes,
+            zone,
             spread,
             pods,
         ] = [
@@ -217,6 +236,9 @@ mod tests {
             "NodeAffinity",
             "NodePorts",
             "NodeResourcesFit",
+            "VolumeRestrictions",
+            "VolumeBinding",
+            "VolumeZone",
             "PodTopologySpread",
             "InterPodAffinity",
         ];
@@ -230,12 +252,18 @@ mod tests {
                     affinity,
                     ports,
                     fit,
+                    shared,
+                    volumes,
+                    zone,
                     spread,
                     pods,
                 ][..],
             ),
-            (of("bad", added), &[name, affinity, ports, spread, pods]),
-            (of("good", labels), &[affinity, spread, pods]),
+            (
+                of("bad", added),
+                &[name, affinity, ports, shared, volumes, zone, spread, pods],
+            ),
+            (of("good", labels), &[affinity, volumes, zone, spread, pods]),
             (of("good", taints), &[unschedulable, taint, spread]),
             (of("bad", taints), &[spread]),
             (of("good", allocatable), &[fit]),

@@ -1,9 +1,10 @@
 //! A pod prepared for scheduling: requests summed once, static constraints interned as a class.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::resources::{Amounts, pod_requests};
+use crate::storage::view::Source;
 use crate::view::{NodeAffinity, PodView, Toleration};
 
 /// The constraints that depend on a node's name, labels, taints and images alone. Pods of one template share a class, and
@@ -98,6 +99,19 @@ pub struct Usage {
     pub non_zero_memory: i64,
     /// Host ports.
     pub ports: Vec<HostPort>,
+    /// Claims, each once.
+    pub claims: Vec<PodClaim>,
+}
+
+/// A claim that a pod uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodClaim {
+    /// Its name.
+    pub name: String,
+    /// `NAMESPACE/NAME`.
+    pub key: String,
+    /// It is made for the pod.
+    pub ephemeral: bool,
 }
 
 /// A pod as the scheduler handles it.
@@ -120,6 +134,29 @@ pub fn normalized_image(name: &str) -> String {
     } else {
         name.to_owned()
     }
+}
+
+fn claims(view: &PodView) -> Vec<PodClaim> {
+    if view.spec.volumes.is_empty() {
+        return Vec::new();
+    }
+    let (mut all, mut names) = (Vec::new(), HashSet::new());
+    for v in &view.spec.volumes {
+        let (name, ephemeral) = match &v.source {
+            Source::Claim(name) => (name.clone(), false),
+            Source::Ephemeral => (format!("{}-{}", view.metadata.name, v.name), true),
+            Source::Csi(_) | Source::Disk(_) => continue,
+        };
+        if names.insert((name.clone(), ephemeral)) {
+            let key = crate::storage::view::key(&view.metadata.namespace, &name);
+            all.push(PodClaim {
+                name,
+                key,
+                ephemeral,
+            });
+        }
+    }
+    all
 }
 
 /// What a pod takes.
@@ -156,6 +193,7 @@ pub fn usage(view: &PodView) -> Usage {
         non_zero_cpu: nz.cpu,
         non_zero_memory: nz.memory,
         ports,
+        claims: claims(view),
     }
 }
 

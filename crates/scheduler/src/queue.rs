@@ -70,7 +70,8 @@ pub struct Queue {
     sequence: u64,
 }
 
-fn millis(d: Duration) -> Millis {
+/// A duration as the queue counts, cut to what there is.
+pub fn millis(d: Duration) -> Millis {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }
 

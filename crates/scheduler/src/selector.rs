@@ -2,26 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::view::{LabelSelector, NodeSelector, NodeSelectorTerm, Requirement, Taint, Toleration};
-
-fn matches(r: &Requirement, value: Option<&str>) -> bool {
-    match r.operator.as_str() {
-        "In" => value.is_some_and(|v| r.values.iter().any(|w| w == v)),
-        "NotIn" => !value.is_some_and(|v| r.values.iter().any(|w| w == v)),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" | "Lt" => {
-            let (Some(v), [w]) = (value, r.values.as_slice()) else {
-                return false;
-            };
-            let (Ok(v), Ok(w)) = (v.parse::<i64>(), w.parse::<i64>()) else {
-                return false;
-            };
-            if r.operator == "Gt" { v > w } else { v < w }
-        }
-        _ => false,
-    }
-}
+use crate::view::{LabelSelector, NodeSelector, NodeSelectorTerm, Taint, Toleration};
 
 /// Whether all requirements of a term hold. A term without requirements matches nothing.
 pub fn term_matches(
@@ -29,23 +10,12 @@ pub fn term_matches(
     name: &str,
     labels: &BTreeMap<String, String>,
 ) -> bool {
-    if term.match_expressions.is_empty() && term.match_fields.is_empty() {
-        return false;
-    }
-    term.match_expressions
-        .iter()
-        .all(|r| matches(r, labels.get(&r.key).map(String::as_str)))
-        && term
-            .match_fields
-            .iter()
-            .all(|r| r.key == "metadata.name" && matches(r, Some(name)))
+    term.matches(Some(name), labels)
 }
 
 /// Whether one of the terms matches. No terms match nothing.
 pub fn selector_matches(s: &NodeSelector, name: &str, labels: &BTreeMap<String, String>) -> bool {
-    s.node_selector_terms
-        .iter()
-        .any(|t| term_matches(t, name, labels))
+    s.matches(Some(name), labels)
 }
 
 /// Whether a label selector matches. `None` matches nothing, an empty one everything.
@@ -54,7 +24,7 @@ pub fn labels_match(s: Option<&LabelSelector>, labels: &BTreeMap<String, String>
         s.match_labels.iter().all(|(k, v)| labels.get(k) == Some(v))
             && s.match_expressions
                 .iter()
-                .all(|r| matches(r, labels.get(&r.key).map(String::as_str)))
+                .all(|r| r.matches(labels.get(&r.key).map(String::as_str)))
     })
 }
 
@@ -98,6 +68,7 @@ pub fn untolerated<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::view::Requirement;
 
     fn r(key: &str, operator: &str, values: &[&str]) -> Requirement {
         Requirement {

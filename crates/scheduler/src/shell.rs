@@ -4,8 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::events::{EventType, ObjectReference, Recorder};
-use client::resource::{NAMESPACES, NODES, PODS};
-use client::{Change, Client, Informers, Resource, Selector, View};
+use client::resource::{
+    CSI_DRIVERS, CSI_NODES, CSI_STORAGE_CAPACITIES, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS,
+    PERSISTENT_VOLUMES, PODS, STORAGE_CLASSES, VOLUME_ATTACHMENTS,
+};
+use client::{Change, Client, Informers, Patch, Resource, Selector, View};
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
@@ -14,9 +17,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::core::{Action, Input, Nomination};
+use crate::framework::Write;
 use crate::guard::Guard;
 use crate::metrics::Metrics;
 use crate::queue::Millis;
+use crate::storage::Change as Volumes;
+use crate::storage::view::{
+    AttachmentView, CapacityView, ClaimView, ClassView, CsiNodeView, DriverView, VolumeView, key,
+};
 use crate::view::{Meta, NodeView, PodView};
 
 client::views!(PodView, NodeView, NamespaceView);
@@ -27,6 +35,19 @@ client::views!(PodView, NodeView, NamespaceView);
 pub struct NamespaceView {
     /// Metadata.
     pub metadata: Meta,
+}
+
+/// The answer to a write.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct Written {
+    metadata: WrittenMeta,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct WrittenMeta {
+    resource_version: String,
 }
 
 /// What the scheduler needs from outside.
@@ -62,6 +83,21 @@ fn forward<V: View>(
         });
 }
 
+/// As [`forward`], of what hangs together with volumes.
+fn forward_volumes<V: View>(
+    informers: &Informers,
+    resource: &Resource,
+    inputs: &mpsc::UnboundedSender<Input>,
+    (there, gone): (fn(Arc<V>) -> Volumes, fn(String) -> Volumes),
+) {
+    forward::<V>(informers, resource, Selector::all(), inputs, move |c| {
+        Input::Storage(match c {
+            Change::Deleted(o) => gone(key(o.namespace(), o.name())),
+            other => there(other.object().clone()),
+        })
+    });
+}
+
 /// Schedules until `shutdown`. Bindings in flight are finished first.
 pub async fn run(config: Config, mut deps: Dependencies, shutdown: CancellationToken) {
     let informers = Informers::new(deps.client.clone(), shutdown.clone());
@@ -82,6 +118,48 @@ pub async fn run(config: Config, mut deps: Dependencies, shutdown: CancellationT
         Change::Deleted(p) => Input::PodGone((*p).clone()),
         other => Input::Pod(other.object().clone()),
     });
+    forward_volumes::<ClaimView>(
+        &informers,
+        &PERSISTENT_VOLUME_CLAIMS,
+        &tx,
+        (Volumes::Claim, Volumes::ClaimGone),
+    );
+    forward_volumes::<VolumeView>(
+        &informers,
+        &PERSISTENT_VOLUMES,
+        &tx,
+        (Volumes::Volume, Volumes::VolumeGone),
+    );
+    forward_volumes::<ClassView>(
+        &informers,
+        &STORAGE_CLASSES,
+        &tx,
+        (Volumes::Class, Volumes::ClassGone),
+    );
+    forward_volumes::<CsiNodeView>(
+        &informers,
+        &CSI_NODES,
+        &tx,
+        (Volumes::CsiNode, Volumes::CsiNodeGone),
+    );
+    forward_volumes::<DriverView>(
+        &informers,
+        &CSI_DRIVERS,
+        &tx,
+        (Volumes::Driver, Volumes::DriverGone),
+    );
+    forward_volumes::<CapacityView>(
+        &informers,
+        &CSI_STORAGE_CAPACITIES,
+        &tx,
+        (Volumes::Capacity, Volumes::CapacityGone),
+    );
+    forward_volumes::<AttachmentView>(
+        &informers,
+        &VOLUME_ATTACHMENTS,
+        &tx,
+        (Volumes::Attachment, Volumes::AttachmentGone),
+    );
 
     // Nothing is decided before everything is known: a node half full would look empty.
     tokio::select! {
@@ -129,6 +207,17 @@ pub async fn run(config: Config, mut deps: Dependencies, shutdown: CancellationT
                         let _ = tx.send(Input::Bound {
                             uid: pod.metadata.uid.clone(),
                             ok,
+                        });
+                        drop(slot);
+                    });
+                }
+                Action::Prepare { pod, writes, .. } => {
+                    tasks.spawn(async move {
+                        let (versions, error) = prepare(&client, writes).await;
+                        let _ = tx.send(Input::Prepared {
+                            uid: pod.metadata.uid.clone(),
+                            versions,
+                            error,
                         });
                         drop(slot);
                     });
@@ -188,6 +277,30 @@ fn warn(recorder: &Recorder, pod: &PodView, message: &str) {
         "Scheduling",
         note,
     );
+}
+
+/// Makes the writes in turn; the versions that came of them, and why there is no next one.
+async fn prepare(client: &Client, writes: Vec<Write>) -> (Vec<u64>, Option<String>) {
+    let mut versions = Vec::new();
+    for write in writes {
+        let Some(patch) = write.patch else {
+            versions.push(write.version);
+            continue;
+        };
+        let api = client.namespaced(write.resource, &write.namespace);
+        match api
+            .patch::<Written>(&write.name, &Patch::Merge(patch))
+            .await
+        {
+            Ok(now) => versions.push(now.metadata.resource_version.parse().unwrap_or(0)),
+            Err(e) => {
+                let (kind, name) = (&write.resource.kind, &write.name);
+                tracing::info!(%kind, name, error = %e, "A write for a pod's volumes failed; the pod is tried again");
+                return (versions, Some(e.to_string()));
+            }
+        }
+    }
+    (versions, None)
 }
 
 async fn bind(client: &Client, recorder: &Recorder, pod: &PodView, node: &str) -> bool {

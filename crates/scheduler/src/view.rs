@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
+pub use api::volumes::{NodeSelector, NodeSelectorTerm, Requirement};
 use serde::Deserialize;
+
+use crate::storage::view::PodVolume;
 
 /// `ObjectMeta` as far as the scheduler reads it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -97,6 +100,9 @@ pub struct PodSpec {
     pub topology_spread_constraints: Vec<SpreadConstraint>,
     /// Whether container ports are host ports.
     pub host_network: bool,
+    /// Volumes that matter to placing; most do not, and are not kept.
+    #[serde(deserialize_with = "crate::storage::view::kept")]
+    pub volumes: Vec<PodVolume>,
 }
 
 /// `PodStatus`, the scheduling part.
@@ -195,24 +201,6 @@ pub struct NodeAffinity {
     pub preferred: Vec<PreferredTerm>,
 }
 
-/// Terms of which one must match.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct NodeSelector {
-    /// Alternatives.
-    pub node_selector_terms: Vec<NodeSelectorTerm>,
-}
-
-/// Requirements of which all must match.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct NodeSelectorTerm {
-    /// About labels.
-    pub match_expressions: Vec<Requirement>,
-    /// About fields: metadata.name alone.
-    pub match_fields: Vec<Requirement>,
-}
-
 /// A weighted term.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(default)]
@@ -221,18 +209,6 @@ pub struct PreferredTerm {
     pub weight: i64,
     /// The term.
     pub preference: NodeSelectorTerm,
-}
-
-/// `key operator values`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
-#[serde(default)]
-pub struct Requirement {
-    /// Label key or field.
-    pub key: String,
-    /// In, NotIn, Exists, DoesNotExist, Gt, Lt.
-    pub operator: String,
-    /// Values.
-    pub values: Vec<String>,
 }
 
 /// `PodAffinity` and `PodAntiAffinity`.

@@ -1,37 +1,27 @@
 //! Which volume a claim gets, and what becomes of a volume. Pure: the answer is a list of [`Step`]s, and [`Step::apply`] makes
 //! one in the newest version of its object, or refuses where that version is no longer what was decided upon.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::quantity::Quantity;
 use api::text::go_quote;
+use api::volumes::{
+    BIND_COMPLETED, BOUND_BY_CONTROLLER, CLASS, SELECTED_NODE, WAIT_FOR_FIRST_CONSUMER, has_access,
+    is_free_for, migrated, refers_to, same_attributes, same_mode, suits,
+};
 use client::EventType;
 use serde_json::{Value, json};
 
 use crate::views::{ClaimReference, PersistentVolume, PersistentVolumeClaim, StorageClass};
 
-const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
-const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
 const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 const MIGRATED_TO: &str = "pv.kubernetes.io/migrated-to";
-const CLASS: &str = "volume.beta.kubernetes.io/storage-class";
-const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 const PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
 const PROVISIONER_BETA: &str = "volume.beta.kubernetes.io/storage-provisioner";
 const DEFAULT_CLASS: [&str; 2] = [
     "storageclass.kubernetes.io/is-default-class",
     "storageclass.beta.kubernetes.io/is-default-class",
-];
-
-/// In-tree provisioners, and the drivers that have taken their places.
-const MIGRATED: &[(&str, &str)] = &[
-    ("kubernetes.io/aws-ebs", "ebs.csi.aws.com"),
-    ("kubernetes.io/azure-disk", "disk.csi.azure.com"),
-    ("kubernetes.io/azure-file", "file.csi.azure.com"),
-    ("kubernetes.io/cinder", "cinder.csi.openstack.org"),
-    ("kubernetes.io/gce-pd", "pd.csi.storage.gke.io"),
-    ("kubernetes.io/portworx-volume", "pxd.portworx.com"),
-    ("kubernetes.io/vsphere-volume", "csi.vsphere.vmware.com"),
 ];
 
 type Claim = PersistentVolumeClaim;
@@ -71,7 +61,7 @@ pub enum Applied {
     Refused,
 }
 
-fn size(map: &std::collections::BTreeMap<String, String>) -> Quantity {
+fn size(map: &BTreeMap<String, String>) -> Quantity {
     map.get("storage")
         .and_then(|text| Quantity::parse(text).ok())
         .unwrap_or_default()
@@ -104,59 +94,99 @@ pub fn default_class(classes: &[Arc<StorageClass>]) -> Option<&Arc<StorageClass>
     })
 }
 
-/// Whether a volume refers to a claim, before or after it was bound.
-fn refers_to(volume: &Volume, claim: &Claim) -> bool {
-    volume.spec.claim_ref.as_ref().is_some_and(|r| {
-        r.name == claim.metadata.name
-            && r.namespace == claim.metadata.namespace
-            && (r.uid.is_empty() || r.uid == claim.metadata.uid)
-    })
+impl api::volumes::Claim for Claim {
+    fn name(&self) -> &str {
+        &self.metadata.name
+    }
+
+    fn namespace(&self) -> &str {
+        &self.metadata.namespace
+    }
+
+    fn uid(&self) -> &str {
+        &self.metadata.uid
+    }
+
+    fn class(&self) -> &str {
+        class_of_claim(self)
+    }
+
+    fn access_modes(&self) -> &[String] {
+        &self.spec.access_modes
+    }
+
+    fn size(&self) -> Quantity {
+        size(&self.spec.resources.requests)
+    }
+
+    fn mode(&self) -> Option<&str> {
+        self.spec.volume_mode.as_deref()
+    }
+
+    fn attributes_class(&self) -> &str {
+        let name = self.spec.volume_attributes_class_name.as_deref();
+        name.unwrap_or_default()
+    }
+
+    fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
+        let selector = self.spec.selector.as_ref();
+        selector.is_none_or(|s| s.matches(labels))
+    }
 }
 
-fn mode(mode: Option<&String>) -> &str {
-    mode.map_or("Filesystem", String::as_str)
-}
+impl api::volumes::Volume for Volume {
+    fn labels(&self) -> &BTreeMap<String, String> {
+        &self.metadata.labels
+    }
 
-fn same_mode(volume: &Volume, claim: &Claim) -> bool {
-    mode(volume.spec.volume_mode.as_ref()) == mode(claim.spec.volume_mode.as_ref())
-}
+    fn class(&self) -> &str {
+        class_of_volume(self)
+    }
 
-fn same_attributes(volume: &Volume, claim: &Claim) -> bool {
-    let name = |n: &Option<String>| n.clone().unwrap_or_default();
-    name(&volume.spec.volume_attributes_class_name)
-        == name(&claim.spec.volume_attributes_class_name)
-}
+    fn access_modes(&self) -> &[String] {
+        &self.spec.access_modes
+    }
 
-fn has_access(volume: &Volume, claim: &Claim) -> bool {
-    let has = |m| volume.spec.access_modes.contains(m);
-    claim.spec.access_modes.iter().all(has)
+    fn size(&self) -> Quantity {
+        size(&self.spec.capacity)
+    }
+
+    fn mode(&self) -> Option<&str> {
+        self.spec.volume_mode.as_deref()
+    }
+
+    fn attributes_class(&self) -> &str {
+        let name = self.spec.volume_attributes_class_name.as_deref();
+        name.unwrap_or_default()
+    }
+
+    fn phase(&self) -> &str {
+        &self.status.phase
+    }
+
+    fn is_deleting(&self) -> bool {
+        self.metadata.is_deleting()
+    }
+
+    fn reference(&self) -> Option<(&str, &str, &str)> {
+        let reference = self.spec.claim_ref.as_ref();
+        reference.map(|r| (r.namespace.as_str(), r.name.as_str(), r.uid.as_str()))
+    }
 }
 
 /// The volume for a claim: one that is reserved for it, else the one that wastes least, first in access modes, then in size.
 /// A claim that waits for a consumer gets a reserved one only.
 pub fn best_match(claim: &Claim, volumes: &[Arc<Volume>], delayed: bool) -> Option<Arc<Volume>> {
-    let wanted = size(&claim.spec.resources.requests);
-    let fits = |v: &&Arc<Volume>| {
-        !v.metadata.is_deleting()
-            && has_access(v, claim)
-            && same_mode(v, claim)
-            && same_attributes(v, claim)
-            && size(&v.spec.capacity) >= wanted
-            && (v.spec.claim_ref.is_none() || refers_to(v, claim))
-    };
-    let free = |v: &&Arc<Volume>| {
-        let selector = claim.spec.selector.as_ref();
-        !delayed
-            && v.status.phase == "Available"
-            && class_of_volume(v) == class_of_claim(claim)
-            && selector.is_none_or(|s| s.matches(&v.metadata.labels))
-    };
+    let fits = |v: &&Arc<Volume>| suits(&***v, claim) && has_access(&***v, claim);
+    let free = |v: &&Arc<Volume>| !delayed && is_free_for(&***v, claim);
     let rank = |v: &&Arc<Volume>| {
         let (spec, name) = (&v.spec, v.metadata.name.clone());
         (spec.access_modes.len(), size(&spec.capacity), name)
     };
     let fitting = || volumes.iter().filter(fits);
-    let reserved = fitting().filter(|v| refers_to(v, claim)).min_by_key(rank);
+    let reserved = fitting()
+        .filter(|v| refers_to(&***v, claim))
+        .min_by_key(rank);
     reserved
         .or_else(|| fitting().filter(free).min_by_key(rank))
         .cloned()
@@ -241,7 +271,7 @@ pub fn claim(claim: &Arc<Claim>, around: &Around<'_>) -> Vec<Step> {
                 ]
             }
         },
-        (false, true, Some(v)) if refers_to(v, claim) => bind(v, claim),
+        (false, true, Some(v)) if refers_to(&**v, &**claim) => bind(v, claim),
         (false, true, Some(v)) => {
             let name = &v.metadata.name;
             let message = format!(
@@ -279,7 +309,7 @@ fn unbound(claim: &Arc<Claim>, around: &Around<'_>) -> Vec<Step> {
     let tell =
         |kind, reason, message: String| Step::TellClaim(claim.clone(), kind, reason, message);
     let class = around.class.as_deref();
-    let waits = class.is_some_and(|c| c.volume_binding_mode == "WaitForFirstConsumer");
+    let waits = class.is_some_and(|c| c.volume_binding_mode == WAIT_FOR_FIRST_CONSUMER);
     if let Some(volume) = best_match(claim, around.volumes, waits) {
         return bind(&volume, claim);
     }
@@ -310,10 +340,7 @@ fn unbound(claim: &Arc<Claim>, around: &Around<'_>) -> Vec<Step> {
         let message = "no persistent volumes available for this claim and no storage class is set";
         steps.push(tell(EventType::Normal, "FailedBinding", message.to_owned()));
     } else {
-        let provisioner = class.map(|c| {
-            let moved = MIGRATED.iter().find(|(old, _)| *old == c.provisioner);
-            moved.map_or(c.provisioner.as_str(), |(_, new)| new)
-        });
+        let provisioner = class.map(|c| migrated(&c.provisioner).unwrap_or(&c.provisioner));
         match provisioner {
             None => {
                 let message = format!("storageclass.storage.k8s.io {} not found", go_quote(name));
@@ -357,7 +384,7 @@ pub fn volume(volume: &Arc<Volume>, referred: Option<&Referred>) -> Vec<Step> {
         return vec![phase("Bound")];
     }
     if claim.spec.volume_name.is_empty() {
-        if same_mode(volume, claim) {
+        if same_mode(&**volume, &**claim) {
             return Vec::new();
         }
         return vec![
@@ -465,7 +492,8 @@ impl Step {
         match self {
             Step::Reserve(volume, claim) => {
                 let reference = volume.spec.claim_ref.as_ref();
-                reference.is_some_and(|r| r.uid == claim.metadata.uid) && refers_to(volume, claim)
+                reference.is_some_and(|r| r.uid == claim.metadata.uid)
+                    && refers_to(&**volume, &**claim)
             }
             Step::VolumePhase(volume, phase, message) => {
                 volume.status.phase == *phase && volume.status.message == *message

@@ -231,7 +231,7 @@ fn matches_node(pod: &Pod, labels: &Map, name: &str) -> bool {
 }
 
 /// Whether a node of this name, with these labels, satisfies one of the terms.
-pub fn selects(required: &crate::pod::NodeSelector, labels: &Map, name: &str) -> bool {
+fn selects(required: &crate::pod::NodeSelector, labels: &Map, name: &str) -> bool {
     let name = name.to_string();
     required.node_selector_terms.iter().any(|t| {
         !(t.match_expressions.is_empty() && t.match_fields.is_empty())

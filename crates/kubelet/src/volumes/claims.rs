@@ -9,12 +9,12 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
+use api::volumes::{NodeAffinity, usable_on};
 use client::resource::{PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES};
 use client::{Client, ObjectMeta};
 use serde::Deserialize;
 
-use crate::admission::selects;
-use crate::pod::{HostPath, Map, NodeSelector, Opaque, Pod};
+use crate::pod::{HostPath, Map, Opaque, Pod};
 
 /// What a claim gives a pod.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,7 +57,7 @@ struct Volume {
 #[serde(rename_all = "camelCase", default)]
 struct VolumeSpec {
     claim_ref: Option<Reference>,
-    node_affinity: Option<Affinity>,
+    node_affinity: Option<NodeAffinity>,
     host_path: Option<HostPath>,
     local: Option<Local>,
     csi: Option<Opaque>,
@@ -68,12 +68,6 @@ struct VolumeSpec {
 #[serde(default)]
 struct Reference {
     uid: String,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-struct Affinity {
-    required: Option<NodeSelector>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -169,11 +163,7 @@ fn given(claim: &Claim, volume: &Volume, (node, labels): (&str, &Map)) -> Result
             "PV {name} claim reference does not match the PVC's UID {uid}"
         ));
     }
-    let affinity = spec
-        .node_affinity
-        .as_ref()
-        .and_then(|a| a.required.as_ref());
-    if affinity.is_some_and(|terms| !selects(terms, labels, node)) {
+    if !usable_on(spec.node_affinity.as_ref(), Some(node), labels) {
         return Err(format!(
             "node affinity of PV {name} does not allow it on this node"
         ));

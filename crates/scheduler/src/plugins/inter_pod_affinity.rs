@@ -229,6 +229,7 @@ pub fn plugin() -> Plugin {
         hint: |event, _, _| match event {
             ClusterEvent::Node { change, .. } => change.added || change.labels,
             ClusterEvent::PodGone(_) | ClusterEvent::PodPlaced(_) => true,
+            ClusterEvent::Storage(_) => false,
         },
         ..Plugin::new("InterPodAffinity")
     }

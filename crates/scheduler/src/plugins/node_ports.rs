@@ -35,7 +35,7 @@ pub fn plugin() -> Plugin {
                 let gone = HostPorts::of(&gone.usage);
                 pod.usage.ports.iter().any(|p| gone.conflicts(p))
             }
-            ClusterEvent::PodPlaced(_) => false,
+            ClusterEvent::PodPlaced(_) | ClusterEvent::Storage(_) => false,
         },
         ..Plugin::new("NodePorts")
     }

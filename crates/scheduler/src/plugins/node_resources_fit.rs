@@ -213,7 +213,7 @@ pub fn plugin(profile: &Profile) -> Plugin {
                 (change.added || change.allocatable) && Fit.explain(pod, nodes, *row).is_empty()
             }
             ClusterEvent::PodGone(_) => true,
-            ClusterEvent::PodPlaced(_) => false,
+            ClusterEvent::PodPlaced(_) | ClusterEvent::Storage(_) => false,
         },
         ..Plugin::new("NodeResourcesFit")
     }
