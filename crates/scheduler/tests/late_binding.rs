@@ -92,11 +92,8 @@ async fn answer(done: Arc<Done>, asked: Asked, client: Answer) -> std::io::Resul
             let written =
                 |all: &Vec<(String, Value)>| all.iter().any(|(w, _)| w.starts_with("PATCH"));
             if matches!(resource, "persistentvolumes" | "persistentvolumeclaims") {
-                let patch = seen
-                    .wait_for(written)
-                    .await
-                    .map_err(std::io::Error::other)?;
-                let patch = patch[0].1.clone();
+                let all = seen.wait_for(written).await.map(|all| all.clone());
+                let patch = all.map_err(std::io::Error::other)?[0].1.clone();
                 let changed = if resource == "persistentvolumes" {
                     let mut v = volume("v2", "n2");
                     v["metadata"]["resourceVersion"] = "2".into();
