@@ -39,6 +39,7 @@ const CONCURRENCY: &[(&str, &str)] = &[
     ("concurrent-cron-job-syncs", "cronjob"),
     ("concurrent-deployment-syncs", "deployment"),
     ("concurrent-endpoint-syncs", "endpoint"),
+    ("concurrent-ephemeralvolume-syncs", "ephemeral-volume"),
     ("concurrent-gc-syncs", "gc"),
     (
         "concurrent-horizontal-pod-autoscaler-syncs",
@@ -118,7 +119,6 @@ pub fn command_line() -> CommandLine {
         "no controller attaches, binds, provisions or recycles volumes",
         &[
             "attach-detach-reconcile-sync-period",
-            "concurrent-ephemeralvolume-syncs",
             "disable-attach-detach-reconcile-sync",
             "disable-force-detach-on-timeout",
             "enable-dynamic-provisioning",

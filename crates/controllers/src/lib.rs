@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod selector;
 pub mod views;
 
+pub mod attributes_class;
 pub mod bootstrap;
 pub mod certificates;
 pub mod clusterrole_aggregation;
@@ -26,6 +27,8 @@ pub mod disruption;
 pub mod endpoint_pods;
 pub mod endpoints;
 pub mod endpointslice;
+pub mod ephemeral_volume;
+pub mod expand;
 pub mod garbage;
 pub mod hpa;
 pub mod job;

@@ -124,16 +124,17 @@ pub const CONTROLLERS: &[Descriptor] = &[
     controller("persistentvolumeclaim-protection-controller", &["pvc-protection"], "pvc-protection-controller", crate::storage_protection::start_claims),
     controller("persistentvolume-protection-controller", &["pv-protection"], "pv-protection-controller", crate::storage_protection::start_volumes),
     partial("persistentvolume-binder-controller", &["persistentvolume-binder"], "persistent-volume-binder", crate::volumes::start, "claims that wait for a consumer get what is reserved for them; hostPath and nfs volumes are not recycled"),
+    partial("ephemeral-volume-controller", &["ephemeral-volume"], "ephemeral-volume-controller", crate::ephemeral_volume::start, "its metrics are not there"),
+    partial("persistentvolume-expander-controller", &["persistentvolume-expander"], "expand-controller", crate::expand::start, "the new size of flexVolumes is not written"),
+    controller("volumeattributesclass-protection-controller", &[], "volumeattributesclass-protection-controller", crate::attributes_class::start),
     controller("clusterrole-aggregation-controller", &["clusterrole-aggregation"], "clusterrole-aggregation-controller", crate::clusterrole_aggregation::start),
     absent("cloud-node-lifecycle-controller", &["cloud-node-lifecycle"], "no controller talks to a cloud"),
     absent("device-taint-eviction-controller", &[], "tainted devices evict nobody"),
     absent("endpointslice-mirroring-controller", &["endpointslicemirroring"], "Endpoints made by hand get no EndpointSlices"),
-    absent("ephemeral-volume-controller", &["ephemeral-volume"], "no claims are made of ephemeral volumes"),
     absent("kube-apiserver-serving-clustertrustbundle-publisher-controller", &[], "no trust bundle is published"),
     absent("legacy-serviceaccount-token-cleaner-controller", &["legacy-service-account-token-cleaner"], "unused token Secrets stay"),
     absent("node-route-controller", &["route"], "no controller talks to a cloud"),
     absent("persistentvolume-attach-detach-controller", &["attachdetach"], "no volume is attached"),
-    absent("persistentvolume-expander-controller", &["persistentvolume-expander"], "no volume is expanded"),
     absent("podcertificaterequest-cleaner-controller", &[], "requests stay until they are deleted"),
     absent("podgroup-protection-controller", &[], "there are no pod groups"),
     absent("resourceclaim-controller", &["resource-claim-controller"], "no claims are made of templates, and none is allocated"),
@@ -146,7 +147,6 @@ pub const CONTROLLERS: &[Descriptor] = &[
     absent("storage-version-migrator-controller", &[], "objects are stored anew by who writes them"),
     absent("storageversion-garbage-collector-controller", &["storage-version-gc"], "there are no storage versions"),
     absent("validatingadmissionpolicy-status-controller", &[], "policies are not type-checked"),
-    absent("volumeattributesclass-protection-controller", &[], "attribute classes in use can be deleted"),
 ];
 
 impl Descriptor {

@@ -60,7 +60,8 @@ pub fn uses(pod: &Pod, claim: &ObjectMeta) -> bool {
     })
 }
 
-fn own_claim(pod: &Pod, volume: &str) -> String {
+/// The name of the claim that is made for a volume of a pod.
+pub(crate) fn own_claim(pod: &Pod, volume: &str) -> String {
     format!("{}-{volume}", pod.metadata.name)
 }
 
@@ -173,7 +174,8 @@ pub fn start_volumes(ctx: Context) {
     });
 }
 
-async fn write(
+/// Writes what is to be done with a finalizer over the object as it is now.
+pub(crate) async fn write(
     client: &Client,
     resource: &Resource,
     meta: &ObjectMeta,

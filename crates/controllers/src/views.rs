@@ -80,7 +80,12 @@ view!(
         access_modes: Vec<String>,
         capacity: BTreeMap<String, String>,
         current_volume_attributes_class_name: Option<String>,
+        modify_volume_status: Option<ModifyVolumeStatus>,
     }
+);
+view!(
+    /// `v1.ModifyVolumeStatus`
+    ModifyVolumeStatus { target_volume_attributes_class_name: String }
 );
 view!(
     /// `v1.PersistentVolumeSpec`
@@ -92,8 +97,19 @@ view!(
         storage_class_name: String,
         volume_mode: Option<String>,
         volume_attributes_class_name: Option<String>,
-        csi: Option<Empty>,
+        csi: Option<CsiSource>,
+        aws_elastic_block_store: Option<Empty>,
+        azure_disk: Option<Empty>,
+        azure_file: Option<Empty>,
+        cinder: Option<Empty>,
+        gce_persistent_disk: Option<Empty>,
+        portworx_volume: Option<Empty>,
+        vsphere_volume: Option<Empty>,
     }
+);
+view!(
+    /// `v1.CSIPersistentVolumeSource`
+    CsiSource { driver: String, volume_handle: String }
 );
 view!(
     /// `v1.ObjectReference` of a claim
@@ -198,6 +214,7 @@ view!(
         start_time: Option<Time>,
         container_statuses: Vec<ContainerStatus>,
         init_container_statuses: Vec<ContainerStatus>,
+        ephemeral_container_statuses: Vec<ContainerStatus>,
     }
 );
 view!(
@@ -210,7 +227,7 @@ view!(
 );
 view!(
     /// `v1.ContainerState`, as far as ends go
-    ContainerState { terminated: Option<Terminated> }
+    ContainerState { waiting: Option<Empty>, terminated: Option<Terminated> }
 );
 view!(
     /// `v1.ContainerStateTerminated`
@@ -490,7 +507,15 @@ view!(
 );
 view!(
     /// `v1.NodeStatus`
-    NodeStatus { conditions: Vec<Condition> }
+    NodeStatus {
+        conditions: Vec<Condition>,
+        volumes_in_use: Vec<String>,
+        volumes_attached: Vec<AttachedVolume>,
+    }
+);
+view!(
+    /// `v1.AttachedVolume`
+    AttachedVolume { name: String, device_path: String }
 );
 view!(
     /// `coordination.k8s.io/v1.Lease`
