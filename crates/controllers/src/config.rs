@@ -42,6 +42,10 @@ pub struct Config {
     pub max_endpoints_per_slice: usize,
     /// `--resource-quota-sync-period`; zero to count only what changed.
     pub resource_quota_sync: Duration,
+    /// Whether volumes are taken from nodes that are not ready: not `--disable-force-detach-on-timeout`.
+    pub force_detach: bool,
+    /// Whether attachments that went are noticed: not `--disable-attach-detach-reconcile-sync`.
+    pub compare_attachments: bool,
     /// `--horizontal-pod-autoscaler-sync-period`
     pub autoscaler_sync: Duration,
     /// `--horizontal-pod-autoscaler-downscale-stabilization`
@@ -82,6 +86,8 @@ impl Default for Config {
             terminated_pod_threshold: 12500,
             max_endpoints_per_slice: 100,
             resource_quota_sync: Duration::from_secs(300),
+            force_detach: true,
+            compare_attachments: true,
             autoscaler_sync: Duration::from_secs(15),
             autoscaler_stabilization: Duration::from_secs(300),
             autoscaler_tolerance: 0.1,

@@ -79,6 +79,8 @@ pub fn command_line() -> CommandLine {
         "cluster-signing-legacy-unknown-cert-file",
         "cluster-signing-legacy-unknown-key-file",
         "controllers",
+        "disable-attach-detach-reconcile-sync",
+        "disable-force-detach-on-timeout",
         "enable-garbage-collector",
         "horizontal-pod-autoscaler-cpu-initialization-period",
         "horizontal-pod-autoscaler-downscale-stabilization",
@@ -116,11 +118,8 @@ pub fn command_line() -> CommandLine {
     .only("cloud-provider", &["external"])
     .only("leader-elect-resource-lock", &["leases"])
     .ignore(
-        "no controller attaches, binds, provisions or recycles volumes",
+        "no controller provisions or recycles volumes, and bindings are not looked at without need",
         &[
-            "attach-detach-reconcile-sync-period",
-            "disable-attach-detach-reconcile-sync",
-            "disable-force-detach-on-timeout",
             "enable-dynamic-provisioning",
             "flex-volume-plugin-dir",
             "pv-recycler-increment-timeout-nfs",
@@ -161,6 +160,7 @@ pub fn command_line() -> CommandLine {
     .ignore(
         "changes are acted on as they are seen; nothing is polled",
         &[
+            "attach-detach-reconcile-sync-period",
             "concurrent-daemonset-syncs",
             "controller-shutdown-timeout",
             "controller-start-interval",
@@ -233,6 +233,8 @@ fn config(flags: &Flags) -> Result<Config, Error> {
         autoscaler_initial_readiness: flags
             .duration("horizontal-pod-autoscaler-initial-readiness-delay"),
         resource_quota_sync: flags.duration("resource-quota-sync-period"),
+        force_detach: !flags.bool("disable-force-detach-on-timeout"),
+        compare_attachments: !flags.bool("disable-attach-detach-reconcile-sync"),
         ..Config::default()
     };
     list::check(&config.controllers).map_err(Error::Flag)?;

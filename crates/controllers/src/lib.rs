@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod selector;
 pub mod views;
 
+pub mod attach;
 pub mod attributes_class;
 pub mod bootstrap;
 pub mod certificates;
@@ -40,6 +41,7 @@ pub mod replicaset;
 pub mod replication;
 pub mod resourcequota;
 pub mod root_ca;
+pub mod selinux;
 pub mod service_account;
 pub mod statefulset;
 pub mod storage_protection;

@@ -18,6 +18,7 @@ macro_rules! view {
         pub struct $name { $($(#[$fdoc])* pub $field: $t),* }
     };
 }
+pub(crate) use view;
 
 view!(
     /// `v1.Pod`

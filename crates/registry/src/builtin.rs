@@ -139,7 +139,10 @@ const FULL: Support = Support::Full;
 const VOLUMES: Support =
     Support::Partial("volumes are deleted by the drivers that made them; none is recycled");
 const NO_CONTROLLER: Support = warned("no controller of this release acts on it");
-const NO_CSI: Support = warned("no volume of this release is attached or mounted by a driver");
+const NO_CSI: Support = warned("no volume of this release is mounted by a driver");
+const DRIVERS: Support = Support::Partial(
+    "volumes are attached and detached by their drivers; the kubelet of this release mounts none",
+);
 const NO_DEVICES: Support = warned("no scheduler or kubelet of this release gives devices to pods");
 const NO_FAIRNESS: Support = warned("requests share the server by its own fixed shares");
 const NO_POLICIES: Support = warned("no policy is evaluated by this release");
@@ -197,6 +200,21 @@ pub static ACTORS: &[(&str, &str, &[&str])] = &[
         &["device-taint-eviction-controller"],
     ),
     (
+        "storage.k8s.io",
+        "csidrivers",
+        &["persistentvolume-attach-detach-controller"],
+    ),
+    (
+        "storage.k8s.io",
+        "volumeattachments",
+        &["persistentvolume-attach-detach-controller"],
+    ),
+    (
+        "storage.k8s.io",
+        "volumeattributesclasses",
+        &["volumeattributesclass-protection-controller"],
+    ),
+    (
         "storagemigration.k8s.io",
         "storageversionmigrations",
         &["storage-version-migrator-controller"],
@@ -237,7 +255,7 @@ pub static BUILTINS: &[Builtin] = &[
     b("", "limitranges", "/registry/limitranges", "v1", r::quota::limit_range, FULL),
     b("", "namespaces", "/registry/namespaces", "v1", r::namespace::parts, FULL),
     b("", "nodes", "/registry/minions", "v1", r::node::parts, FULL),
-    b("", "persistentvolumeclaims", "/registry/persistentvolumeclaims", "v1", r::volume::claim, Support::Partial("no volume is expanded, and no provisioner comes with this release")),
+    b("", "persistentvolumeclaims", "/registry/persistentvolumeclaims", "v1", r::volume::claim, Support::Partial("no provisioner and no resizer comes with this release")),
     b("", "persistentvolumes", "/registry/persistentvolumes", "v1", r::volume::volume, VOLUMES),
     b("", "pods", "/registry/pods", "v1", r::pod::parts, Support::Partial("of volumes and security settings what the kubelet has; the rest keeps the pod from starting")),
     b("", "podtemplates", "/registry/podtemplates", "v1", r::workload::pod_template, FULL),
@@ -293,12 +311,12 @@ pub static BUILTINS: &[Builtin] = &[
     b("resource.k8s.io", "resourceslices", "/registry/resourceslices", RESOURCE, r::device::slice, NO_DEVICES),
     b("resource.k8s.io", "devicetaintrules", "/registry/devicetaintrules", RESOURCE, r::plain::spec_status, NO_DEVICES),
     b("scheduling.k8s.io", "priorityclasses", "/registry/priorityclasses", "scheduling.k8s.io/v1", r::priorityclass::parts, FULL),
-    b("storage.k8s.io", "csidrivers", "/registry/csidrivers", STORAGE, r::storage::driver, NO_CSI),
+    b("storage.k8s.io", "csidrivers", "/registry/csidrivers", STORAGE, r::storage::driver, DRIVERS),
     b("storage.k8s.io", "csinodes", "/registry/csinodes", STORAGE, r::storage::node, NO_CSI),
     b("storage.k8s.io", "csistoragecapacities", "/registry/csistoragecapacities", STORAGE, r::storage::capacity, NO_CSI),
     b("storage.k8s.io", "storageclasses", "/registry/storageclasses", STORAGE, r::storage::class, Support::Partial("no provisioner comes with this release; the one that it names is asked")),
-    b("storage.k8s.io", "volumeattachments", "/registry/volumeattachments", STORAGE, r::storage::attachment, NO_CSI),
-    b("storage.k8s.io", "volumeattributesclasses", "/registry/volumeattributesclasses", STORAGE, r::storage::attributes_class, NO_CSI),
+    b("storage.k8s.io", "volumeattachments", "/registry/volumeattachments", STORAGE, r::storage::attachment, DRIVERS),
+    b("storage.k8s.io", "volumeattributesclasses", "/registry/volumeattributesclasses", STORAGE, r::storage::attributes_class, Support::Partial("classes in use are kept; no program that changes volumes comes with this release")),
     b("storagemigration.k8s.io", "storageversionmigrations", "/registry/storageversionmigrations", "storagemigration.k8s.io/v1", r::plain::spec_status, NO_CONTROLLER),
 ];
 

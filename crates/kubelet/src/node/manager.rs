@@ -471,6 +471,7 @@ impl NodeManager {
                 "architecture": arch(),
             },
             "images": images,
+            "volumesInUse": self.shared.claims.as_ref().map(crate::volumes::claims::Claims::in_use).filter(|v| !v.is_empty()),
         });
         // Sizes of huge pages that the kernel no longer has; a patch leaves alone what it does not name.
         let names = node.iter().flat_map(|n| n.status.capacity.iter().flatten());

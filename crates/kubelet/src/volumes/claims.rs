@@ -6,11 +6,11 @@
 //! Claim and volume are read when the pod's volumes are first set up: what a pod was given it keeps until it is gone, also
 //! when the claim is deleted meanwhile. A claim that is not bound yet fails the set-up, which is tried again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 use api::volumes::{NodeAffinity, usable_on};
-use client::resource::{PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES};
+use client::resource::{CSI_DRIVERS, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES};
 use client::{Client, ObjectMeta};
 use serde::Deserialize;
 
@@ -23,6 +23,13 @@ pub enum Claimed {
     HostPath(HostPath),
     /// A directory of the node that is there already.
     Local(String),
+    /// A driver's, which this kubelet does not mount; all the same it is in use as long as the pod is here.
+    Driver {
+        /// Its name in the node's status.
+        name: String,
+        /// Whether it is attached to the node before it could be used.
+        attachable: bool,
+    },
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -60,8 +67,27 @@ struct VolumeSpec {
     node_affinity: Option<NodeAffinity>,
     host_path: Option<HostPath>,
     local: Option<Local>,
-    csi: Option<Opaque>,
+    csi: Option<Csi>,
     nfs: Option<Opaque>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Csi {
+    driver: String,
+    volume_handle: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Driver {
+    spec: DriverSpec,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct DriverSpec {
+    attach_required: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -116,6 +142,20 @@ impl Claims {
         self.lock().retain(|(pod, _), _| pod != uid);
     }
 
+    /// `status.volumesInUse`: the volumes that are attached for pods that are here, before they are mounted and until the pods
+    /// are gone.
+    pub fn in_use(&self) -> BTreeSet<String> {
+        let given = self.lock();
+        let names = given.values().filter_map(|g| match g {
+            Claimed::Driver {
+                name,
+                attachable: true,
+            } => Some(name.clone()),
+            _ => None,
+        });
+        names.collect()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), Claimed>> {
         self.given.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -137,7 +177,16 @@ async fn ask(
     let volume = client.api(&PERSISTENT_VOLUMES).get::<Volume>(bound).await;
     let volume =
         volume.map_err(|e| why(format!("failed to get PV {bound} from the API server: {e}")))?;
-    given(&claim, &volume, node).map_err(why)
+    let mut given = given(&claim, &volume, node).map_err(why)?;
+    if let (Claimed::Driver { attachable, .. }, Some(csi)) = (&mut given, &volume.spec.csi) {
+        // One that says nothing of itself attaches its volumes.
+        *attachable = match client.api(&CSI_DRIVERS).get::<Driver>(&csi.driver).await {
+            Ok(driver) => driver.spec.attach_required != Some(false),
+            Err(e) if e.is_not_found() => true,
+            Err(e) => return Err(why(format!("failed to get CSIDriver {}: {e}", csi.driver))),
+        };
+    }
+    Ok(given)
 }
 
 fn bound_to<'a>(claim: &'a Claim, pod: &Pod, ephemeral: bool) -> Result<&'a str, String> {
@@ -171,13 +220,15 @@ fn given(claim: &Claim, volume: &Volume, (node, labels): (&str, &Map)) -> Result
     if claim.spec.volume_mode.as_deref() == Some("Block") {
         return Err("volumes of mode Block are not supported by this kubelet".into());
     }
-    match (&spec.host_path, &spec.local) {
-        (Some(path), _) => Ok(Claimed::HostPath(path.clone())),
-        (_, Some(local)) => Ok(Claimed::Local(local.path.clone())),
+    match (&spec.host_path, &spec.local, &spec.csi) {
+        (Some(path), _, _) => Ok(Claimed::HostPath(path.clone())),
+        (_, Some(local), _) => Ok(Claimed::Local(local.path.clone())),
+        (_, _, Some(csi)) => Ok(Claimed::Driver {
+            name: format!("kubernetes.io/csi/{}^{}", csi.driver, csi.volume_handle),
+            attachable: true,
+        }),
         _ => {
-            let kind = if spec.csi.is_some() {
-                "csi"
-            } else if spec.nfs.is_some() {
+            let kind = if spec.nfs.is_some() {
                 "nfs"
             } else {
                 "this kind of"
@@ -325,9 +376,12 @@ mod tests {
             (
                 "a driver's",
                 json!({}),
-                json!({"spec": {"local": null, "csi": {"driver": "x"}}}),
+                json!({"spec": {"local": null, "csi": {"driver": "x", "volumeHandle": "h"}}}),
                 false,
-                err("csi volumes are not supported by this kubelet"),
+                Ok(Claimed::Driver {
+                    name: "kubernetes.io/csi/x^h".into(),
+                    attachable: true,
+                }),
             ),
         ] {
             assert_eq!(of(claim, volume, ephemeral), want, "{what}");

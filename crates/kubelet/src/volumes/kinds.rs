@@ -6,9 +6,8 @@ use component::support::{Support, refused};
 
 const NO_PLUGIN: Support =
     refused("the pod does not start: nothing attaches or mounts volumes of the network");
-const CLAIM: Support = Support::Partial(
-    "volumes of kind hostPath, and local ones that are directories; fsGroup is given to the top directory",
-);
+const CLAIM: Support =
+    Support::Partial("volumes of kind hostPath, and local ones that are directories");
 const NO_CLOUD: Support = refused("the pod does not start: upstream's own plugin is gone too");
 
 /// Fields of a volume in `spec.volumes`.
@@ -23,7 +22,7 @@ pub static KINDS: &[(&str, Support)] = &[
     ("csi", refused("the pod does not start: no driver is called")),
     ("downwardAPI", Support::Full),
     ("emptyDir", Support::Partial("a size limit of a volume on disk or of huge pages is not enforced")),
-    ("ephemeral", Support::Partial("no claim is made for it; one that was made is used as persistentVolumeClaim")),
+    ("ephemeral", CLAIM),
     ("fc", NO_PLUGIN),
     ("flexVolume", NO_PLUGIN),
     ("flocker", NO_CLOUD),

@@ -9,6 +9,7 @@
 pub mod claims;
 pub mod kinds;
 pub mod objects;
+pub mod ownership;
 pub mod subpath;
 pub mod tokens;
 pub mod writer;
@@ -239,11 +240,12 @@ async fn one(
     }
     if let Some(c) = &v.persistent_volume_claim {
         let claimed = sources.claim(pod, &c.claim_name, false).await;
-        return claimed_volume(claimed, c.read_only, group);
+        return claimed_volume(claimed, pod, &v.name, pod_dir, c.read_only).await;
     }
     if v.ephemeral.is_some() {
         let name = format!("{}-{}", pod.metadata.name, v.name);
-        return claimed_volume(sources.claim(pod, &name, true).await, false, group);
+        let claimed = sources.claim(pod, &name, true).await;
+        return claimed_volume(claimed, pod, &v.name, pod_dir, false).await;
     }
     let (kind, payload) = if let Some(c) = &v.config_map {
         let mode = c.default_mode.unwrap_or(0o644);
@@ -571,51 +573,75 @@ fn empty_dir(
     })
 }
 
-/// Lets a group write in a directory and own what is made in it. What is in it already is left as it is.
-fn give_to_group(dir: &Path, group: i64) -> io::Result<()> {
-    use std::os::unix::fs::MetadataExt as _;
-    let gid = u32::try_from(group).map_err(|_| io::Error::other(format!("fsGroup {group}")))?;
-    let now = fs::metadata(dir)?;
-    if now.gid() != gid {
-        std::os::unix::fs::chown(dir, None, Some(gid))?;
+/// What the kubelet keeps of local volumes of a pod: the path of one that is set up.
+const LOCAL: &str = "plugins/kubernetes.io~local-volume";
+
+/// A local volume of a pod is given to the pod's group when it is first set up, unless another pod of this node has it by
+/// then: what is changed later is its users' matter.
+async fn local(
+    pod: &Pod,
+    volume: &str,
+    pod_dir: &Path,
+    path: PathBuf,
+    read_only: bool,
+) -> Result<Mounted, VolumeError> {
+    // Nothing is made here: a disk that is not mounted must not be taken for an empty one.
+    if !path.is_dir() {
+        return Err(VolumeError::Invalid(format!(
+            "local volume path {} is not a directory",
+            path.display()
+        )));
     }
-    let mode = now.mode() & 0o7777 | 0o2770;
-    if now.mode() & 0o7777 != mode {
-        fs::set_permissions(dir, fs::Permissions::from_mode(mode))?;
+    let ready = pod_dir.join(LOCAL).join(volume).join("path");
+    if !ready.exists() {
+        let security = pod.spec.security_context.as_ref();
+        if let Some(security) = security
+            && let (Some(group), false) = (security.fs_group, read_only)
+            && !is_set_up(pod_dir, &path)
+        {
+            let policy = security.fs_group_change_policy.as_deref();
+            let given = ownership::give(&path, group, policy).await;
+            given.map_err(|e| io_err(&path, e))?;
+        }
+        let parent = ready.parent().unwrap_or(pod_dir);
+        fs::create_dir_all(parent).map_err(|e| io_err(parent, e))?;
+        fs::write(&ready, path.as_os_str().as_encoded_bytes()).map_err(|e| io_err(&ready, e))?;
     }
-    Ok(())
+    Ok(Mounted { path, read_only })
+}
+
+/// Whether a pod of this node has a local volume.
+fn is_set_up(pod_dir: &Path, path: &Path) -> bool {
+    let pods = pod_dir.parent().and_then(|p| fs::read_dir(p).ok());
+    let volumes = pods.into_iter().flatten().flatten();
+    let mut volumes = volumes.flat_map(|pod| {
+        let volumes = fs::read_dir(pod.path().join(LOCAL));
+        volumes.into_iter().flatten().flatten()
+    });
+    volumes.any(|v| {
+        let has = fs::read(v.path().join("path"));
+        has.is_ok_and(|has| has == path.as_os_str().as_encoded_bytes())
+    })
 }
 
 /// A volume that a claim stands for.
-fn claimed_volume(
+async fn claimed_volume(
     claimed: Result<claims::Claimed, String>,
+    pod: &Pod,
+    volume: &str,
+    pod_dir: &Path,
     read_only: bool,
-    group: Option<i64>,
 ) -> Result<Mounted, VolumeError> {
-    let mounted = match claimed.map_err(VolumeError::Object)? {
-        claims::Claimed::HostPath(h) => host_path(&h)?,
-        claims::Claimed::Local(path) => {
-            let path = PathBuf::from(path);
-            // Nothing is made here: a disk that is not mounted must not be taken for an empty one.
-            if !path.is_dir() {
-                return Err(VolumeError::Invalid(format!(
-                    "local volume path {} is not a directory",
-                    path.display()
-                )));
-            }
-            if let (Some(group), false) = (group, read_only) {
-                give_to_group(&path, group).map_err(|e| io_err(&path, e))?;
-            }
-            Mounted {
-                path,
-                read_only: false,
-            }
-        }
-    };
-    Ok(Mounted {
-        read_only,
-        ..mounted
-    })
+    match claimed.map_err(VolumeError::Object)? {
+        claims::Claimed::HostPath(h) => Ok(Mounted {
+            read_only,
+            ..host_path(&h)?
+        }),
+        claims::Claimed::Local(path) => local(pod, volume, pod_dir, path.into(), read_only).await,
+        claims::Claimed::Driver { .. } => Err(VolumeError::Invalid(
+            "csi volumes are not supported by this kubelet".into(),
+        )),
+    }
 }
 
 fn host_path(h: &HostPath) -> Result<Mounted, VolumeError> {
