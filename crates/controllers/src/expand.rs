@@ -9,6 +9,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use api::quantity::Quantity;
+use api::volumes::MIGRATED;
 use client::resource::{PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES};
 use client::{Change, EventType, ObjectKey, ObjectReference, Patch};
 use serde_json::json;
@@ -80,45 +81,17 @@ fn grows(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) ->
 
 /// The former plugin of a volume, and the driver that stands for it.
 fn migrated(spec: &VolumeSpec) -> Option<(&'static str, &'static str)> {
-    let all = [
-        (
-            spec.aws_elastic_block_store.is_some(),
-            "kubernetes.io/aws-ebs",
-            "ebs.csi.aws.com",
-        ),
-        (
-            spec.azure_disk.is_some(),
-            "kubernetes.io/azure-disk",
-            "disk.csi.azure.com",
-        ),
-        (
-            spec.azure_file.is_some(),
-            "kubernetes.io/azure-file",
-            "file.csi.azure.com",
-        ),
-        (
-            spec.cinder.is_some(),
-            "kubernetes.io/cinder",
-            "cinder.csi.openstack.org",
-        ),
-        (
-            spec.gce_persistent_disk.is_some(),
-            "kubernetes.io/gce-pd",
-            "pd.csi.storage.gke.io",
-        ),
-        (
-            spec.portworx_volume.is_some(),
-            "kubernetes.io/portworx-volume",
-            "pxd.portworx.com",
-        ),
-        (
-            spec.vsphere_volume.is_some(),
-            "kubernetes.io/vsphere-volume",
-            "csi.vsphere.vmware.com",
-        ),
+    let sources = [
+        (&spec.aws_elastic_block_store, "kubernetes.io/aws-ebs"),
+        (&spec.azure_disk, "kubernetes.io/azure-disk"),
+        (&spec.azure_file, "kubernetes.io/azure-file"),
+        (&spec.cinder, "kubernetes.io/cinder"),
+        (&spec.gce_persistent_disk, "kubernetes.io/gce-pd"),
+        (&spec.portworx_volume, "kubernetes.io/portworx-volume"),
+        (&spec.vsphere_volume, "kubernetes.io/vsphere-volume"),
     ];
-    let found = all.into_iter().find(|(is, _, _)| *is);
-    found.map(|(_, plugin, driver)| (plugin, driver))
+    let (_, plugin) = sources.into_iter().find(|(is, _)| is.is_some())?;
+    MIGRATED.iter().find(|(old, _)| *old == plugin).copied()
 }
 
 /// Whether a change of a claim gives it a turn.

@@ -214,11 +214,12 @@ pub fn keep<S: Replicated>(ctx: Context, resource: &'static Resource, name: &'st
         if let Change::Deleted(_) = change {
             it.expectations.forget(&key);
         }
-        // A status written by this controller needs no second look.
+        // Also when its status changed: others may have written it.
         let changed = change.old().is_none_or(|old| {
             let old: &ReplicaSet = old.as_ref().as_ref();
             old.metadata.generation != rs.metadata.generation
                 || old.spec != rs.spec
+                || old.status != rs.status
                 || old.metadata.deletion_timestamp != rs.metadata.deletion_timestamp
                 || old.metadata.uid != rs.metadata.uid
         });

@@ -1087,7 +1087,6 @@ mod tests {
 
     #[tokio::test]
     async fn claims_are_mounted_and_nothing_is_made_in_their_place() {
-        use std::os::unix::fs::MetadataExt as _;
         let d = tempfile::tempdir().unwrap();
         let data = d.path().join("data");
         let v = |name: &str, more: &str| {
@@ -1111,11 +1110,57 @@ mod tests {
             .await
             .unwrap();
         assert!(m.volumes["v"].read_only);
-        give_to_group(&data, i64::from(rustix::process::getgid().as_raw())).unwrap();
-        assert_eq!(fs::metadata(&data).unwrap().mode() & 0o2770, 0o2770);
-        assert!(give_to_group(&data, -1).is_err());
         let _ = tear_down(&pod_dir);
         assert_eq!(fs::read_to_string(data.join("f")).unwrap(), "kept");
+    }
+
+    /// What pods make of a volume later is theirs, as long as one of them has it.
+    #[tokio::test]
+    async fn a_local_volume_is_given_to_the_group_of_the_pod_that_has_it_first() {
+        let d = tempfile::tempdir().unwrap();
+        let data = d.path().join("data");
+        fs::create_dir(&data).unwrap();
+        let file = data.join("f");
+        fs::write(&file, "x").unwrap();
+        let mode = || fs::metadata(&file).unwrap().permissions().mode() & 0o777;
+        let take_away = || fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        take_away();
+        let up = async |name: &str, security: &str, more: &str| {
+            let gid = rustix::process::getgid().as_raw();
+            let pod: Pod = serde_json::from_str(&format!(
+                r#"{{"metadata":{{"name":"p","namespace":"n","uid":"u"}},"spec":{{"securityContext":{},"containers":[{{"name":"c"}}],
+                   "volumes":[{{"name":"v","persistentVolumeClaim":{{"claimName":"local:{}"{more}}}}}]}}}}"#,
+                security.replace("GID", &gid.to_string()),
+                data.display(),
+            ))
+            .unwrap();
+            let dir = d.path().join("pods").join(name);
+            set_up(&pod, &dir, &Context::default(), &Fixed)
+                .await
+                .unwrap();
+            dir
+        };
+        let group = r#"{"fsGroup":GID}"#;
+        let without = up("without", "{}", "").await;
+        assert_eq!(mode(), 0o600);
+        fs::remove_dir_all(without).unwrap();
+        let reader = up("reader", group, r#","readOnly":true"#).await;
+        assert_eq!(mode(), 0o600, "one that may not write changes nothing");
+        fs::remove_dir_all(reader).unwrap();
+        let first = up("first", group, "").await;
+        assert_eq!(mode(), 0o660);
+        take_away();
+        up("first", group, "").await;
+        let second = up("second", group, "").await;
+        assert_eq!(mode(), 0o600);
+        fs::remove_dir_all(first).unwrap();
+        fs::remove_dir_all(second).unwrap();
+        let careful = r#"{"fsGroup":GID,"fsGroupChangePolicy":"OnRootMismatch"}"#;
+        let third = up("third", careful, "").await;
+        assert_eq!(mode(), 0o600, "the top fits");
+        fs::remove_dir_all(third).unwrap();
+        up("fourth", group, "").await;
+        assert_eq!(mode(), 0o660);
     }
 
     #[tokio::test]

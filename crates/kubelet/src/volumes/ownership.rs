@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 /// Directories that are open at a time, each with the one above it.
@@ -99,10 +99,10 @@ fn walk(root: &Path, gid: Gid, only_if: bool, stop: &AtomicBool) -> io::Result<(
             continue;
         };
         let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let dir = match rustix::fs::openat(dir, &name, flags, Mode::empty()) {
+        let dir = match open(dir.as_fd(), &name, flags) {
             Ok(dir) => dir,
-            // It is something else by now.
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
+            // It is something else by now, or of another file system.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => continue,
             Err(e) => return Err(e.into()),
         };
         let about = rustix::fs::fstat(&dir)?;
@@ -118,6 +118,16 @@ fn walk(root: &Path, gid: Gid, only_if: bool, stop: &AtomicBool) -> io::Result<(
         }
     }
     Ok(())
+}
+
+/// Opens what is in a directory, unless something is mounted there, where the kernel can tell; a mount of another file system
+/// is told by its device too.
+fn open(dir: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let only = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
+    match rustix::fs::openat2(dir, name, flags, Mode::empty(), only) {
+        Err(Errno::NOSYS | Errno::PERM) => rustix::fs::openat(dir, name, flags, Mode::empty()),
+        opened => opened,
+    }
 }
 
 /// Opens the directory above one that is done, if it was closed meanwhile.
@@ -162,9 +172,9 @@ impl Walk<'_> {
     /// Changes a file; whether it is a directory instead.
     fn file(&mut self, dir: BorrowedFd<'_>, name: &CStr) -> io::Result<bool> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = match rustix::fs::openat(dir, name, flags, Mode::empty()) {
+        let file = match open(dir, name, flags) {
             Ok(file) => file,
-            Err(Errno::NOENT) => return Ok(false),
+            Err(Errno::NOENT | Errno::XDEV) => return Ok(false),
             Err(e) => return Err(e.into()),
         };
         let about = rustix::fs::fstat(&file)?;
@@ -327,15 +337,15 @@ mod tests {
         fs::create_dir(&root).unwrap();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let mut at = rustix::fs::openat(CWD, &root, flags, Mode::empty()).unwrap();
-        for _ in 0..3000 {
-            rustix::fs::mkdirat(&at, "d", Mode::from_raw_mode(0o700)).unwrap();
-            at = rustix::fs::openat(&at, "d", flags, Mode::empty()).unwrap();
+        for _ in 0..1100 {
+            rustix::fs::mkdirat(&at, "directory", Mode::from_raw_mode(0o700)).unwrap();
+            at = rustix::fs::openat(&at, "directory", flags, Mode::empty()).unwrap();
         }
         give(&root, group(), None).await.unwrap();
         let about = rustix::fs::fstat(&at).unwrap();
         assert_eq!(i64::from(about.st_gid), group());
         assert_eq!(about.st_mode & 0o7777, 0o2770);
-        assert_eq!(is(&root.join("d")).0, group());
+        assert_eq!(is(&root.join("directory")).0, group());
     }
 
     #[test]
