@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::certificates::signing::Files;
+use crate::service_account_tokens::Key;
 
 /// Configuration of the controllers. The default is upstream's.
 #[derive(Clone, Debug)]
@@ -40,6 +41,14 @@ pub struct Config {
     pub terminated_pod_threshold: usize,
     /// `--max-endpoints-per-slice`
     pub max_endpoints_per_slice: usize,
+    /// `--endpoint-updates-batch-period`
+    pub endpoint_batch: Duration,
+    /// `--endpointslice-updates-batch-period`
+    pub endpoint_slice_batch: Duration,
+    /// `--mirroring-max-endpoints-per-subset`
+    pub mirrored_per_subset: usize,
+    /// `--mirroring-endpointslice-updates-batch-period`
+    pub mirroring_batch: Duration,
     /// `--resource-quota-sync-period`; zero to count only what changed.
     pub resource_quota_sync: Duration,
     /// Whether volumes are taken from nodes that are not ready: not `--disable-force-detach-on-timeout`.
@@ -58,6 +67,10 @@ pub struct Config {
     pub autoscaler_initial_readiness: Duration,
     /// PEM of `--root-ca-file`; empty to leave the publisher out.
     pub root_ca: String,
+    /// The key of `--service-account-private-key-file`.
+    pub service_account_key: Option<Key>,
+    /// `--legacy-service-account-token-clean-up-period`
+    pub legacy_token_period: Duration,
     /// `--feature-gates`
     pub features: component::features::Features,
     /// `--cluster-signing-*-file`, by signer.
@@ -85,6 +98,10 @@ impl Default for Config {
             large_cluster_size: 50,
             terminated_pod_threshold: 12500,
             max_endpoints_per_slice: 100,
+            endpoint_batch: Duration::ZERO,
+            endpoint_slice_batch: Duration::ZERO,
+            mirrored_per_subset: 1000,
+            mirroring_batch: Duration::ZERO,
             resource_quota_sync: Duration::from_secs(300),
             force_detach: true,
             compare_attachments: true,
@@ -94,6 +111,8 @@ impl Default for Config {
             autoscaler_cpu_initialization: Duration::from_secs(300),
             autoscaler_initial_readiness: Duration::from_secs(30),
             root_ca: String::new(),
+            service_account_key: None,
+            legacy_token_period: Duration::from_secs(365 * 24 * 3600),
             features: component::features::Features::default(),
             signing: Vec::new(),
             signing_duration: Duration::from_secs(365 * 24 * 3600),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use auth::jwt::Signer;
 use client::leader::{Election, Filled, LeaderConfig};
 use client::{Client, Options, secure_port};
 use component::Shutdown;
@@ -16,6 +17,7 @@ use hyper::body::Incoming;
 
 use crate::certificates::signing::{self, Authority};
 use crate::config::Config;
+use crate::service_account_tokens::Key;
 use crate::{Dependencies, list, metrics};
 
 /// Why the controller manager could not start or had to end.
@@ -51,8 +53,17 @@ const CONCURRENCY: &[(&str, &str)] = &[
     ("concurrent-replicaset-syncs", "replicaset"),
     ("concurrent-resource-quota-syncs", "resource-quota"),
     ("concurrent-service-endpoint-syncs", "service-endpoint"),
+    ("concurrent-resourceclaim-syncs", "resourceclaim"),
+    (
+        "concurrent-serviceaccount-token-syncs",
+        "serviceaccount-token",
+    ),
     ("concurrent-statefulset-syncs", "statefulset"),
     ("concurrent-ttl-after-finished-syncs", "ttl-after-finished"),
+    (
+        "mirroring-concurrent-service-endpoint-syncs",
+        "endpointslice-mirroring",
+    ),
 ];
 
 /// The command line.
@@ -82,6 +93,8 @@ pub fn command_line() -> CommandLine {
         "disable-attach-detach-reconcile-sync",
         "disable-force-detach-on-timeout",
         "enable-garbage-collector",
+        "endpoint-updates-batch-period",
+        "endpointslice-updates-batch-period",
         "horizontal-pod-autoscaler-cpu-initialization-period",
         "horizontal-pod-autoscaler-downscale-stabilization",
         "horizontal-pod-autoscaler-initial-readiness-delay",
@@ -97,8 +110,11 @@ pub fn command_line() -> CommandLine {
         "leader-elect-resource-name",
         "leader-elect-resource-namespace",
         "leader-elect-retry-period",
+        "legacy-service-account-token-clean-up-period",
         "master",
         "max-endpoints-per-slice",
+        "mirroring-endpointslice-updates-batch-period",
+        "mirroring-max-endpoints-per-subset",
         "node-cidr-mask-size",
         "node-cidr-mask-size-ipv4",
         "node-cidr-mask-size-ipv6",
@@ -109,6 +125,7 @@ pub fn command_line() -> CommandLine {
         "resource-quota-sync-period",
         "root-ca-file",
         "secondary-node-eviction-rate",
+        "service-account-private-key-file",
         "service-cluster-ip-range",
         "terminated-pod-gc-threshold",
         "unhealthy-zone-threshold",
@@ -135,19 +152,9 @@ pub fn command_line() -> CommandLine {
         "there is no such controller",
         &[
             "concurrent-device-taint-eviction-syncs",
-            "concurrent-resourceclaim-syncs",
             "concurrent-service-syncs",
-            "concurrent-serviceaccount-token-syncs",
             "concurrent-validating-admission-policy-status-syncs",
-            "legacy-service-account-token-clean-up-period",
-            "mirroring-concurrent-service-endpoint-syncs",
-            "mirroring-endpointslice-updates-batch-period",
-            "mirroring-max-endpoints-per-subset",
         ],
-    )
-    .ignore(
-        "no controller makes token Secrets; tokens are signed by the apiserver",
-        &["service-account-private-key-file"],
     )
     .ignore(
         "no controller talks to a cloud",
@@ -164,8 +171,6 @@ pub fn command_line() -> CommandLine {
             "concurrent-daemonset-syncs",
             "controller-shutdown-timeout",
             "controller-start-interval",
-            "endpoint-updates-batch-period",
-            "endpointslice-updates-batch-period",
             "min-resync-period",
             "namespace-sync-period",
         ],
@@ -222,6 +227,12 @@ fn config(flags: &Flags) -> Result<Config, Error> {
         max_endpoints_per_slice: usize::try_from(flags.int("max-endpoints-per-slice"))
             .unwrap_or(100)
             .clamp(1, 1000),
+        endpoint_batch: flags.duration("endpoint-updates-batch-period"),
+        endpoint_slice_batch: flags.duration("endpointslice-updates-batch-period"),
+        mirrored_per_subset: usize::try_from(flags.int("mirroring-max-endpoints-per-subset"))
+            .unwrap_or(1000)
+            .clamp(1, 1000),
+        mirroring_batch: flags.duration("mirroring-endpointslice-updates-batch-period"),
         features: flags.features().map_err(Error::Flag)?,
         signing_duration: flags.duration("cluster-signing-duration"),
         autoscaler_sync: flags.duration("horizontal-pod-autoscaler-sync-period"),
@@ -235,6 +246,7 @@ fn config(flags: &Flags) -> Result<Config, Error> {
         resource_quota_sync: flags.duration("resource-quota-sync-period"),
         force_detach: !flags.bool("disable-force-detach-on-timeout"),
         compare_attachments: !flags.bool("disable-attach-detach-reconcile-sync"),
+        legacy_token_period: flags.duration("legacy-service-account-token-clean-up-period"),
         ..Config::default()
     };
     list::check(&config.controllers).map_err(Error::Flag)?;
@@ -260,6 +272,20 @@ fn config(flags: &Flags) -> Result<Config, Error> {
                 path.display()
             ))
         })?;
+    }
+    if let Some(path) = flags.path("service-account-private-key-file") {
+        let read = std::fs::read_to_string(&path).map_err(|e| e.to_string());
+        let key = read.and_then(|pem| Signer::from_pem(&pem)).map_err(|e| {
+            let path = path.display();
+            Error::Flag(format!(
+                "error reading key for service account token controller: {path}: {e}"
+            ))
+        })?;
+        config.service_account_key = Some(Key(Arc::new(key)));
+    }
+    let cleaner = "legacy-serviceaccount-token-cleaner-controller";
+    if config.legacy_token_period.is_zero() && list::is_enabled(cleaner, &config.controllers) {
+        return Err(Error::Flag("invalid CleanUpPeriod: 0s".into()));
     }
     config.signing = signing::files(|flag| flags.string(flag)).map_err(Error::Flag)?;
     if list::is_enabled(

@@ -28,21 +28,26 @@ pub mod disruption;
 pub mod endpoint_pods;
 pub mod endpoints;
 pub mod endpointslice;
+pub mod endpointslice_mirroring;
 pub mod ephemeral_volume;
 pub mod expand;
 pub mod garbage;
 pub mod hpa;
 pub mod job;
+pub mod legacy_tokens;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
 pub mod pod_gc;
 pub mod replicaset;
 pub mod replication;
+pub mod resource_claims;
 pub mod resourcequota;
 pub mod root_ca;
 pub mod selinux;
 pub mod service_account;
+pub mod service_account_tokens;
+pub mod service_cidrs;
 pub mod statefulset;
 pub mod storage_protection;
 pub mod taint_eviction;
@@ -127,7 +132,7 @@ async fn work(config: Arc<Config>, deps: &Dependencies, shutdown: CancellationTo
         let Some(start) = c.start else {
             continue;
         };
-        let client = if deps.service_account_credentials {
+        let client = if deps.service_account_credentials && !c.service_account.is_empty() {
             deps.client
                 .as_service_account("kube-system", c.service_account)
         } else {

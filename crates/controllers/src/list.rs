@@ -12,6 +12,7 @@ pub struct Descriptor {
     /// Older names that `--controllers` takes as well.
     pub aliases: &'static [&'static str],
     /// Service account in kube-system that it acts as; the bootstrap role `system:controller:NAME` grants what it needs.
+    /// Empty for one that acts as the controller manager itself.
     pub service_account: &'static str,
     /// Whether `*` includes it.
     pub default: bool,
@@ -96,6 +97,7 @@ const fn absent(
 /// Every controller upstream knows, in the order of their start.
 #[rustfmt::skip]
 pub const CONTROLLERS: &[Descriptor] = &[
+    controller("serviceaccount-token-controller", &["serviceaccount-token"], "", crate::service_account_tokens::start),
     controller("serviceaccount-controller", &["serviceaccount"], "service-account-controller", crate::service_account::start),
     controller("root-ca-certificate-publisher-controller", &["root-ca-cert-publisher"], "root-ca-cert-publisher", crate::root_ca::start),
     controller("namespace-controller", &["namespace"], "namespace-controller", crate::namespace::start),
@@ -107,8 +109,9 @@ pub const CONTROLLERS: &[Descriptor] = &[
     partial("daemonset-controller", &["daemonset"], "daemon-set-controller", crate::daemonset::start, "failed pods are replaced without a growing delay"),
     partial("statefulset-controller", &["statefulset"], "statefulset-controller", crate::statefulset::start, "the metrics of MaxUnavailableStatefulSet are not there"),
     partial("resourcequota-controller", &["resourcequota"], "resourcequota-controller", crate::resourcequota::start, "resource claims do not count as the extended resources of their device classes"),
-    controller("endpointslice-controller", &["endpointslice"], "endpointslice-controller", crate::endpointslice::start),
+    partial("endpointslice-controller", &["endpointslice"], "endpointslice-controller", crate::endpointslice::start, "its metrics are not there"),
     controller("endpoints-controller", &["endpoint"], "endpoint-controller", crate::endpoints::start),
+    partial("endpointslice-mirroring-controller", &["endpointslicemirroring"], "endpointslicemirroring-controller", crate::endpointslice_mirroring::start, "its metrics are not there"),
     controller("pod-garbage-collector-controller", &["podgc"], "pod-garbage-collector", crate::pod_gc::start),
     controller("node-ipam-controller", &["nodeipam"], "node-controller", crate::node_ipam::start),
     controller("node-lifecycle-controller", &["nodelifecycle"], "node-controller", crate::node_lifecycle::start),
@@ -132,22 +135,20 @@ pub const CONTROLLERS: &[Descriptor] = &[
     controller("volumeattributesclass-protection-controller", &[], "volumeattributesclass-protection-controller", crate::attributes_class::start),
     partial_and_off("selinux-warning-controller", &[], "selinux-warning-controller", crate::selinux::start, "volumes of drivers only; its metric is not there"),
     controller("clusterrole-aggregation-controller", &["clusterrole-aggregation"], "clusterrole-aggregation-controller", crate::clusterrole_aggregation::start),
+    controller("legacy-serviceaccount-token-cleaner-controller", &["legacy-service-account-token-cleaner"], "legacy-service-account-token-cleaner", crate::legacy_tokens::start),
+    controller("service-cidr-controller", &[], "service-cidrs-controller", crate::service_cidrs::start),
+    partial("resourceclaim-controller", &["resource-claim-controller"], "resource-claim-controller", crate::resource_claims::start, "claims of pod groups are not made; no scheduler of this release allocates any"),
     absent("cloud-node-lifecycle-controller", &["cloud-node-lifecycle"], "no controller talks to a cloud"),
-    absent("device-taint-eviction-controller", &[], "tainted devices evict nobody"),
-    absent("endpointslice-mirroring-controller", &["endpointslicemirroring"], "Endpoints made by hand get no EndpointSlices"),
-    absent("kube-apiserver-serving-clustertrustbundle-publisher-controller", &[], "no trust bundle is published"),
-    absent("legacy-serviceaccount-token-cleaner-controller", &["legacy-service-account-token-cleaner"], "unused token Secrets stay"),
+    absent("device-taint-eviction-controller", &[], "tainted devices evict nobody; no pod of this release has devices"),
+    absent("kube-apiserver-serving-clustertrustbundle-publisher-controller", &[], "no trust bundle is published, as upstream without the gate ClusterTrustBundle, which is off by default"),
     absent("node-route-controller", &["route"], "no controller talks to a cloud"),
-    absent("podcertificaterequest-cleaner-controller", &[], "requests stay until they are deleted"),
+    absent("podcertificaterequest-cleaner-controller", &[], "requests stay until they are deleted, as upstream without the gate PodCertificateRequest, which is off by default"),
     absent("podgroup-protection-controller", &[], "there are no pod groups"),
-    absent("resourceclaim-controller", &["resource-claim-controller"], "no claims are made of templates, and none is allocated"),
-    absent("resourcepoolstatusrequest-controller", &[], "there are no resource pools"),
+    absent("resourcepoolstatusrequest-controller", &[], "there are no requests for the status of resource pools, which are alpha upstream"),
     absent("service-ca-certificate-publisher-controller", &["service-ca-cert-publisher"], "no service CA is published"),
-    absent("service-cidr-controller", &[], "ranges of service addresses come from the flag alone"),
     absent("service-lb-controller", &["service"], "no controller talks to a cloud"),
-    absent("serviceaccount-token-controller", &["serviceaccount-token"], "no tokens are made for token Secrets"),
-    absent("storage-version-migrator-controller", &[], "objects are stored anew by who writes them"),
-    absent("storageversion-garbage-collector-controller", &["storage-version-gc"], "there are no storage versions"),
+    absent("storage-version-migrator-controller", &[], "objects are stored anew by who writes them, as upstream without the gate StorageVersionMigrator, which is off by default"),
+    absent("storageversion-garbage-collector-controller", &["storage-version-gc"], "there are no storage versions, which are alpha upstream"),
     absent("validatingadmissionpolicy-status-controller", &[], "policies are not type-checked"),
 ];
 

@@ -40,7 +40,24 @@ view!(
         /// Only those that name a claim, or have one made for them.
         #[serde(rename = "volumes", deserialize_with = "with_claims")]
         claims: Vec<ClaimVolume>,
+        resource_claims: Vec<PodClaim>,
     }
+);
+view!(
+    /// `v1.PodResourceClaim`
+    PodClaim {
+        name: String,
+        resource_claim_name: Option<String>,
+        resource_claim_template_name: Option<String>,
+    }
+);
+view!(
+    /// `v1.PodResourceClaimStatus`
+    PodClaimStatus { name: String, resource_claim_name: Option<String> }
+);
+view!(
+    /// `v1.PodExtendedResourceClaimStatus`
+    ExtendedClaimStatus { resource_claim_name: String }
 );
 view!(
     /// `v1.Volume`, as far as claims go
@@ -216,6 +233,8 @@ view!(
         container_statuses: Vec<ContainerStatus>,
         init_container_statuses: Vec<ContainerStatus>,
         ephemeral_container_statuses: Vec<ContainerStatus>,
+        resource_claim_statuses: Vec<PodClaimStatus>,
+        extended_resource_claim_status: Option<ExtendedClaimStatus>,
     }
 );
 view!(
@@ -510,6 +529,7 @@ view!(
     /// `v1.NodeStatus`
     NodeStatus {
         conditions: Vec<Condition>,
+        allocatable: BTreeMap<String, String>,
         volumes_in_use: Vec<String>,
         volumes_attached: Vec<AttachedVolume>,
     }
@@ -540,7 +560,7 @@ view!(
 );
 view!(
     /// `v1.ServiceAccount`
-    ServiceAccount { metadata: ObjectMeta }
+    ServiceAccount { metadata: ObjectMeta, secrets: Vec<Named> }
 );
 view!(
     /// `v1.ConfigMap`, for the ones that carry the root certificate.
@@ -593,12 +613,35 @@ view!(
         target_ref: Option<TargetRef>,
         #[serde(skip_serializing_if = "Option::is_none")]
         zone: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        hints: Option<EndpointHints>,
     }
+);
+view!(
+    /// `discovery.k8s.io/v1.EndpointHints`
+    #[derive(Eq)]
+    EndpointHints {
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        for_zones: Vec<Named>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        for_nodes: Vec<Named>,
+    }
+);
+view!(
+    /// Something of which only the name is read
+    #[derive(Eq)]
+    Named { name: String }
 );
 view!(
     /// `discovery.k8s.io/v1.EndpointConditions`
     #[derive(Eq)]
-    EndpointConditions { ready: Option<bool>, serving: Option<bool>, terminating: Option<bool> }
+    EndpointConditions {
+        ready: Option<bool>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        serving: Option<bool>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        terminating: Option<bool>,
+    }
 );
 view!(
     /// `v1.ObjectReference` of an endpoint
