@@ -149,7 +149,8 @@ const NO_POLICIES: Support = warned("no policy is evaluated by this release");
 const NO_WEBHOOKS: Support = warned("no webhook is called by this release");
 
 /// What acts on objects of a resource upstream, by the names of the controller manager's list: as long as none of them is
-/// there, the resource is not either. A test of the repository compares the two.
+/// there, the resource is not either. A test of the repository compares the two. Claims of devices are not among them: what
+/// gives devices to pods are schedulers and kubelets.
 pub static ACTORS: &[(&str, &str, &[&str])] = &[
     (
         "",
@@ -189,11 +190,6 @@ pub static ACTORS: &[(&str, &str, &[&str])] = &[
         &["service-cidr-controller"],
     ),
     ("policy", "poddisruptionbudgets", &["disruption-controller"]),
-    (
-        "resource.k8s.io",
-        "resourceclaims",
-        &["resourceclaim-controller"],
-    ),
     (
         "resource.k8s.io",
         "devicetaintrules",
@@ -250,7 +246,7 @@ pub static BUILTINS: &[Builtin] = &[
     b("", "bindings", "", "v1", r::pod::bindings, FULL),
     b("", "componentstatuses", "", "v1", r::componentstatus::parts, FULL),
     b("", "configmaps", "/registry/configmaps", "v1", r::configmap::parts, FULL),
-    b("", "endpoints", "/registry/services/endpoints", "v1", r::endpoints::parts, Support::Partial("objects made by hand are not mirrored to EndpointSlices")),
+    b("", "endpoints", "/registry/services/endpoints", "v1", r::endpoints::parts, FULL),
     b("", "events", "/registry/events", "v1", r::event::parts, FULL),
     b("", "limitranges", "/registry/limitranges", "v1", r::quota::limit_range, FULL),
     b("", "namespaces", "/registry/namespaces", "v1", r::namespace::parts, FULL),
@@ -261,7 +257,7 @@ pub static BUILTINS: &[Builtin] = &[
     b("", "podtemplates", "/registry/podtemplates", "v1", r::workload::pod_template, FULL),
     b("", "replicationcontrollers", "/registry/controllers", "v1", r::workload::replication_controller, FULL),
     b("", "resourcequotas", "/registry/resourcequotas", "v1", r::quota::resource_quota, FULL),
-    b("", "secrets", "/registry/secrets", "v1", r::secret::parts, Support::Partial("Secrets of type kubernetes.io/service-account-token get no token")),
+    b("", "secrets", "/registry/secrets", "v1", r::secret::parts, FULL),
     b("", "serviceaccounts", "/registry/serviceaccounts", "v1", r::serviceaccount::parts, FULL),
     b("", "services", "/registry/services/specs", "v1", r::service::parts, Support::Partial("no load balancer is made; a cloud's own program may")),
     b("admissionregistration.k8s.io", "mutatingadmissionpolicies", "/registry/mutatingadmissionpolicies", ADMISSION, r::webhook::policy, NO_POLICIES),
@@ -298,7 +294,7 @@ pub static BUILTINS: &[Builtin] = &[
     b("networking.k8s.io", "ingresses", "/registry/ingress", NETWORKING, r::network::ingress, FULL),
     b("networking.k8s.io", "ipaddresses", "/registry/ipaddresses", NETWORKING, r::network::ip_address, FULL),
     b("networking.k8s.io", "networkpolicies", "/registry/networkpolicies", NETWORKING, r::network::policy, FULL),
-    b("networking.k8s.io", "servicecidrs", "/registry/servicecidrs", NETWORKING, r::network::service_cidr, warned("no controller of this release acts on it; service addresses come from --service-cluster-ip-range alone")),
+    b("networking.k8s.io", "servicecidrs", "/registry/servicecidrs", NETWORKING, r::network::service_cidr, FULL),
     b("node.k8s.io", "runtimeclasses", "/registry/runtimeclasses", "node.k8s.io/v1", r::plain::runtime_class, FULL),
     b("policy", "poddisruptionbudgets", "/registry/poddisruptionbudgets", "policy/v1", r::disruption::parts, FULL),
     b("rbac.authorization.k8s.io", "clusterrolebindings", "/registry/clusterrolebindings", RBAC, r::rbac::cluster_role_binding, FULL),

@@ -23,11 +23,6 @@ async fn new_objects_that_nothing_acts_on_are_warned_of() {
     let job = json!({"metadata": {"name": "j"}, "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
     for (path, body, kind) in [
         (
-            "/apis/networking.k8s.io/v1/servicecidrs",
-            json!({"metadata": {"name": "c"}, "spec": {"cidrs": ["10.97.0.0/24"]}}),
-            "ServiceCIDR",
-        ),
-        (
             "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings",
             json!({"metadata": {"name": "b"}, "spec": {"policyName": "p", "validationActions": ["Deny"]}}),
             "ValidatingAdmissionPolicyBinding",
