@@ -6,7 +6,7 @@ mod tokens;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -126,7 +126,8 @@ async fn serve(flags: &Flags) -> Result<()> {
     let core = Core::new(store.clone(), stop.clone());
     let reader = core.reader();
 
-    let auth = auth::setup::new(flags, reader).map_err(|e| anyhow!(e))?;
+    let mut auth = auth::setup::new(flags, reader).map_err(|e| anyhow!(e))?;
+    let used_tokens = std::mem::replace(&mut auth.used, tokio::sync::mpsc::channel(1).1);
     let authenticator = auth.authenticator.clone();
     let authorizer = auth.authorizer.clone();
 
@@ -187,6 +188,7 @@ async fn serve(flags: &Flags) -> Result<()> {
             advertise: (publish && !advertise.is_loopback()).then_some(advertise),
             secure_port: port,
             authentication_info,
+            used_tokens: Arc::new(Mutex::new(Some(used_tokens))),
         }),
         extra_paths: tokens::paths(&auth, flags, &config.advertise),
         extra_metrics: vec![Arc::new(move || serving.render())],

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use api::reader::ObjectReader;
 use component::Flags;
+use tokio::sync::mpsc::Receiver;
 
 use crate::authn::bootstrap::BootstrapTokens;
 use crate::authn::request_header::RequestHeader;
-use crate::authn::service_account::ServiceAccounts;
+use crate::authn::service_account::{ServiceAccounts, USED_WAITING, Used};
 use crate::authn::token_file::TokenFile;
 use crate::authn::x509::{ClientCas, Verified, X509};
 use crate::authn::{Agnostic, Tokens, Union};
@@ -58,6 +59,8 @@ pub struct Auth {
     pub issuer: Option<Arc<dyn TokenIssuer>>,
     /// The rules of TokenRequest.
     pub policy: TokenPolicy,
+    /// Legacy tokens that are used, to be noted in their Secrets.
+    pub used: Receiver<Used>,
     /// For `/openid/v1/jwks`.
     pub keys: KeySet,
     /// The first issuer, for `/.well-known/openid-configuration`; empty: there is none.
@@ -124,16 +127,18 @@ pub fn new(flags: &Flags, reader: Arc<dyn ObjectReader>) -> Result<Auth, String>
         keys.extend(public_keys(&read(file)?).map_err(|e| format!("{file}: {e}"))?);
     }
     let keys = KeySet::new(keys);
+    let (telling, used) = tokio::sync::mpsc::channel(USED_WAITING);
     if !issuers.is_empty() {
         let lookup = flags.bool("service-account-lookup");
         let reader = Arc::clone(&reader);
-        tokens.push(Arc::new(ServiceAccounts::new(
+        let accounts = ServiceAccounts::new(
             keys.clone(),
             issuers.clone(),
             audiences.clone(),
             lookup,
             reader,
-        )));
+        );
+        tokens.push(Arc::new(accounts.telling(telling)));
     }
     if flags.bool("enable-bootstrap-token-auth") {
         tokens.push(own(Arc::new(BootstrapTokens(reader))));
@@ -178,6 +183,7 @@ pub fn new(flags: &Flags, reader: Arc<dyn ObjectReader>) -> Result<Auth, String>
             max_seconds: i64::try_from(max).unwrap_or(i64::MAX),
             extend: flags.bool("service-account-extend-token-expiration"),
         },
+        used,
         keys,
         issuer_url,
         client_ca_files,

@@ -261,6 +261,14 @@ pub async fn release(store: &SharedStore, ip: IpAddr) -> Result<(), Error> {
     Ok(())
 }
 
+/// Gives an address back that is still as it was at a revision.
+pub async fn release_at(store: &SharedStore, ip: IpAddr, revision: i64) -> Result<(), Error> {
+    store
+        .delete(address_key(ip).as_bytes(), Expect::Revision(revision))
+        .await?;
+    Ok(())
+}
+
 /// The node ports of a cluster.
 #[derive(Clone)]
 pub struct NodePorts {
@@ -401,33 +409,51 @@ impl NodePorts {
         }
         let start: usize = rand::rng().random_range(0..self.size().max(1));
         let failed = std::sync::atomic::AtomicUsize::new(0);
-        let at = |i: usize| failed.store(i, std::sync::atomic::Ordering::Relaxed);
         let taken = self
             .change(|map| {
-                let mut out = vec![0; wanted.len()];
-                for (i, port) in wanted.iter().enumerate().filter(|(_, p)| **p != 0) {
-                    at(i);
-                    let bit = self
-                        .bit(*port)
-                        .ok_or_else(|| Error::PortOutside(self.text()))?;
-                    if map.has(bit) {
-                        return Err(Error::PortTaken);
-                    }
-                    map.set(bit, true);
-                    if let Some(slot) = out.get_mut(i) {
-                        *slot = *port;
-                    }
-                }
-                for (i, slot) in out.iter_mut().enumerate().filter(|(_, p)| **p == 0) {
-                    at(i);
-                    let bit = self.free(map, start).ok_or(Error::Full)?;
-                    map.set(bit, true);
-                    *slot = self.port(bit).ok_or(Error::Full)?;
-                }
-                Ok(out)
+                self.pick(map, wanted, start).map_err(|(i, why)| {
+                    failed.store(i, std::sync::atomic::Ordering::Relaxed);
+                    why
+                })
             })
             .await;
         taken.map_err(|e| (failed.load(std::sync::atomic::Ordering::Relaxed), e))
+    }
+
+    /// What [`NodePorts::take`] may give, without taking it. `held` are ports that the same request would have taken before.
+    pub async fn try_take(&self, wanted: &[u16], held: &[u16]) -> Result<Vec<u16>, (usize, Error)> {
+        if wanted.is_empty() {
+            return Ok(vec![]);
+        }
+        let (mut map, _, _) = self.load().await.map_err(|why| (0, why))?;
+        for bit in held.iter().filter_map(|p| self.bit(*p)) {
+            map.set(bit, true);
+        }
+        self.pick(&mut map, wanted, 0)
+    }
+
+    /// Marks chosen ports and any further ones, the search for which begins at `start`. With an error comes whose it is.
+    fn pick(
+        &self,
+        map: &mut PortMap,
+        wanted: &[u16],
+        start: usize,
+    ) -> Result<Vec<u16>, (usize, Error)> {
+        let mut out = wanted.to_vec();
+        for (i, port) in wanted.iter().enumerate().filter(|(_, p)| **p != 0) {
+            let outside = || (i, Error::PortOutside(self.text()));
+            let bit = self.bit(*port).ok_or_else(outside)?;
+            if map.has(bit) {
+                return Err((i, Error::PortTaken));
+            }
+            map.set(bit, true);
+        }
+        for (i, slot) in out.iter_mut().enumerate().filter(|(_, p)| **p == 0) {
+            let bit = self.free(map, start).ok_or((i, Error::Full))?;
+            map.set(bit, true);
+            *slot = self.port(bit).ok_or((i, Error::Full))?;
+        }
+        Ok(out)
     }
 
     fn free(&self, map: &PortMap, start: usize) -> Option<usize> {

@@ -5,18 +5,20 @@
 //! exist are kept; RBAC policy is only added to, and not even that where its `autoupdate` annotation is `false`.
 //! The objects themselves are data (`data/bootstrap.json`, imported by a script).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api::Status;
 use apiserver::chain::{Hook, HookContext};
 use apiserver::resource::ObjectWriter;
+use auth::authn::service_account::{LAST_USED, Used, days};
 use auth::authz::rules;
 use futures::FutureExt;
 use serde_json::{Value, json};
 use storage::{Expect, ListOptions, SharedStore, Written};
+use tokio::sync::mpsc::Receiver;
 
 use crate::alloc::{NodePorts, Range};
 use crate::resources::rbac::GROUP as RBAC;
@@ -38,6 +40,8 @@ pub struct Config {
     pub secure_port: u16,
     /// `extension-apiserver-authentication` in kube-system: CAs and header names for aggregated servers; empty for none.
     pub authentication_info: BTreeMap<String, String>,
+    /// Legacy tokens of service accounts that are used, for the first who takes them.
+    pub used_tokens: Arc<Mutex<Option<Receiver<Used>>>>,
 }
 
 static DATA: &str = include_str!("../data/bootstrap.json");
@@ -57,7 +61,7 @@ fn objects(resource: &str) -> Vec<Value> {
 /// The hooks, in order.
 pub fn hooks(config: &Config) -> Vec<Hook> {
     type Step = fn(HookContext, Config) -> futures::future::BoxFuture<'static, Result<(), String>>;
-    let steps: [(&'static str, Step); 8] = [
+    let steps: [(&'static str, Step); 9] = [
         ("start-system-namespaces-controller", |c, _| {
             namespaces(c).boxed()
         }),
@@ -73,6 +77,9 @@ pub fn hooks(config: &Config) -> Vec<Hook> {
         }),
         ("start-service-ip-repair-controllers", |c, k| {
             repair(c, k).boxed()
+        }),
+        ("start-legacy-token-tracking-controller", |c, k| {
+            token_tracking(c, k).boxed()
         }),
         ("bootstrap-controller", |c, k| {
             kubernetes_service(c, k).boxed()
@@ -345,7 +352,13 @@ async fn service_cidr(ctx: HookContext, config: Config) -> Result<(), String> {
         .map_err(text)
 }
 
-/// Node ports and addresses of services that an interrupted write left unmarked, and marks that no service has.
+/// How often addresses are compared with the services that have them.
+const REPAIR: Duration = Duration::from_secs(3 * 60);
+/// How old an address is at least before it can be nobody's: a service is written after its address.
+const UNCLAIMED: i64 = 60;
+
+/// Node ports and addresses of services that an interrupted write left unmarked, and marks that no service has. Later only
+/// addresses are compared: a map of ports does not tell which marks are too new to have a service.
 async fn repair(ctx: HookContext, config: Config) -> Result<(), String> {
     let reader = ctx.engine.core.reader();
     let services = reader.list("", "services", "").await.map_err(text)?;
@@ -355,13 +368,39 @@ async fn repair(ctx: HookContext, config: Config) -> Result<(), String> {
         range: config.node_ports.clone(),
     };
     map.repair(&ports).await.map_err(|e| e.to_string())?;
+    repair_addresses(&ctx, &config).await?;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                () = ctx.stop.cancelled() => return,
+                () = tokio::time::sleep(REPAIR) => {}
+            }
+            if let Err(why) = repair_addresses(&ctx, &config).await {
+                tracing::warn!(%why, "cannot compare addresses with services");
+            }
+        }
+    });
+    Ok(())
+}
+
+async fn repair_addresses(ctx: &HookContext, config: &Config) -> Result<(), String> {
+    let reader = ctx.engine.core.reader();
+    let addresses = reader.list("networking.k8s.io", "ipaddresses", "");
+    let addresses = addresses.await.map_err(text)?;
+    let services = reader.list("", "services", "").await.map_err(text)?;
+    let known: HashSet<&str> = addresses.iter().map(|a| a.name()).collect();
     let ranges: Vec<Range> = config
         .service_cidrs
         .iter()
         .map(|(ip, len)| Range::new(*ip, *len))
         .collect();
+    let mut held: HashSet<(IpAddr, &str, &str)> = HashSet::new();
     for s in &services {
         for ip in held_ips(s) {
+            held.insert((ip, s.namespace(), s.name()));
+            if known.contains(ip.to_string().as_str()) {
+                continue;
+            }
             let stamp = s.text("metadata.creationTimestamp").to_owned();
             let parent = crate::alloc::Parent {
                 namespace: s.namespace(),
@@ -377,7 +416,121 @@ async fn repair(ctx: HookContext, config: Config) -> Result<(), String> {
             }
         }
     }
+    let now = jiff::Timestamp::now().as_second();
+    for (ip, revision) in addresses.iter().filter_map(|a| leaked(a, &held, now)) {
+        tracing::warn!(%ip, "service address is marked as taken, and no service has it");
+        let released = crate::alloc::release_at(&config.store, ip, revision).await;
+        released.map_err(|e| e.to_string())?;
+    }
     Ok(())
+}
+
+/// An address that was allocated to a service, which does not have it, and the revision that says so.
+fn leaked(
+    address: &Value,
+    held: &HashSet<(IpAddr, &str, &str)>,
+    now: i64,
+) -> Option<(IpAddr, i64)> {
+    let label = address
+        .at("metadata.labels")
+        .get("ipaddress.kubernetes.io/managed-by");
+    let ours = label.and_then(Value::as_str) == Some("ipallocator.k8s.io");
+    let parent = address.at("spec.parentRef");
+    let ip: IpAddr = address.name().parse().ok()?;
+    let has = held.contains(&(ip, parent.text("namespace"), parent.text("name")));
+    let made = api::time::seconds(address.text("metadata.creationTimestamp"))?;
+    let old = now.saturating_sub(made) > UNCLAIMED;
+    let revision = address.text("metadata.resourceVersion").parse().ok()?;
+    (ours && parent.text("resource") == "services" && !has && old).then_some((ip, revision))
+}
+
+/// The ConfigMap in kube-system that says since when the use of legacy tokens is noted.
+const TRACKING: &str = "kube-apiserver-legacy-service-account-token-tracking";
+/// How often it is looked whether somebody took it away.
+const TRACKING_INTERVAL: Duration = Duration::from_secs(30 * 60);
+
+/// Says since when the use of legacy tokens is noted, and notes it.
+async fn token_tracking(ctx: HookContext, config: Config) -> Result<(), String> {
+    tracked_since(&ctx).await.map_err(text)?;
+    let used = config.used_tokens.lock();
+    let used = used.unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(used) = used {
+        tokio::spawn(note_used(ctx, used));
+    }
+    Ok(())
+}
+
+/// Keeps the day that is there, if it is one.
+async fn tracked_since(ctx: &HookContext) -> Result<(), Status> {
+    let (today, _) = days(jiff::Timestamp::now().as_second());
+    let o = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": TRACKING, "namespace": "kube-system"}, "data": {"since": today},
+    });
+    if ensure(ctx, "", "configmaps", o).await? {
+        return Ok(());
+    }
+    let writer = ctx.writer();
+    let now = writer
+        .read("", "configmaps", "kube-system", TRACKING)
+        .await?;
+    if is_day(now.text("data.since")) {
+        return Ok(());
+    }
+    let mut change = |o: &mut Value| {
+        o.put("data.since", today.as_str());
+        Ok(())
+    };
+    let changed = writer.update("", "configmaps", "kube-system", TRACKING, &mut change);
+    changed.await.map(drop)
+}
+
+fn is_day(text: &str) -> bool {
+    text.len() == 10 && text.parse::<jiff::civil::Date>().is_ok()
+}
+
+async fn note_used(ctx: HookContext, mut used: Receiver<Used>) {
+    let mut again = tokio::time::interval(TRACKING_INTERVAL);
+    again.reset();
+    loop {
+        let one = tokio::select! {
+            () = ctx.stop.cancelled() => return,
+            one = used.recv() => one,
+            _ = again.tick() => {
+                if let Err(why) = tracked_since(&ctx).await {
+                    tracing::warn!(why = why.message, "cannot say since when tokens are tracked");
+                }
+                continue;
+            }
+        };
+        let Some(one) = one else { return };
+        let (today, _) = days(jiff::Timestamp::now().as_second());
+        let mut change = |o: &mut Value| {
+            if o.text("metadata.uid") == one.uid {
+                let mut labels = o.at("metadata.labels").clone();
+                if !labels.is_object() {
+                    labels = json!({});
+                }
+                if let Some(labels) = labels.as_object_mut() {
+                    labels.insert(LAST_USED.into(), today.as_str().into());
+                }
+                o.put("metadata.labels", labels);
+            }
+            Ok(())
+        };
+        let writer = ctx.writer();
+        let noted = writer.update("", "secrets", &one.namespace, &one.secret, &mut change);
+        match noted.await {
+            Ok(_) => {}
+            Err(s) if s.is_not_found() => {}
+            Err(why) => tracing::warn!(
+                why = why.message,
+                namespace = one.namespace,
+                secret = one.secret,
+                "cannot note the use of a token"
+            ),
+        }
+    }
 }
 
 async fn kubernetes_service(ctx: HookContext, config: Config) -> Result<(), String> {
@@ -655,6 +808,76 @@ async fn api_services(ctx: HookContext, _: Config) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_are_given_back_that_no_service_has() {
+        let now = api::time::seconds("2025-01-01T01:00:00Z").unwrap();
+        let address = |name: &str, manager: &str, resource: &str, made: &str| {
+            json!({"metadata": {"name": name, "resourceVersion": "7", "creationTimestamp": made,
+                    "labels": {"ipaddress.kubernetes.io/managed-by": manager}},
+                "spec": {"parentRef": {"group": "", "resource": resource, "namespace": "ns", "name": "s"}}})
+        };
+        let (ours, old) = ("ipallocator.k8s.io", "2025-01-01T00:58:59Z");
+        let ip: IpAddr = "10.0.0.1".parse().unwrap();
+        let of = |name: &'static str| HashSet::from([(ip, "ns", name)]);
+        for (what, address, held, want) in [
+            (
+                "has it",
+                address("10.0.0.1", ours, "services", old),
+                of("s"),
+                false,
+            ),
+            (
+                "nobody",
+                address("10.0.0.1", ours, "services", old),
+                HashSet::new(),
+                true,
+            ),
+            (
+                "another service",
+                address("10.0.0.1", ours, "services", old),
+                of("t"),
+                true,
+            ),
+            (
+                "another address",
+                address("10.0.0.2", ours, "services", old),
+                of("s"),
+                true,
+            ),
+            (
+                "too new",
+                address("10.0.0.1", ours, "services", "2025-01-01T00:59:00Z"),
+                HashSet::new(),
+                false,
+            ),
+            (
+                "somebody's own",
+                address("10.0.0.1", "me", "services", old),
+                HashSet::new(),
+                false,
+            ),
+            (
+                "of a gateway",
+                address("10.0.0.1", ours, "gateways", old),
+                HashSet::new(),
+                false,
+            ),
+            (
+                "no time",
+                address("10.0.0.1", ours, "services", ""),
+                HashSet::new(),
+                false,
+            ),
+        ] {
+            let got = leaked(&address, &held, now);
+            assert_eq!(
+                got.map(|(_, revision)| revision),
+                want.then_some(7),
+                "{what}"
+            );
+        }
+    }
 
     #[test]
     fn the_data_holds_what_a_cluster_needs() {

@@ -19,6 +19,7 @@ mod pages;
 mod quotas;
 mod rights;
 mod server;
+mod services;
 mod shares;
 mod verbs;
 mod watches;

@@ -197,6 +197,11 @@ impl Server {
         roots
     }
 
+    /// A file of its keys and certificates.
+    pub fn pki(&self, name: &str) -> std::path::PathBuf {
+        self.certificates.pki(name)
+    }
+
     /// A new connection.
     pub async fn connect(&self) -> Connection {
         self.try_connect().await.unwrap()

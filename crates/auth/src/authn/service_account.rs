@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
+use tokio::sync::mpsc::Sender;
 
 use super::bootstrap::same;
 use super::cache::{Cache, key};
@@ -23,6 +24,31 @@ const LEEWAY: i64 = 60;
 const MAX_REMEMBERED: usize = 16;
 const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
 
+/// A legacy token was used whose Secret does not say so of this day.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Used {
+    /// Of the Secret.
+    pub namespace: String,
+    /// Of the Secret.
+    pub secret: String,
+    /// Of the Secret.
+    pub uid: String,
+}
+
+/// The label of a Secret with the day of its token's last use.
+pub const LAST_USED: &str = "kubernetes.io/legacy-token-last-used";
+/// Uses that wait to be noted. One that finds no room is told with the next request.
+pub const USED_WAITING: usize = 64;
+
+/// The day that a label of use has, and the next.
+pub fn days(now: i64) -> (String, String) {
+    let day = |seconds: i64| {
+        let t = jiff::Timestamp::from_second(seconds).unwrap_or_default();
+        t.strftime("%Y-%m-%d").to_string()
+    };
+    (day(now), day(now.saturating_add(24 * 3600)))
+}
+
 /// See the module.
 pub struct ServiceAccounts {
     keys: KeySet,
@@ -31,6 +57,8 @@ pub struct ServiceAccounts {
     /// Whether bound objects and accounts are looked up; `--service-account-lookup`.
     lookup: bool,
     reader: Arc<dyn ObjectReader>,
+    /// Told of the use of legacy tokens.
+    used: Option<Sender<Used>>,
     seen: Cache<(UserInfo, Vec<String>, i64)>,
 }
 
@@ -49,7 +77,36 @@ impl ServiceAccounts {
             api_audiences,
             lookup,
             reader,
+            used: None,
             seen: Cache::new(Duration::from_secs(10)),
+        }
+    }
+
+    /// Tells `used` when a legacy token is used, also one that is marked invalid.
+    #[must_use]
+    pub fn telling(self, used: Sender<Used>) -> ServiceAccounts {
+        ServiceAccounts {
+            used: Some(used),
+            ..self
+        }
+    }
+
+    fn tell(&self, secret: &Value, now: i64) {
+        let (today, tomorrow) = days(now);
+        let said = at(
+            secret,
+            "/metadata/labels/kubernetes.io~1legacy-token-last-used",
+        );
+        // Another apiserver's clock may be ahead.
+        if said == today || said == tomorrow {
+            return;
+        }
+        if let Some(used) = &self.used {
+            let _ = used.try_send(Used {
+                namespace: at(secret, "/metadata/namespace").to_owned(),
+                secret: at(secret, "/metadata/name").to_owned(),
+                uid: at(secret, "/metadata/uid").to_owned(),
+            });
         }
     }
 
@@ -203,17 +260,17 @@ impl ServiceAccounts {
             if !same(&String::from_utf8_lossy(&held), token) {
                 return Err(fail("Token does not match server's copy"));
             }
-            if !at(
-                &s,
-                "/metadata/labels/kubernetes.io~1legacy-token-invalid-since",
-            )
-            .is_empty()
-            {
+            // One that is being deleted is gone at once.
+            self.account(&ns, &name, &uid, i64::MAX).await?;
+            self.tell(&s, now);
+            let invalid = "/metadata/labels/kubernetes.io~1legacy-token-invalid-since";
+            if !at(&s, invalid).is_empty() {
                 return Err(fail(format!(
-                    "the token in secret {ns}/{secret} has been marked invalid"
+                    "the token in secret {ns}/{secret} for service account {ns}/{name} has been marked invalid. \
+                     Use tokens from the TokenRequest API or manually created secret-based tokens, or remove the \
+                     'kubernetes.io/legacy-token-invalid-since' label from the secret to temporarily allow use of this token"
                 )));
             }
-            self.account(&ns, &name, &uid, now).await?;
         }
         Ok(account_user(&ns, &name, &uid))
     }
@@ -656,6 +713,115 @@ mod tests {
                 "{e:?}"
             );
         }
+    }
+
+    /// A legacy token is good as long as its Secret holds it, nobody marked it invalid, and its account is there; and its use
+    /// is told once a day.
+    #[tokio::test]
+    async fn a_legacy_token_lives_as_long_as_its_secret_and_its_account() {
+        let mut w = world();
+        let key = pki::key::generate().unwrap();
+        w.keys = KeySet::new(public_keys(&key.public_key_pem()).unwrap());
+        let signer = Signer::from_pem(&key.serialize_pem()).unwrap();
+        let claim = |name: &str| format!("kubernetes.io/serviceaccount/{name}");
+        let claims = json!({
+            "iss": LEGACY_ISSUER, "sub": "system:serviceaccount:ns:sa", claim("namespace"): "ns", claim("secret.name"): "s",
+            claim("service-account.name"): "sa", claim("service-account.uid"): "u1",
+        });
+        let token = signer.sign(&claims).unwrap();
+        let (today, tomorrow) = days(jiff::Timestamp::now().as_second());
+        let secret = |labels: Value, token: &str| json!({"metadata": {"name": "s", "namespace": "ns", "uid": "su", "labels": labels}, "data": {"token": STANDARD.encode(token)}});
+        let mut deleted = secret(json!({}), &token);
+        deleted["metadata"]["deletionTimestamp"] = "2999-01-01T00:00:00Z".into();
+        let invalid = "kubernetes.io/legacy-token-invalid-since";
+        for (name, secret, sa, good, told) in [
+            (
+                "good",
+                secret(json!({}), &token),
+                json!({"uid": "u1"}),
+                true,
+                true,
+            ),
+            (
+                "used today",
+                secret(json!({LAST_USED: today}), &token),
+                json!({"uid": "u1"}),
+                true,
+                false,
+            ),
+            (
+                "used where it is tomorrow",
+                secret(json!({LAST_USED: tomorrow}), &token),
+                json!({"uid": "u1"}),
+                true,
+                false,
+            ),
+            (
+                "used before",
+                secret(json!({LAST_USED: "2020-01-01"}), &token),
+                json!({"uid": "u1"}),
+                true,
+                true,
+            ),
+            (
+                "marked invalid",
+                secret(json!({invalid: "2020-01-01"}), &token),
+                json!({"uid": "u1"}),
+                false,
+                true,
+            ),
+            (
+                "another token",
+                secret(json!({}), "other"),
+                json!({"uid": "u1"}),
+                false,
+                false,
+            ),
+            ("deleted", deleted, json!({"uid": "u1"}), false, false),
+            (
+                "another account",
+                secret(json!({}), &token),
+                json!({"uid": "u9"}),
+                false,
+                false,
+            ),
+            (
+                "a deleted account",
+                secret(json!({}), &token),
+                json!({"uid": "u1", "deletionTimestamp": "2999-01-01T00:00:00Z"}),
+                false,
+                false,
+            ),
+        ] {
+            let mut account = json!({ "metadata": sa });
+            account["metadata"]["name"] = "sa".into();
+            w.fake.put("serviceaccounts", "ns", account);
+            w.fake.put("secrets", "ns", secret);
+            let (tx, mut rx) = tokio::sync::mpsc::channel(1);
+            let accounts = ServiceAccounts::new(
+                w.keys.clone(),
+                vec![ISS.into()],
+                vec![ISS.into()],
+                true,
+                w.fake.clone(),
+            )
+            .telling(tx);
+            let result = accounts.authenticate_token(&token, &[]).await;
+            assert_eq!(
+                result
+                    .is_ok_and(|u| u.is_some_and(|(u, _)| u.name == "system:serviceaccount:ns:sa")),
+                good,
+                "{name}"
+            );
+            let used = Used {
+                namespace: "ns".into(),
+                secret: "s".into(),
+                uid: "su".into(),
+            };
+            assert_eq!(rx.try_recv().ok(), told.then_some(used), "{name}");
+        }
+        w.fake.take("secrets/ns/s");
+        assert!(w.tokens().authenticate_token(&token, &[]).await.is_err());
     }
 
     #[tokio::test]

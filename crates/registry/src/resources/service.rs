@@ -606,7 +606,7 @@ impl Service {
                     })
                 };
                 let number = u16::try_from(asked).map_err(|_| failed(self.outside()))?;
-                let got = self.take_ports(ctx, &[number]).await;
+                let got = self.take_ports(ctx, &[number], &now).await;
                 let got = got.map_err(|(_, why)| failed(why))?;
                 if let Some(p) = got.first() {
                     o.put("spec.healthCheckNodePort", *p);
@@ -632,25 +632,18 @@ impl Service {
         alloc::Error::PortOutside(format!("{}-{}", range.start(), range.end()))
     }
 
+    /// `held` are ports that the request took before.
     async fn take_ports(
         &self,
         ctx: &Context<'_>,
         wanted: &[u16],
+        held: &[u16],
     ) -> Result<Vec<u16>, (usize, alloc::Error)> {
         if ctx.dry_run {
-            // Any port of the range stands for one that a real request would get.
-            return Ok(wanted
-                .iter()
-                .map(|p| {
-                    if *p == 0 {
-                        *self.ports.range.start()
-                    } else {
-                        *p
-                    }
-                })
-                .collect());
+            self.ports.try_take(wanted, held).await
+        } else {
+            self.ports.take(wanted).await
         }
-        self.ports.take(wanted).await
     }
 
     async fn service_ports(
@@ -719,7 +712,7 @@ impl Service {
             }
         }
         let numbers: Vec<u16> = wanted.iter().map(|(_, n)| *n).collect();
-        let got = match self.take_ports(ctx, &numbers).await {
+        let got = match self.take_ports(ctx, &numbers, &[]).await {
             Ok(got) => got,
             Err((_, alloc::Error::Full)) => {
                 return Err(Status::internal(
