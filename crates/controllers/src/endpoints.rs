@@ -3,7 +3,7 @@
 //! At most 1000 addresses, the ready ones first; more are cut off and said so in an annotation. An Endpoints object goes with
 //! the Service of its name; those that have none when the controller starts go then.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -97,7 +97,7 @@ pub struct Target {
 }
 
 /// `v1.EndpointPort`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Port {
     /// Name.
@@ -123,11 +123,44 @@ impl From<EndpointPort> for Port {
     }
 }
 
-/// Subsets as they are to be compared and written: an address is in one subset for all its ports, and addresses with the
-/// same ports are together. One that is ready on a port is not also not ready there.
-pub fn repack(subsets: &[Subset]) -> Vec<Subset> {
-    let mut of: BTreeMap<(&Address, bool), HashSet<&Port>> = BTreeMap::new();
+/// Most pairs of an address and a port of it that are looked at one by one.
+const PAIRS: usize = 1_000_000;
+
+/// Subsets as they are to be compared and written: addresses with the same ports are together.
+fn merge<'a>(subsets: impl Iterator<Item = &'a Subset>) -> Vec<Subset> {
+    let mut groups: BTreeMap<Vec<&Port>, Subset> = BTreeMap::new();
     for s in subsets {
+        let mut ports: Vec<&Port> = s.ports.iter().collect();
+        ports.sort();
+        ports.dedup();
+        let group = groups.entry(ports).or_default();
+        group.addresses.extend(s.addresses.iter().cloned());
+        let others = s.not_ready_addresses.iter().cloned();
+        group.not_ready_addresses.extend(others);
+    }
+    let whole = |(ports, mut s): (Vec<&Port>, Subset)| {
+        s.ports = ports.into_iter().cloned().collect();
+        for list in [&mut s.addresses, &mut s.not_ready_addresses] {
+            list.sort();
+            list.dedup();
+        }
+        s
+    };
+    let all = groups.into_iter().map(whole);
+    all.filter(|s| !s.addresses.is_empty() || !s.not_ready_addresses.is_empty())
+        .collect()
+}
+
+/// As [`merge`], and an address is in one subset for all its ports; one that is ready on a port is not also not ready there.
+/// That is left undone for Endpoints that somebody wrote with very many addresses on very many ports.
+pub fn repack(subsets: &[Subset]) -> Vec<Subset> {
+    let merged = merge(subsets.iter());
+    let pairs = |s: &Subset| (s.addresses.len() + s.not_ready_addresses.len()) * s.ports.len();
+    if merged.iter().map(pairs).sum::<usize>() > PAIRS {
+        return merged;
+    }
+    let mut of: BTreeMap<(&Address, bool), BTreeSet<&Port>> = BTreeMap::new();
+    for s in &merged {
         let ready = s.addresses.iter().map(|a| (a, true));
         for (a, ready) in ready.chain(s.not_ready_addresses.iter().map(|a| (a, false))) {
             of.entry((a, ready)).or_default().extend(&s.ports);
@@ -139,11 +172,10 @@ pub fn repack(subsets: &[Subset]) -> Vec<Subset> {
         let left = ports
             .iter()
             .filter(|p| better.is_none_or(|b| !b.contains(*p)));
-        let mut left: Vec<&Port> = left.copied().collect();
+        let left: Vec<&Port> = left.copied().collect();
         if left.is_empty() && better.is_some() {
             continue;
         }
-        left.sort();
         let group = groups.entry(left).or_default();
         let list = if *ready {
             &mut group.addresses
@@ -205,7 +237,7 @@ fn is_v6(service: &Service, pod: &Pod) -> bool {
 /// The subsets, and whether some were cut off.
 pub fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<Subset>, bool) {
     let publish = service.spec.publish_not_ready_addresses;
-    let mut found = Vec::new();
+    let mut found: BTreeMap<Vec<Port>, Subset> = BTreeMap::new();
     for pod in pods.iter().filter(|p| is_backend(p)) {
         if pod.metadata.is_deleting() && !publish {
             continue;
@@ -213,11 +245,12 @@ pub fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<Subset>, bool) {
         let Some(ip) = addresses(pod, is_v6(service, pod)).next() else {
             continue;
         };
-        let ports: Vec<Port> = ports(service, pod).into_iter().map(Port::from).collect();
+        let mut ports: Vec<Port> = ports(service, pod).into_iter().map(Port::from).collect();
         if ports.is_empty() && !(service.spec.ports.is_empty() && is_headless(service)) {
             continue;
         }
-        let address = vec![Address {
+        ports.sort();
+        let address = Address {
             ip,
             hostname: hostname(service, pod).unwrap_or_default(),
             node_name: (!pod.spec.node_name.is_empty()).then(|| pod.spec.node_name.clone()),
@@ -228,18 +261,16 @@ pub fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<Subset>, bool) {
                 uid: pod.metadata.uid.clone(),
                 ..Target::default()
             }),
-        }];
-        let (addresses, not_ready_addresses) = if publish || pod.is_ready() {
-            (address, vec![])
-        } else {
-            (vec![], address)
         };
-        found.push(Subset {
-            addresses,
-            not_ready_addresses,
-            ports,
-        });
+        let group = found.entry(ports).or_default();
+        if publish || pod.is_ready() {
+            group.addresses.push(address);
+        } else {
+            group.not_ready_addresses.push(address);
+        }
     }
+    let whole = |(ports, s): (Vec<Port>, Subset)| Subset { ports, ..s };
+    let found: Vec<Subset> = found.into_iter().map(whole).collect();
     let mut all = repack(&found);
     let cut = cut(&mut all);
     (all, cut)
@@ -680,6 +711,38 @@ mod tests {
             assert_eq!(shown(&repack(&given)), want, "{given:?}");
             assert_eq!(repack(&repack(&given)), repack(&given));
         }
+    }
+
+    /// Addresses times ports is what nobody looks through.
+    #[test]
+    fn many_addresses_on_many_ports_cost_their_length() {
+        let list = |n: i32| {
+            (0..n)
+                .map(|i| Address {
+                    ip: i.to_string(),
+                    ..Address::default()
+                })
+                .collect()
+        };
+        let ports = |from: i32| {
+            (from..from + 10_000)
+                .map(|n| Port {
+                    port: n,
+                    ..Port::default()
+                })
+                .collect()
+        };
+        let s = |from| Subset {
+            addresses: list(10_000),
+            not_ready_addresses: vec![],
+            ports: ports(from),
+        };
+        let packed = repack(&[s(0), s(20_000), s(0)]);
+        let sizes: Vec<_> = packed
+            .iter()
+            .map(|s| (s.addresses.len(), s.ports.len()))
+            .collect();
+        assert_eq!(sizes, [(10_000, 10_000), (10_000, 10_000)]);
     }
 
     #[test]

@@ -121,24 +121,31 @@ type Group = (Vec<EndpointPort>, bool);
 fn wanted(e: &Endpoints, most: usize, plan: &mut Plan) -> BTreeMap<Group, Vec<Endpoint>> {
     let mut out: BTreeMap<Group, Vec<Endpoint>> = BTreeMap::new();
     for subset in repack(&e.subsets) {
-        let ports = ports(&subset);
         let ready = subset.addresses.iter().map(|a| (a, true));
         let all = ready.chain(subset.not_ready_addresses.iter().map(|a| (a, false)));
         let (mut taken, mut of) = (0, 0);
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for (address, ready) in all {
             of += 1;
             if taken >= most {
                 continue;
             }
             match endpoint(address, ready) {
-                Some((v6, e)) => {
+                Some((is_v6, e)) => {
                     taken += 1;
-                    out.entry((ports.clone(), v6)).or_default().push(e);
+                    if is_v6 { v6.push(e) } else { v4.push(e) }
                 }
                 None => plan.invalid += 1,
             }
         }
         plan.skipped += of - taken;
+        for (is_v6, found) in [(false, v4), (true, v6)] {
+            if !found.is_empty() {
+                out.entry((ports(&subset), is_v6))
+                    .or_default()
+                    .extend(found);
+            }
+        }
     }
     for endpoints in out.values_mut() {
         let mut seen = HashSet::new();

@@ -20,12 +20,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::Context;
+use crate::children::BURST;
 use crate::views::{Empty, Pod, PodClaim};
 
 const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
 /// The annotation of a claim with the pod's entry that it was made for.
 const ENTRY: &str = "resource.kubernetes.io/pod-claim-name";
 const MANAGER: &str = "ResourceClaimController";
+/// When a pod has its turn again that asks for more claims than are made at once.
+const AGAIN: Duration = Duration::from_millis(100);
 const BY_CLAIM: &str = "resource-claim";
 const BY_TEMPLATE: &str = "resource-claim-template";
 const BY_POD: &str = "pod-uid";
@@ -76,20 +79,30 @@ enum Known<'a> {
     Unsupported,
 }
 
-fn known<'a>(pod: &'a Pod, entry: &'a PodClaim) -> Known<'a> {
-    if let Some(name) = &entry.resource_claim_name {
-        return Known::Name(name, false);
+/// What a pod's status says of its claims, by entry.
+struct Told<'a>(HashMap<&'a str, Option<&'a str>>);
+
+impl<'a> Told<'a> {
+    fn of(pod: &'a Pod) -> Told<'a> {
+        let all = pod.status.resource_claim_statuses.iter();
+        Told(
+            all.map(|s| (s.name.as_str(), s.resource_claim_name.as_deref()))
+                .collect(),
+        )
     }
-    if entry.resource_claim_template_name.is_none() {
-        return Known::Unsupported;
-    }
-    let mut statuses = pod.status.resource_claim_statuses.iter();
-    match statuses.find(|s| s.name == entry.name) {
-        None => Known::NotMade,
-        Some(s) => match &s.resource_claim_name {
-            None => Known::NotNeeded,
-            Some(name) => Known::Name(name, true),
-        },
+
+    fn known(&self, entry: &'a PodClaim) -> Known<'a> {
+        if let Some(name) = &entry.resource_claim_name {
+            return Known::Name(name, false);
+        }
+        if entry.resource_claim_template_name.is_none() {
+            return Known::Unsupported;
+        }
+        match self.0.get(entry.name.as_str()) {
+            None => Known::NotMade,
+            Some(None) => Known::NotNeeded,
+            Some(Some(name)) => Known::Name(name, true),
+        }
     }
 }
 
@@ -131,7 +144,8 @@ fn is_done(pod: &Pod) -> bool {
 
 /// Whether there may be something to do for a pod.
 fn needs_work(pod: &Pod, claim: impl Fn(&str) -> Option<Arc<Claim>>) -> bool {
-    let one = |entry: &PodClaim| match known(pod, entry) {
+    let told = Told::of(pod);
+    let one = |entry: &PodClaim| match told.known(entry) {
         Known::NotNeeded => false,
         Known::NotMade | Known::Unsupported => true,
         Known::Name(name, owned) => match claim(name) {
@@ -159,13 +173,14 @@ enum Need {
 }
 
 /// `claim` looks one up by name; `made` finds the one that was made for an entry of the pod.
-fn need(
-    pod: &Pod,
-    entry: &PodClaim,
+fn need<'a>(
+    pod: &'a Pod,
+    told: &Told<'a>,
+    entry: &'a PodClaim,
     claim: impl Fn(&str) -> Option<Arc<Claim>>,
     made: impl Fn(&str) -> Option<String>,
 ) -> Result<Need, String> {
-    match known(pod, entry) {
+    match told.known(entry) {
         Known::Unsupported => {
             return Err(format!(
                 "checking for claim before creating it: {}",
@@ -199,8 +214,9 @@ fn to_reserve(
         // The scheduler does it.
         return Ok(out);
     }
+    let told = Told::of(pod);
     for entry in &pod.spec.resource_claims {
-        let (name, owned) = match known(pod, entry) {
+        let (name, owned) = match told.known(entry) {
             Known::Name(name, owned) => (name, owned),
             Known::NotNeeded => continue,
             Known::Unsupported => return Err(unsupported(pod, entry)),
@@ -262,7 +278,8 @@ fn body(pod: &Pod, entry: &str, template: &Template) -> Value {
 fn statuses(pod: &Pod, new: &BTreeMap<String, String>) -> Value {
     let of_template = |e: &&PodClaim| e.resource_claim_template_name.is_some();
     let entries = pod.spec.resource_claims.iter().filter(of_template);
-    let all = entries.filter_map(|e| match (new.get(&e.name), known(pod, e)) {
+    let told = Told::of(pod);
+    let all = entries.filter_map(|e| match (new.get(&e.name), told.known(e)) {
         (Some(name), _) => Some(json!({"name": e.name, "resourceClaimName": name})),
         (None, Known::Name(name, _)) => Some(json!({"name": e.name, "resourceClaimName": name})),
         (None, Known::NotNeeded) => Some(json!({"name": e.name})),
@@ -373,8 +390,9 @@ impl Queues {
             return;
         }
         if deleted || is_done(pod) {
+            let told = Told::of(pod);
             for entry in &pod.spec.resource_claims {
-                if let Known::Name(name, _) = known(pod, entry) {
+                if let Known::Name(name, _) = told.known(entry) {
                     self.claims.add(ObjectKey::new(ns, name));
                 }
             }
@@ -395,11 +413,15 @@ pub fn start(ctx: Context) {
     let claims = ctx.informer::<Claim>(&RESOURCE_CLAIMS);
     let templates = ctx.informer::<Template>(&RESOURCE_CLAIM_TEMPLATES);
     pods.store().add_index(BY_CLAIM, |p: &Pod| {
+        if p.spec.resource_claims.is_empty() {
+            return Vec::new();
+        }
+        let told = Told::of(p);
         let names = p
             .spec
             .resource_claims
             .iter()
-            .filter_map(|e| match known(p, e) {
+            .filter_map(|e| match told.known(e) {
                 Known::Name(name, _) => Some(format!("{}/{name}", p.metadata.namespace)),
                 _ => None,
             });
@@ -476,8 +498,16 @@ impl Controller {
             return Ok(None);
         };
         let mut new = BTreeMap::new();
+        let (told, mut made) = (Told::of(&pod), 0);
+        let owned: HashMap<String, String> = self
+            .claims
+            .by_index(BY_POD, &pod.metadata.uid)
+            .iter()
+            .filter_map(|c| Some((made_for(c)?.1, c.metadata.name.clone())))
+            .collect();
         for entry in &pod.spec.resource_claims {
-            match self.entry(&pod, entry).await {
+            let done = self.entry(&pod, &told, &owned, entry, &mut made).await;
+            match done {
                 Ok(name) => new.extend(name.map(|n| (entry.name.clone(), n))),
                 Err(error) => {
                     let message = format!("PodResourceClaim {}: {error}", entry.name);
@@ -494,6 +524,9 @@ impl Controller {
             let object = statuses(&pod, &new);
             self.tell(key, object).await?;
         }
+        if made > BURST {
+            return Ok(Some(AGAIN));
+        }
         let claim = |name: &str| self.claims.get(&key.namespace, name);
         let reserve = to_reserve(&pod, claim).map_err(Error::Claim)?;
         for claim in reserve {
@@ -502,22 +535,30 @@ impl Controller {
         Ok(None)
     }
 
-    /// Sees to one entry of a pod. The name of its claim, if the pod does not say it.
-    async fn entry(&self, pod: &Pod, entry: &PodClaim) -> Result<Option<String>, Error> {
+    /// Sees to one entry of a pod. The name of its claim, if the pod does not say it. `made` counts the claims that would be
+    /// made; no more than a burst are.
+    async fn entry(
+        &self,
+        pod: &Pod,
+        told: &Told<'_>,
+        owned: &HashMap<String, String>,
+        entry: &PodClaim,
+        made: &mut usize,
+    ) -> Result<Option<String>, Error> {
         let ns = pod.metadata.namespace.as_str();
-        let id = |entry: &str| (pod.metadata.uid.clone(), entry.to_owned());
-        let made = |entry: &str| {
-            let cached = self.claims.by_index(BY_POD, &pod.metadata.uid);
-            let mut cached = cached.iter().filter(|c| made_for(c) == Some(id(entry)));
-            let name = cached.next().map(|c| c.metadata.name.clone());
-            name.or_else(|| lock(&self.made).get(&id(entry)).cloned())
-        };
+        let id = (pod.metadata.uid.clone(), entry.name.clone());
+        let noted = || lock(&self.made).get(&id).cloned();
+        let known = |name: &str| owned.get(name).cloned().or_else(noted);
         let claim = |name: &str| self.claims.get(ns, name);
-        let template = match need(pod, entry, claim, made).map_err(Error::Claim)? {
+        let template = match need(pod, told, entry, claim, known).map_err(Error::Claim)? {
             Need::Nothing => return Ok(None),
             Need::Found(name) => return Ok(Some(name)),
             Need::Make(template) => template,
         };
+        *made += 1;
+        if *made > BURST {
+            return Ok(None);
+        }
         let Some(found) = self.templates.get(ns, &template) else {
             return Err(Error::Claim(format!(
                 "resource claim template {template:?}: resourceclaimtemplate.resource.k8s.io {template:?} not found"
@@ -531,7 +572,7 @@ impl Controller {
         let name = made.metadata.name;
         let mut noted = lock(&self.made);
         if self.claims.get(ns, &name).is_none() {
-            noted.insert(id(&entry.name), name.clone());
+            noted.insert(id, name.clone());
         }
         Ok(Some(name))
     }
@@ -741,7 +782,7 @@ mod tests {
                 Err("checking for claim before creating it: pod \"ns/p\", spec.resourceClaim \"e\": none of the supported fields are set".to_owned())),
         ] {
             let (p, found) = (pod(spec, status), found.map(Arc::new));
-            let got = need(&p, &p.spec.resource_claims[0], |n| found.clone().filter(|_| n == "c"), |_| made.map(str::to_owned));
+            let got = need(&p, &Told::of(&p), &p.spec.resource_claims[0], |n| found.clone().filter(|_| n == "c"), |_| made.map(str::to_owned));
             assert_eq!(got, want, "{name}");
         }
     }

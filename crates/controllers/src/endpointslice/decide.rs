@@ -1,6 +1,6 @@
 //! What a Service's EndpointSlices become.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use client::Time;
@@ -341,7 +341,7 @@ fn fill(
             changed,
         });
     }
-    let mut fresh: Vec<Endpoint> = order.iter().filter_map(|id| left.remove(id)).collect();
+    let mut fresh: VecDeque<Endpoint> = order.iter().filter_map(|id| left.remove(id)).collect();
     let mut own: Vec<&mut Draft> = drafts.iter_mut().skip(start).collect();
     own.sort_by_key(|d| std::cmp::Reverse(d.endpoints.len()));
     for d in own.iter_mut().filter(|d| d.changed) {
@@ -352,10 +352,10 @@ fn fill(
     while !fresh.is_empty() {
         // The one that will be the fullest.
         let fits = |d: &&mut &mut Draft| !d.changed && d.endpoints.len() + fresh.len() <= max;
-        let small = fresh.len() < max;
-        if let Some(d) = own.iter_mut().find(fits).filter(|_| small) {
+        let last = fresh.len() < max;
+        if let Some(d) = last.then(|| own.iter_mut().find(fits)).flatten() {
             d.changed = true;
-            d.endpoints.append(&mut fresh);
+            d.endpoints.extend(fresh.drain(..));
         } else {
             let endpoints = fresh.drain(..max.min(fresh.len())).collect();
             created.push(Draft {
