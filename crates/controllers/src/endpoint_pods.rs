@@ -111,7 +111,8 @@ fn is_endpoint(ip: IpAddr) -> bool {
 
 /// Whether the pod can back a Service at all.
 pub fn is_backend(pod: &Pod) -> bool {
-    !pod.is_ended() && !(pod.status.pod_ip.is_empty() && pod.status.pod_ips.is_empty())
+    let has_address = !pod.status.pod_ip.is_empty() || !pod.status.pod_ips.is_empty();
+    has_address && !pod.is_ended()
 }
 
 /// The pods a Service selects.
