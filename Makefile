@@ -7,10 +7,10 @@ UP ?=
 SEED ?= 1
 COUNT ?= 300
 
-.PHONY: help setup build up down check docs test e2e bench budget fuzz mutants clean
+.PHONY: help setup build up down check docs test e2e bench budget simulation fuzz mutants clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  NODES, STORE (embedded, etcd) and UP (more flags) are passed on by make up: make up NODES=5 UP=--proxy-mode=iptables"
 
 setup: ## install what is needed, on Debian, as root
@@ -46,6 +46,9 @@ bench: build ## measurements, as one table with their conditions
 
 budget: ## what one request may cost, counted; CASE=NAME picks some
 	$(CARGO) test --locked -p keelson-tests --test budget -- $(CASE)
+
+simulation: ## the controllers on one seeded clock, with all that can go wrong; SEED=1 SEEDS=1000, DIARY=1 for what happened
+	SEED=$(SEED) SEEDS=$(or $(SEEDS),1000) $(CARGO) test --workspace --locked --test simulation
 
 fuzz: ## fuzz what reads bytes from outside, one minute each (SECONDS_EACH=1800 for longer)
 	hack/fuzz.sh

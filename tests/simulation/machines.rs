@@ -46,7 +46,11 @@ impl Machines {
                 "apiVersion": "v1", "kind": "Node", "metadata": {"name": name(node), "labels": labels},
                 "status": ready("True"),
             });
-            client.api(&NODES).create::<IgnoredAny, _>(&object).await.unwrap();
+            client
+                .api(&NODES)
+                .create::<IgnoredAny, _>(&object)
+                .await
+                .unwrap();
         }
         let mut machines = Machines {
             client,
@@ -66,24 +70,31 @@ impl Machines {
     }
 
     /// Brings all nodes up.
-    pub async fn recover(&mut self) {
-        for node in std::mem::take(&mut self.down).into_keys() {
-            self.up(node).await;
-        }
+    pub fn recover(&mut self) {
+        self.down.clear();
         self.troubled = false;
     }
 
+    /// Says that a node is ready.
     async fn up(&self, node: usize) {
         let status = json!({"status": ready("True")});
         let patch = Patch::Strategic(status);
-        let _ = self.client.api(&NODES).patch_status::<IgnoredAny>(&name(node), &patch).await;
+        let _ = self
+            .client
+            .api(&NODES)
+            .patch_status::<IgnoredAny>(&name(node), &patch)
+            .await;
     }
 
     async fn heartbeats(&mut self) {
-        let due: Vec<usize> = self.down.iter().filter(|d| *d.1 <= Instant::now()).map(|d| *d.0).collect();
+        let due: Vec<usize> = self
+            .down
+            .iter()
+            .filter(|d| *d.1 <= Instant::now())
+            .map(|d| *d.0)
+            .collect();
         for node in due {
             self.down.remove(&node);
-            self.up(node).await;
         }
         if Instant::now() < self.beat {
             return;
@@ -91,10 +102,16 @@ impl Machines {
         self.beat = Instant::now() + HEARTBEAT;
         let leases = self.client.namespaced(&LEASES, "kube-node-lease");
         for node in (0..COUNT).filter(|n| !self.down.contains_key(n)) {
+            self.up(node).await;
             let now = format!("{}.000000Z", now().trim_end_matches('Z'));
-            let spec = json!({"holderIdentity": name(node), "leaseDurationSeconds": 40, "renewTime": now});
+            let spec =
+                json!({"holderIdentity": name(node), "leaseDurationSeconds": 40, "renewTime": now});
             let patch = Patch::Merge(json!({"spec": spec}));
-            if leases.patch::<IgnoredAny>(&name(node), &patch).await.is_err() {
+            if leases
+                .patch::<IgnoredAny>(&name(node), &patch)
+                .await
+                .is_err()
+            {
                 let lease = json!({
                     "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
                     "metadata": {"name": name(node)}, "spec": spec,
@@ -116,7 +133,10 @@ impl Machines {
     }
 
     async fn pod(&mut self, pod: &Value, chance: &mut StdRng) {
-        let (namespace, pod_name) = (text(pod, "/metadata/namespace"), text(pod, "/metadata/name"));
+        let (namespace, pod_name) = (
+            text(pod, "/metadata/namespace"),
+            text(pod, "/metadata/name"),
+        );
         let uid = text(pod, "/metadata/uid");
         let api = self.client.namespaced(&PODS, namespace);
         let node = text(pod, "/spec/nodeName");
@@ -127,7 +147,9 @@ impl Machines {
                     "apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod_name, "uid": uid},
                     "target": {"kind": "Node", "name": target},
                 });
-                let _ = api.create_subresource::<IgnoredAny, _>(pod_name, "binding", &binding).await;
+                let _ = api
+                    .create_subresource::<IgnoredAny, _>(pod_name, "binding", &binding)
+                    .await;
             }
             return;
         }
@@ -153,7 +175,11 @@ impl Machines {
         }
         if text(pod, "/status/phase") != "Running" {
             self.addresses += 1;
-            let address = format!("10.244.{}.{}", self.addresses / 250, self.addresses % 250 + 1);
+            let address = format!(
+                "10.244.{}.{}",
+                self.addresses / 250,
+                self.addresses % 250 + 1
+            );
             let mut status = running("True");
             status["podIP"] = json!(address);
             status["podIPs"] = json!([{"ip": address}]);
@@ -180,9 +206,15 @@ impl Machines {
     }
 
     async fn status(&self, pod: &Value, status: Value) -> bool {
-        let api = self.client.namespaced(&PODS, text(pod, "/metadata/namespace"));
-        let patch = Patch::Strategic(json!({"metadata": {"uid": pod["metadata"]["uid"]}, "status": status}));
-        let written = api.patch_status::<IgnoredAny>(text(pod, "/metadata/name"), &patch).await;
+        let api = self
+            .client
+            .namespaced(&PODS, text(pod, "/metadata/namespace"));
+        let patch = Patch::Strategic(
+            json!({"metadata": {"uid": pod["metadata"]["uid"]}, "status": status}),
+        );
+        let written = api
+            .patch_status::<IgnoredAny>(text(pod, "/metadata/name"), &patch)
+            .await;
         written.is_ok()
     }
 }

@@ -4,11 +4,12 @@
 //! given away while its machine runs it, no pod of a Job goes uncounted or is counted twice, no quota is exceeded. Held
 //! in the end: what was asked for is there, no object has an owner that is gone, and whatever is deleted is gone.
 //!
-//! `SEEDS` (100) seeds are run from `SEED` (1) on; a failing one replays exactly: `SEED=17 SEEDS=1`, with `DIARY=1` for
+//! `SEEDS` (100) seeds are run from `SEED` (1) on, each in a process of its own; a failing one replays exactly: `SEED=17 SEEDS=1`, with `DIARY=1` for
 //! what people did, and `V=2` (or more) for what the daemons say.
 
 #![expect(
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     clippy::panic,
     reason = "a test's failure is a panic"
 )]
@@ -22,13 +23,19 @@ mod truth;
 mod users;
 mod wire;
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
+/// The seed that this process is for.
+const ONE: &str = "KEELSON_SIMULATION_SEED";
+/// What the last line of such a process begins with: then come the digest and the number of writes.
+const END: &str = "end of seed: ";
+
 fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+    let text = std::env::var(name).ok();
+    text.and_then(|v| v.parse().ok()).unwrap_or(default)
 }
 
 fn main() -> ExitCode {
@@ -36,59 +43,52 @@ fn main() -> ExitCode {
         println!("simulation: test");
         return ExitCode::SUCCESS;
     }
-    if std::env::var_os("V").is_some() {
-        component::logging::init(&component::logging::Logging {
-            verbosity: u32::try_from(number("V", 2)).unwrap_or(2),
-            ..Default::default()
-        });
+    if std::env::var_os(ONE).is_some() {
+        return one(number(ONE, 1));
     }
     let (first, count) = (number("SEED", 1), number("SEEDS", 100));
-    let keep = std::env::var_os("DIARY").is_some();
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let began = Instant::now();
-    // Tables that are made once take their chance from one seed, whatever is run after. Then the first seed twice: it has
-    // to be the same.
-    let warm = run::run(0, keep);
-    if keep {
-        println!("seed 0: {warm:#?}");
-    }
-    let twice = (run::run(first, keep), run::run(first, keep));
-    let failed = AtomicU64::new(0);
-    if twice.0.digest != twice.1.digest {
-        println!("seed {first} does not replay: {twice:#?}");
-        failed.fetch_add(1, Relaxed);
-    }
-    let (next, writes) = (AtomicU64::new(first), AtomicU64::new(0));
+    let (failed, writes) = (AtomicU64::new(0), AtomicU64::new(0));
     let print = Mutex::new(());
+    // The first once more: it has to be the same.
+    let next = AtomicU64::new(0);
+    let digests = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 loop {
-                    let seed = next.fetch_add(1, Relaxed);
-                    if seed >= first + count {
+                    let turn = next.fetch_add(1, Relaxed);
+                    if turn > count {
                         return;
                     }
-                    let outcome = run::run(seed, keep);
-                    writes.fetch_add(u64::try_from(outcome.writes).unwrap_or(0), Relaxed);
-                    let _one = print.lock();
-                    for line in &outcome.diary {
-                        println!("{line}");
+                    let seed = first + turn.saturating_sub(1);
+                    let (text, end, good) = apart(seed);
+                    let mut words = end.split(' ');
+                    let digest = words.next().unwrap_or_default().to_owned();
+                    let written = words.next().and_then(|w| w.parse().ok()).unwrap_or(0);
+                    if seed == first {
+                        digests.lock().unwrap().push(digest);
                     }
-                    if keep {
-                        println!("seed {seed}: {:?}", outcome.busiest);
-                    }
-                    if outcome.wrong.is_empty() {
+                    if turn == 0 {
                         continue;
                     }
-                    failed.fetch_add(1, Relaxed);
-                    println!("seed {seed} failed after {:.0} s of its clock:", outcome.took);
-                    for what in outcome.wrong.iter().take(20) {
-                        println!("  {what}");
-                    }
+                    writes.fetch_add(written, Relaxed);
+                    failed.fetch_add(u64::from(!good), Relaxed);
+                    let _one = print.lock();
+                    print!("{text}");
                 }
             });
         }
     });
+    let digests = digests.into_inner().unwrap();
+    if digests
+        .iter()
+        .any(|d| d.is_empty() || Some(d) != digests.first())
+    {
+        println!("seed {first} does not replay: {digests:?}");
+        failed.fetch_add(1, Relaxed);
+    }
     let failed = failed.into_inner();
     println!(
         "simulation: seeds {first} to {}, {} writes, {:.0} s",
@@ -102,4 +102,50 @@ fn main() -> ExitCode {
         count.saturating_sub(failed)
     );
     ExitCode::from(u8::from(failed > 0))
+}
+
+/// Runs a seed in a process of its own: what it prints, its last line, and whether all held.
+fn apart(seed: u64) -> (String, String, bool) {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.env(ONE, seed.to_string()).stderr(Stdio::inherit());
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    match text.split_once(END) {
+        Some((text, end)) => (
+            text.to_owned(),
+            end.trim().to_owned(),
+            output.status.success(),
+        ),
+        None => {
+            let text = format!("{text}seed {seed} ended with {}\n", output.status);
+            (text, String::new(), false)
+        }
+    }
+}
+
+fn one(seed: u64) -> ExitCode {
+    if std::env::var_os("V").is_some() {
+        component::logging::init(&component::logging::Logging {
+            verbosity: u32::try_from(number("V", 2)).unwrap_or(2),
+            ..Default::default()
+        });
+    }
+    let outcome = run::run(seed);
+    if std::env::var_os("DIARY").is_some() {
+        for line in &outcome.diary {
+            println!("{line}");
+        }
+        println!("writes of seed {seed}: {:?}", outcome.busiest);
+    }
+    if !outcome.wrong.is_empty() {
+        println!(
+            "seed {seed} failed after {:.0} s of its clock:",
+            outcome.took
+        );
+        for what in outcome.wrong.iter().take(20) {
+            println!("  {what}");
+        }
+    }
+    println!("{END}{:016x} {}", outcome.digest, outcome.writes);
+    ExitCode::from(u8::from(!outcome.wrong.is_empty()))
 }

@@ -139,7 +139,11 @@ fn at(versions: &[(Revision, Option<KeyValue>)], revision: Revision) -> Option<&
 impl Store for Memory {
     async fn get(&self, key: &[u8], revision: Revision) -> Result<Got, Error> {
         let state = self.lock();
-        let wanted = if revision == 0 { state.revision } else { revision };
+        let wanted = if revision == 0 {
+            state.revision
+        } else {
+            revision
+        };
         let kv = state.keys.get(key).and_then(|v| at(v, wanted)).cloned();
         Ok(Got {
             kv,
@@ -169,7 +173,11 @@ impl Store for Memory {
             .filter_map(|(_, v)| at(v, revision).cloned())
             .collect();
         let count = i64::try_from(items.len()).unwrap_or(i64::MAX);
-        let limit = if options.limit == 0 { items.len() } else { options.limit };
+        let limit = if options.limit == 0 {
+            items.len()
+        } else {
+            options.limit
+        };
         let more = items.len() > limit;
         items.truncate(if options.count_only { 0 } else { limit });
         Ok(Listed {
@@ -203,7 +211,9 @@ impl Store for Memory {
                 let _ = sender.send(WatchMessage::Events(missed));
             }
         }
-        state.watchers.push((Bytes::copy_from_slice(prefix), sender));
+        state
+            .watchers
+            .push((Bytes::copy_from_slice(prefix), sender));
         let messages = futures::stream::poll_fn(move |cx| receiver.poll_recv(cx));
         Ok(messages.map(Ok).boxed())
     }

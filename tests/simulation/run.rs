@@ -56,7 +56,11 @@ impl Manager {
             queues: Default::default(),
             synced: Default::default(),
         };
-        tokio::spawn(controllers::run(controllers::Config::default(), deps, stop.clone()));
+        tokio::spawn(controllers::run(
+            controllers::Config::default(),
+            deps,
+            stop.clone(),
+        ));
         Manager { wire, stop }
     }
 
@@ -67,7 +71,7 @@ impl Manager {
     }
 }
 
-async fn work(seed: u64, keep: bool) -> Outcome {
+async fn work(seed: u64) -> Outcome {
     fate::start();
     let mut chance = StdRng::seed_from_u64(seed);
     let store = Memory::new();
@@ -100,14 +104,17 @@ async fn work(seed: u64, keep: bool) -> Outcome {
             manager = Manager::start(&server, chance.random(), true).await;
         }
         if chance.random_bool(0.003) {
-            let (node, time) = (chance.random_range(0..machines::COUNT), chance.random_range(5..200));
+            let (node, time) = (
+                chance.random_range(0..machines::COUNT),
+                chance.random_range(5..200),
+            );
             users.say(format!("node-{node} is down for {time} s"));
             machines.fail(node, Duration::from_secs(time));
         }
     }
     users.say("all is well".into());
     manager.wire.mend();
-    machines.recover().await;
+    machines.recover();
     users.settle().await;
     let wrong = settle(&client, &truth, &store, &mut machines, &mut chance).await;
     manager.kill();
@@ -117,7 +124,7 @@ async fn work(seed: u64, keep: bool) -> Outcome {
         writes: storage::Store::revision(&store).await.unwrap_or(0),
         took: fate::elapsed(),
         wrong,
-        diary: if keep { users.diary } else { Vec::new() },
+        diary: users.diary,
         busiest: store.busiest(),
     }
 }
@@ -145,7 +152,10 @@ async fn settle(
         let mut problems = end::problems(client, truth).await;
         if store.keys("/registry/namespaces/b").is_empty() {
             // Of a namespace that is gone nothing stays.
-            let rest = store.keys("/registry/").into_iter().filter(|k| k.contains("/b/"));
+            let rest = store
+                .keys("/registry/")
+                .into_iter()
+                .filter(|k| k.contains("/b/"));
             problems.extend(rest.map(|k| format!("{k} is in no namespace")));
         }
         if problems.is_empty() || Instant::now() > deadline {
@@ -154,31 +164,18 @@ async fn settle(
     }
 }
 
-/// Runs a seed in a thread of its own, since hash seeds belong to threads.
-pub fn run(seed: u64, keep: bool) -> Outcome {
-    let work = move || {
+/// Runs a seed in a thread of its own, since hash seeds belong to threads, and deep trees take a deep stack. Once per
+/// process: tokio counts its runtimes, and chooses by that number too.
+pub fn run(seed: u64) -> Outcome {
+    let run = move || {
         fate::seed(seed);
         tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
             .build()
             .unwrap()
-            .block_on(work(seed, keep))
+            .block_on(work(seed))
     };
-    let thread = std::thread::Builder::new().stack_size(256 << 20).spawn(work);
-    match thread.unwrap().join() {
-        Ok(outcome) => outcome,
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
-            Outcome {
-                digest: 0,
-                writes: 0,
-                took: 0.0,
-                wrong: vec![format!("a panic: {}", text.unwrap_or_default())],
-                diary: Vec::new(),
-                busiest: Vec::new(),
-            }
-        }
-    }
+    let thread = std::thread::Builder::new().stack_size(256 << 20).spawn(run);
+    thread.unwrap().join().unwrap()
 }

@@ -18,6 +18,8 @@ pub struct Ends {
     pub failed: BTreeSet<String>,
     /// Deleted before they ended.
     pub gone: BTreeSet<String>,
+    /// Given up by the Job while they ran, for it was suspended or wanted fewer at once: these count for nothing.
+    pub given_up: BTreeSet<String>,
 }
 
 /// See the module.
@@ -42,7 +44,10 @@ pub fn lock(truth: &Shared) -> MutexGuard<'_, Truth> {
 
 /// A text of an object; empty where there is none.
 pub fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
-    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    object
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 pub fn number(object: &Value, pointer: &str) -> u64 {
@@ -64,20 +69,32 @@ pub fn is_leaving(object: &Value) -> bool {
     object.pointer("/metadata/deletionTimestamp").is_some()
 }
 
+fn is_tracked(pod: &Value) -> bool {
+    let finalizers = pod
+        .pointer("/metadata/finalizers")
+        .and_then(Value::as_array);
+    finalizers.is_some_and(|f| f.iter().any(|f| f == "batch.kubernetes.io/job-tracking"))
+}
+
 pub fn is_ready(pod: &Value) -> bool {
     let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
-    conditions.is_some_and(|c| c.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
+    conditions.is_some_and(|c| {
+        c.iter()
+            .any(|c| c["type"] == "Ready" && c["status"] == "True")
+    })
 }
 
 /// What has to be told to [`Truth`].
 pub fn observers(truth: &Shared) -> Vec<(&'static str, &'static str, Observer)> {
     let observer = |see: fn(&mut Truth, Key, Option<Value>)| -> Observer {
         let truth = truth.clone();
-        Arc::new(move |namespace: &str, name: &str, seen: Option<&Seen<'_>>| {
-            let object = seen.and_then(|s| s.value().ok());
-            let key = (namespace.to_owned(), name.to_owned());
-            see(&mut lock(&truth), key, object);
-        })
+        Arc::new(
+            move |namespace: &str, name: &str, seen: Option<&Seen<'_>>| {
+                let object = seen.and_then(|s| s.value().ok());
+                let key = (namespace.to_owned(), name.to_owned());
+                see(&mut lock(&truth), key, object);
+            },
+        )
     };
     vec![
         ("", "pods", observer(Truth::pod)),
@@ -87,13 +104,15 @@ pub fn observers(truth: &Shared) -> Vec<(&'static str, &'static str, Observer)> 
 
 impl Truth {
     fn wrong(&mut self, what: String) {
-        self.violations.push(format!("at {:.1} s: {what}", crate::fate::elapsed()));
+        self.violations
+            .push(format!("at {:.1} s: {what}", crate::fate::elapsed()));
     }
 
     fn pod(&mut self, key: Key, pod: Option<Value>) {
         let old = self.pods.get(&key);
         let replaced = old.filter(|o| {
-            pod.as_ref().is_none_or(|p| text(p, "/metadata/uid") != text(o, "/metadata/uid"))
+            pod.as_ref()
+                .is_none_or(|p| text(p, "/metadata/uid") != text(o, "/metadata/uid"))
         });
         if let Some(old) = replaced.cloned() {
             self.removed(&key, &old);
@@ -105,6 +124,9 @@ impl Truth {
         if let Some(("Job", job)) = controller(&pod) {
             let uid = text(&pod, "/metadata/uid").to_owned();
             let ends = self.ends.entry(job.to_owned()).or_default();
+            if !is_terminal(&pod) && !is_leaving(&pod) && !is_tracked(&pod) {
+                ends.given_up.insert(uid.clone());
+            }
             match text(&pod, "/status/phase") {
                 "Succeeded" => ends.succeeded.insert(uid),
                 "Failed" => ends.failed.insert(uid),
@@ -115,15 +137,20 @@ impl Truth {
         if key.0 == QUOTA.0 {
             let charged = self.charged();
             if charged > QUOTA.1 {
-                self.wrong(format!("{charged} pods count against a quota of {}", QUOTA.1));
+                self.wrong(format!(
+                    "{charged} pods count against a quota of {}",
+                    QUOTA.1
+                ));
             }
         }
     }
 
-    /// Pods that count against the quota.
+    /// Pods that count against the quota: not those that should be gone by now, as upstream has it.
     pub fn charged(&self) -> usize {
         let of = self.pods.iter().filter(|(k, _)| k.0 == QUOTA.0);
-        of.filter(|(_, p)| !is_terminal(p)).count()
+        let now = client::Time::now().to_string();
+        let overdue = |p: &Value| is_leaving(p) && *text(p, "/metadata/deletionTimestamp") < *now;
+        of.filter(|(_, p)| !is_terminal(p) && !overdue(p)).count()
     }
 
     fn removed(&mut self, key: &Key, old: &Value) {

@@ -7,8 +7,8 @@ use client::resource::{
 };
 use client::rest::{DeleteOptions, Patch, Propagation};
 use client::{Client, Resource};
-use rand::rngs::StdRng;
 use rand::Rng as _;
+use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
@@ -26,8 +26,11 @@ pub struct Users {
     pub diary: Vec<String>,
 }
 
-const PROPAGATIONS: [Propagation; 3] =
-    [Propagation::Background, Propagation::Foreground, Propagation::Orphan];
+const PROPAGATIONS: [Propagation; 3] = [
+    Propagation::Background,
+    Propagation::Foreground,
+    Propagation::Orphan,
+];
 
 fn template(app: &str, image: &str) -> Value {
     json!({
@@ -53,7 +56,14 @@ impl Users {
             foreign: 0,
             diary: Vec::new(),
         };
-        for name in ["default", "kube-system", "kube-node-lease", "a", "b", QUOTA.0] {
+        for name in [
+            "default",
+            "kube-system",
+            "kube-node-lease",
+            "a",
+            "b",
+            QUOTA.0,
+        ] {
             users.make(&NAMESPACES, "", name, &json!({})).await;
         }
         let hard = json!({"hard": {"pods": QUOTA.1.to_string(), "count/jobs.batch": "2"}});
@@ -64,20 +74,26 @@ impl Users {
                 "storageClassName": "manual", "hostPath": {"path": "/data"},
                 "persistentVolumeReclaimPolicy": "Retain",
             });
-            users.make(&PERSISTENT_VOLUMES, "", &format!("v{i}"), &volume).await;
+            users
+                .make(&PERSISTENT_VOLUMES, "", &format!("v{i}"), &volume)
+                .await;
         }
         for ns in ["a", "b", QUOTA.0] {
             let service = json!({"selector": {"app": "d0"}, "ports": [{"port": 80}]});
             users.make(&SERVICES, ns, "d0", &service).await;
         }
         let budget = json!({"minAvailable": 1, "selector": {"matchLabels": {"app": "d1"}}});
-        users.make(&POD_DISRUPTION_BUDGETS, "a", "d1", &budget).await;
+        users
+            .make(&POD_DISRUPTION_BUDGETS, "a", "d1", &budget)
+            .await;
         users
     }
 
     async fn make(&self, resource: &Resource, ns: &str, name: &str, spec: &Value) -> bool {
         let api = self.client.namespaced(resource, ns);
-        let made = api.create::<IgnoredAny, _>(&object(resource, name, spec)).await;
+        let made = api
+            .create::<IgnoredAny, _>(&object(resource, name, spec))
+            .await;
         if let Err(e) = &made
             && !e.is_already_exists()
             && ns == "a"
@@ -89,13 +105,14 @@ impl Users {
 
     async fn change(&self, resource: &Resource, ns: &str, name: &str, change: Value) {
         let patch = Patch::Merge(change);
-        let _ = self.client.namespaced(resource, ns).patch::<IgnoredAny>(name, &patch).await;
+        let _ = self
+            .client
+            .namespaced(resource, ns)
+            .patch::<IgnoredAny>(name, &patch)
+            .await;
     }
 
-    fn workload(
-        &mut self,
-        chance: &mut StdRng,
-    ) -> (&'static Resource, String, Value) {
+    fn workload(&mut self, chance: &mut StdRng) -> (&'static Resource, String, Value) {
         let image = format!("i{}", chance.random_range(0..=self.images));
         let replicas = chance.random_range(0..5);
         let n = chance.random_range(0..3);
@@ -105,7 +122,10 @@ impl Users {
                 let strategy = if chance.random_bool(0.2) {
                     json!({"type": "Recreate"})
                 } else {
-                    let (surge, unavailable) = [(1, 0), (0, 1), (2, 1)].choose(chance).copied().unwrap_or((1, 0));
+                    let (surge, unavailable) = [(1, 0), (0, 1), (2, 1)]
+                        .choose(chance)
+                        .copied()
+                        .unwrap_or((1, 0));
                     json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}})
                 };
                 let spec = json!({
@@ -130,7 +150,11 @@ impl Users {
             }
             5..=6 => {
                 let app = format!("s{n}");
-                let policy = if chance.random_bool(0.5) { "OrderedReady" } else { "Parallel" };
+                let policy = if chance.random_bool(0.5) {
+                    "OrderedReady"
+                } else {
+                    "Parallel"
+                };
                 let spec = json!({
                     "replicas": replicas, "selector": {"matchLabels": {"app": app}}, "serviceName": app,
                     "podManagementPolicy": policy, "template": template(&app, &image),
@@ -152,11 +176,13 @@ impl Users {
                 (&DAEMON_SETS, app, spec)
             }
             8 => {
+                let mut template = job(chance, &image);
+                template["suspend"] = json!(false);
                 let concurrency = ["Allow", "Forbid", "Replace"].choose(chance);
                 let spec = json!({
                     "schedule": "* * * * *", "concurrencyPolicy": concurrency,
                     "successfulJobsHistoryLimit": 1, "failedJobsHistoryLimit": 1,
-                    "jobTemplate": {"spec": job(chance, &image)},
+                    "jobTemplate": {"spec": template},
                 });
                 (&CRON_JOBS, format!("t{}", n % 2), spec)
             }
@@ -173,7 +199,8 @@ impl Users {
 
     /// Notes it in the diary.
     pub fn say(&mut self, what: String) {
-        self.diary.push(format!("{:8.1} {what}", crate::fate::elapsed()));
+        self.diary
+            .push(format!("{:8.1} {what}", crate::fate::elapsed()));
     }
 
     /// Somebody does something.
@@ -198,7 +225,9 @@ impl Users {
                         "replicas": spec["replicas"], "template": spec["template"],
                         "paused": chance.random_bool(0.1),
                     }}),
-                    _ => json!({"spec": {"replicas": spec["replicas"], "template": spec["template"]}}),
+                    _ => {
+                        json!({"spec": {"replicas": spec["replicas"], "template": spec["template"]}})
+                    }
                 };
                 self.change(resource, ns, &name, change).await;
             }
@@ -206,22 +235,37 @@ impl Users {
                 self.images += 1;
                 let (resource, name, _) = self.workload(chance);
                 let propagation = PROPAGATIONS.choose(chance).copied();
-                self.say(format!("deletes {} {ns}/{name} {propagation:?}", resource.plural));
-                let options = DeleteOptions { propagation, ..DeleteOptions::default() };
-                let _ = self.client.namespaced(resource, ns).delete(&name, &options).await;
+                self.say(format!(
+                    "deletes {} {ns}/{name} {propagation:?}",
+                    resource.plural
+                ));
+                let options = DeleteOptions {
+                    propagation,
+                    ..DeleteOptions::default()
+                };
+                let _ = self
+                    .client
+                    .namespaced(resource, ns)
+                    .delete(&name, &options)
+                    .await;
             }
             12..=15 => {
                 let pods: Vec<Value> = lock(&self.truth).pods.values().cloned().collect();
                 let Some(pod) = pods.choose(chance) else {
                     return;
                 };
-                let (ns, name) = (text(pod, "/metadata/namespace"), text(pod, "/metadata/name"));
+                let (ns, name) = (
+                    text(pod, "/metadata/namespace"),
+                    text(pod, "/metadata/name"),
+                );
                 let client = self.client.clone();
                 let api = client.namespaced(&PODS, ns);
                 let identity = matches!(controller(pod), Some(("StatefulSet", _)));
                 if chance.random_bool(0.3) && !identity {
                     self.say(format!("forces pod {ns}/{name} away"));
-                    lock(&self.truth).forced.insert(text(pod, "/metadata/uid").into());
+                    lock(&self.truth)
+                        .forced
+                        .insert(text(pod, "/metadata/uid").into());
                     let options = DeleteOptions {
                         grace_period_seconds: Some(0),
                         ..DeleteOptions::uid(text(pod, "/metadata/uid"))
@@ -230,7 +274,9 @@ impl Users {
                 } else if chance.random_bool(0.4) {
                     self.say(format!("evicts pod {ns}/{name}"));
                     let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}});
-                    let _ = api.create_subresource::<IgnoredAny, _>(name, "eviction", &eviction).await;
+                    let _ = api
+                        .create_subresource::<IgnoredAny, _>(name, "eviction", &eviction)
+                        .await;
                 } else {
                     self.say(format!("deletes pod {ns}/{name}"));
                     let _ = api.delete(name, &DeleteOptions::default()).await;
@@ -239,24 +285,40 @@ impl Users {
             16 => {
                 self.foreign += 1;
                 let name = format!("foreign-{}", self.foreign);
-                let app = format!("{}{}", ["d", "s", "r", "c"].choose(chance).unwrap_or(&"r"), chance.random_range(0..3));
+                let app = format!(
+                    "{}{}",
+                    ["d", "s", "r", "c"].choose(chance).unwrap_or(&"r"),
+                    chance.random_range(0..3)
+                );
                 self.say(format!("makes pod {ns}/{name} of app {app}"));
                 let pod = json!({
                     "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": app}},
                     "spec": template("", "i")["spec"],
                 });
-                let _ = self.client.namespaced(&PODS, ns).create::<IgnoredAny, _>(&pod).await;
+                let _ = self
+                    .client
+                    .namespaced(&PODS, ns)
+                    .create::<IgnoredAny, _>(&pod)
+                    .await;
             }
             17 => {
                 let node = machines::name(chance.random_range(0..machines::COUNT));
                 let cordoned = chance.random_bool(0.5);
                 self.say(format!("cordons {node}: {cordoned}"));
                 let patch = Patch::Merge(json!({"spec": {"unschedulable": cordoned}}));
-                let _ = self.client.api(&NODES).patch::<IgnoredAny>(&node, &patch).await;
+                let _ = self
+                    .client
+                    .api(&NODES)
+                    .patch::<IgnoredAny>(&node, &patch)
+                    .await;
             }
             18 if ns == "b" && chance.random_bool(0.5) => {
                 self.say("deletes namespace b".into());
-                let _ = self.client.api(&NAMESPACES).delete("b", &DeleteOptions::default()).await;
+                let _ = self
+                    .client
+                    .api(&NAMESPACES)
+                    .delete("b", &DeleteOptions::default())
+                    .await;
             }
             _ => {}
         }
@@ -270,9 +332,17 @@ impl Users {
             (&JOBS, json!({"spec": {"suspend": false}})),
             (&CRON_JOBS, json!({"spec": {"suspend": true}})),
         ] {
-            let all = self.client.api(resource).list_values(&options).await.unwrap();
+            let all = self
+                .client
+                .api(resource)
+                .list_values(&options)
+                .await
+                .unwrap();
             for object in all.items {
-                let (ns, name) = (text(&object, "/metadata/namespace"), text(&object, "/metadata/name"));
+                let (ns, name) = (
+                    text(&object, "/metadata/namespace"),
+                    text(&object, "/metadata/name"),
+                );
                 self.change(resource, ns, name, change.clone()).await;
             }
         }

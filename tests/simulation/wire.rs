@@ -141,7 +141,9 @@ impl Wire {
             qps: 0.0,
             ..Options::default()
         };
-        Client::from_source(Source::Within(pipe), options).await.unwrap()
+        Client::from_source(Source::Within(pipe), options)
+            .await
+            .unwrap()
     }
 
     /// From now on all goes well.
@@ -176,7 +178,10 @@ impl Wire {
         Ok(())
     }
 
-    async fn answer(self: Arc<Wire>, request: Request<Incoming>) -> Result<Response<Body>, BoxError> {
+    async fn answer(
+        self: Arc<Wire>,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, BoxError> {
         self.late().await;
         self.lost(0.02)?;
         let watch = request

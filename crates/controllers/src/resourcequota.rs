@@ -5,8 +5,9 @@
 //! Only what some quota counts is watched: pods, services and claims as far as they are measured, all else by its metadata. New
 //! custom resources are followed by the changes of CustomResourceDefinitions and APIServices. Invariants: what cannot be
 //! counted now keeps the number it had, and holds up nothing else of the quota; a status is written over the very
-//! quota that was counted for. What was charged a moment ago may not be in the caches yet, so less is written only when
-//! nothing was charged for a second, or ten seconds after it was first known.
+//! quota that was counted for. What was charged a moment ago may not be there yet, so less is written only when nothing was
+//! charged for a second, or ten seconds after it was first known; and what is there then is asked for, since caches may
+//! be late: a list of the namespace, in pages, each time.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::marker::PhantomData;
@@ -18,7 +19,11 @@ use api::quota::{
     growth, pod, read, same, service, usage,
 };
 use client::resource::RESOURCE_QUOTAS;
-use client::{Change, Informer, ObjectKey, Resource, Selector, Store, Time, View, WorkQueue};
+use client::rest::ListOptions;
+use client::{
+    Change, Client, Informer, ObjectKey, Resource, Selector, Store, Time, View, WorkQueue,
+};
+use futures::future::BoxFuture;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -31,6 +36,8 @@ use crate::discovery::{ApiResource, discover};
 const FIRST_SYNC: Duration = Duration::from_secs(30);
 /// How long what was charged may take to be seen.
 const SETTLES: Duration = Duration::from_secs(1);
+/// Objects asked for at once.
+const PAGE: u32 = 500;
 /// How long charges can put off that less is written.
 const PUT_OFF: Duration = Duration::from_secs(10);
 /// The shortest time between two counts of everything.
@@ -229,7 +236,11 @@ struct Monitor {
     synced: Box<dyn Fn() -> bool + Send + Sync>,
     /// The objects of a namespace.
     objects: Box<dyn Fn(&str) -> Vec<Arc<Measured>> + Send + Sync>,
+    /// The same from the apiserver.
+    asked: Arc<dyn Fn(String) -> Asked + Send + Sync>,
 }
+
+type Asked = BoxFuture<'static, Result<Vec<Arc<Measured>>, client::Error>>;
 
 /// Charges of a quota that were seen.
 #[derive(Clone, Copy)]
@@ -253,6 +264,33 @@ struct Keeper {
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// All objects of a namespace, in pages.
+async fn list<V: View>(
+    client: &Client,
+    resource: &Resource,
+    namespace: &str,
+    metadata_only: bool,
+) -> Result<Vec<V>, client::Error> {
+    let api = client.namespaced(resource, namespace);
+    let mut options = ListOptions {
+        limit: PAGE,
+        ..ListOptions::default()
+    };
+    let mut all = Vec::new();
+    loop {
+        let page = if metadata_only {
+            api.list_metadata::<V>(&options).await?
+        } else {
+            api.list::<V>(&options).await?
+        };
+        all.extend(page.items);
+        if page.continue_.is_empty() {
+            return Ok(all);
+        }
+        options.continue_ = page.continue_;
+    }
 }
 
 /// Starts the controller.
@@ -395,9 +433,13 @@ impl Keeper {
             return Ok(Some(FIRST_SYNC));
         };
         let now = Time::now().as_second();
-        let plan = decide(&quota.quota, &holdings, now);
+        let mut plan = decide(&quota.quota, &holdings, now);
         if let Some(wait) = self.settles(key, plan.lowers) {
             return Ok(Some(wait));
+        }
+        if plan.lowers {
+            let asked = self.ask(&quota).await?;
+            plan = decide(&quota.quota, &asked, now);
         }
         if let Some((hard, used)) = plan.status {
             let mut object = quota.object.clone();
@@ -438,6 +480,33 @@ impl Keeper {
         (!awaited).then_some(out)
     }
 
+    /// [`Keeper::holdings`], as they are now.
+    async fn ask(&self, quota: &Quota) -> Result<Vec<Holding>, client::Error> {
+        let mut out = Vec::new();
+        for at in counts(quota.quota.spec.hard.keys()) {
+            let Some(evaluator) = Evaluator::of(&at.0, &at.1) else {
+                continue;
+            };
+            let asked = lock(&self.monitors)
+                .get(&at)
+                .filter(|m| (m.synced)())
+                .map(|m| m.asked.clone());
+            let objects = match asked {
+                None => None,
+                Some(ask) => match ask(quota.metadata.namespace.clone()).await {
+                    // One that cannot be read keeps the number as it is.
+                    Err(error @ client::Error::Decode { .. }) => {
+                        tracing::warn!(resource = at.1, %error, "A namespace cannot be counted");
+                        None
+                    }
+                    objects => Some(objects?),
+                },
+            };
+            out.push(Holding { evaluator, objects });
+        }
+        Ok(out)
+    }
+
     fn monitor(self: &Arc<Self>, at: &At, resource: Resource, evaluator: &Evaluator) -> Monitor {
         match evaluator {
             Evaluator::Pods => self.measure::<pod::Pod>(at, resource),
@@ -467,6 +536,19 @@ impl Keeper {
     ) -> Monitor {
         let stop = self.ctx.shutdown.child_token();
         let client = self.ctx.informers.client().clone();
+        let asked = {
+            let (measured, client, resource) =
+                (measured.clone(), self.ctx.client.clone(), resource.clone());
+            let metadata = selector.metadata_only;
+            move |namespace: String| -> Asked {
+                let (measured, client, resource) =
+                    (measured.clone(), client.clone(), resource.clone());
+                Box::pin(async move {
+                    let all = list::<V>(&client, &resource, &namespace, metadata).await?;
+                    Ok(all.iter().map(measured).collect())
+                })
+            }
+        };
         let (informer, work) = Informer::<V>::new(client, resource, selector, stop.clone());
         let (it, of, measure) = (self.clone(), at.clone(), measured.clone());
         informer.on_change(move |change| {
@@ -496,6 +578,7 @@ impl Keeper {
                 let all = store.list_namespace(namespace);
                 all.iter().map(|o| measured(o)).collect()
             }),
+            asked: Arc::new(asked),
         }
     }
 
