@@ -334,13 +334,13 @@ fn volumes(world: &World, out: &mut Vec<String>) {
         .collect();
     for volume in world.of("PersistentVolume") {
         let claim = text(volume, "/spec/claimRef/uid");
-        if let Some(claim) = claims.get(claim) {
-            if text(claim, "/spec/volumeName") != text(volume, "/metadata/name") {
-                out.push(format!(
-                    "volume {} is for a claim that has another",
-                    id(volume)
-                ));
-            }
+        if let Some(claim) = claims.get(claim)
+            && text(claim, "/spec/volumeName") != text(volume, "/metadata/name")
+        {
+            out.push(format!(
+                "volume {} is for a claim that has another",
+                id(volume)
+            ));
         }
     }
     for claim in claims.values() {
