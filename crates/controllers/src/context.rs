@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::{
-    Api, Client, Informer, Informers, ObjectKey, ObjectMeta, Recorder, Resource, Selector, View,
-    WorkQueue,
+    Api, Client, Informer, Informers, ObjectKey, ObjectMeta, Patch, Recorder, Resource, Selector,
+    View, WorkQueue, WriteOptions,
 };
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -156,6 +156,28 @@ pub async fn rewrite(
         }
     }
     Ok(())
+}
+
+/// Writes the fields of a status that `manager` owns, over whoever owned them.
+///
+/// # Errors
+/// The refusal.
+pub async fn apply_status(
+    api: &Api<'_>,
+    name: &str,
+    manager: &str,
+    object: Value,
+) -> Result<(), client::Error> {
+    let patch = Patch::Apply {
+        object,
+        force: true,
+    };
+    let options = WriteOptions {
+        field_manager: manager.to_owned(),
+        ..WriteOptions::default()
+    };
+    let told = api.patch_subresource::<serde::de::IgnoredAny>(name, "status", &patch, &options);
+    told.await.map(drop)
 }
 
 /// A query for the index of objects by the UID of their controller.

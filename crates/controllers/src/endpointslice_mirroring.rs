@@ -9,20 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::resource::{ENDPOINT_SLICES, ENDPOINTS, SERVICES};
-use client::{
-    Change, DeleteOptions, EventType, ObjectKey, ObjectMeta, ObjectReference, Selector, Store,
-    views,
-};
+use client::{Change, EventType, ObjectKey, ObjectMeta, ObjectReference, Selector, Store, views};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::Context;
 use crate::children::controller_reference;
-use crate::context::Failures;
 use crate::endpoint_pods::{TRIGGER_TIME, parse_ip};
 use crate::endpoints::{Address, Endpoints, LEADER, Subset, Target, repack};
 use crate::endpointslice::decide::{MANAGED_BY, SERVICE_NAME};
-use crate::endpointslice::prefix;
+use crate::endpointslice::{carry_out, prefix, service_of};
 use crate::expectations::Expectations;
 use crate::views::{EndpointConditions, EndpointPort, Service};
 
@@ -264,11 +260,6 @@ struct Controller {
     expected: Arc<Expectations>,
 }
 
-fn service_of(slice: &Slice) -> Option<ObjectKey> {
-    let name = slice.metadata.labels.get(SERVICE_NAME)?;
-    (!name.is_empty()).then(|| ObjectKey::new(slice.metadata.namespace.as_str(), name.as_str()))
-}
-
 /// Starts the controller.
 pub fn start(ctx: Context) {
     let services = ctx.informer::<Service>(&SERVICES);
@@ -278,7 +269,10 @@ pub fn start(ctx: Context) {
         Selector::labels(format!("{MANAGED_BY}={MANAGER}")),
     );
     slices.store().add_index(SERVICE_NAME, |s: &Slice| {
-        service_of(s).map(|k| k.to_string()).into_iter().collect()
+        service_of(&s.metadata)
+            .map(|k| k.to_string())
+            .into_iter()
+            .collect()
     });
     let (second, most) = (Duration::from_secs(1), Duration::from_secs(100));
     let queue = ctx.queue_with_limits("endpoint_slice_mirroring", second, most);
@@ -304,8 +298,8 @@ pub fn start(ctx: Context) {
     let (q, seen, batch) = (queue.clone(), expected.clone(), ctx.config.mirroring_batch);
     slices.on_change(move |change| {
         let slice = change.object();
-        let before = change.old().and_then(|s| service_of(s));
-        let now = service_of(slice);
+        let before = change.old().and_then(|s| service_of(&s.metadata));
+        let now = service_of(&slice.metadata);
         if let (Change::Added(_), Some(key)) = (&change, &now) {
             seen.created(key);
         }
@@ -342,11 +336,8 @@ impl Controller {
             let all = slices
                 .iter()
                 .map(|s| (s.metadata.name.clone(), s.metadata.uid.clone()));
-            let plan = Plan {
-                delete: all.collect(),
-                ..Plan::default()
-            };
-            self.carry_out(key, &plan).await?;
+            let all: Vec<_> = all.collect();
+            carry_out(&self.ctx, &self.expected, key, (&[], &[], &all)).await?;
             return Ok(None);
         };
         if !self.expected.satisfied(key) {
@@ -375,40 +366,13 @@ impl Controller {
                 ),
             );
         }
-        match self.carry_out(key, &plan).await {
+        let writes = (&plan.create[..], &plan.update[..], &plan.delete[..]);
+        match carry_out(&self.ctx, &self.expected, key, writes).await {
             Err(e) if e.is_conflict() || e.is_not_found() => Ok(Some(Duration::from_millis(200))),
             Err(e) if e.is_namespace_terminating() => Ok(None),
             Err(e) => Err(e),
             Ok(()) => Ok(None),
         }
-    }
-
-    async fn carry_out(&self, key: &ObjectKey, plan: &Plan) -> Result<(), client::Error> {
-        let api = self.ctx.client.namespaced(&ENDPOINT_SLICES, &key.namespace);
-        let mut failures = Failures::default();
-        if !plan.create.is_empty() {
-            self.expected.expect_creations(key, plan.create.len());
-        }
-        for body in &plan.create {
-            let made = api.create::<serde::de::IgnoredAny, _>(body).await;
-            if made.is_err() {
-                self.expected.created(key);
-            }
-            failures.note(made.map(drop));
-        }
-        for (name, body) in &plan.update {
-            let written = api.update::<serde::de::IgnoredAny, _>(name, body).await;
-            failures.note(written.map(drop));
-        }
-        failures.end()?;
-        let mut failures = Failures::default();
-        for (name, uid) in &plan.delete {
-            match api.delete(name, &DeleteOptions::uid(uid.as_str())).await {
-                Err(e) if e.is_not_found() => {}
-                result => failures.note(result),
-            }
-        }
-        failures.end()
     }
 }
 

@@ -13,14 +13,15 @@ use std::time::Duration;
 
 use client::resource::{PODS, RESOURCE_CLAIM_TEMPLATES, RESOURCE_CLAIMS};
 use client::{
-    Change, DeleteOptions, EventType, ObjectKey, ObjectMeta, ObjectReference, Patch, Store,
-    WorkQueue, WriteOptions, views,
+    Change, DeleteOptions, EventType, ObjectKey, ObjectMeta, ObjectReference, Store, WorkQueue,
+    views,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::Context;
 use crate::children::BURST;
+use crate::context::apply_status;
 use crate::views::{Empty, Pod, PodClaim};
 
 const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
@@ -579,17 +580,7 @@ impl Controller {
 
     async fn tell(&self, key: &ObjectKey, object: Value) -> Result<(), client::Error> {
         let api = self.ctx.client.namespaced(&PODS, &key.namespace);
-        let patch = Patch::Apply {
-            object,
-            force: true,
-        };
-        let options = WriteOptions {
-            field_manager: MANAGER.into(),
-            ..WriteOptions::default()
-        };
-        let told = api
-            .patch_subresource::<serde::de::IgnoredAny>(&key.name, "status", &patch, &options)
-            .await;
+        let told = apply_status(&api, &key.name, MANAGER, object).await;
         match told {
             Err(e) if !e.is_not_found() => Err(e),
             _ => Ok(()),

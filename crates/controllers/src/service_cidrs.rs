@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use client::resource::{IP_ADDRESSES, SERVICE_CIDRS};
 use client::{
-    Change, EventType, ObjectKey, ObjectMeta, ObjectReference, Patch, Selector, Store, Time,
-    WriteOptions, views,
+    Change, EventType, ObjectKey, ObjectMeta, ObjectReference, Patch, Selector, Store, Time, views,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::Context;
+use crate::context::apply_status;
 use crate::views::Condition;
 
 const FINALIZER: &str = "networking.k8s.io/service-cidr-finalizer";
@@ -297,17 +297,7 @@ impl Controller {
         let api = self.ctx.client.api(&SERVICE_CIDRS);
         let name = object.pointer("/metadata/name").and_then(Value::as_str);
         let name = name.unwrap_or_default().to_owned();
-        let patch = Patch::Apply {
-            object,
-            force: true,
-        };
-        let options = WriteOptions {
-            field_manager: MANAGER.into(),
-            ..WriteOptions::default()
-        };
-        let told =
-            api.patch_subresource::<serde::de::IgnoredAny>(&name, "status", &patch, &options);
-        told.await.map(drop)
+        apply_status(&api, &name, MANAGER, object).await
     }
 }
 

@@ -732,10 +732,10 @@ mod tests {
         assert!(topology.nodes(&even).is_empty());
         topology.note(&key, false, Some(shares("a=5 b=5")));
         assert!(topology.of(&key).1 && topology.nodes(&even).is_empty());
-        assert_eq!(topology.nodes(&uneven), [key.clone()]);
+        assert_eq!(topology.nodes(&uneven), std::slice::from_ref(&key));
         assert_eq!(
             topology.nodes(&[]),
-            [key.clone()],
+            std::slice::from_ref(&key),
             "nothing is known any more"
         );
         topology.note(&key, true, Some(shares("a=5 b=5")));

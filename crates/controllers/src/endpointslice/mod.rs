@@ -15,10 +15,12 @@ use std::time::Duration;
 
 use client::resource::{ENDPOINT_SLICES, NODES, PODS, SERVICES};
 use client::{
-    Change, DeleteOptions, EventType, ObjectKey, ObjectReference, Selector, Store, WorkQueue,
+    Change, DeleteOptions, EventType, ObjectKey, ObjectMeta, ObjectReference, Selector, Store,
+    WorkQueue,
 };
+use serde_json::Value;
 
-use self::decide::{MANAGED_BY, MANAGER, Plan, SERVICE_NAME, World, decide};
+use self::decide::{MANAGED_BY, MANAGER, SERVICE_NAME, World, decide};
 use self::hints::{Topology, node_matters};
 use crate::Context;
 use crate::context::Failures;
@@ -47,13 +49,10 @@ enum Error {
 }
 
 /// The key of a slice's Service.
-pub fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
-    let name = slice.metadata.labels.get(SERVICE_NAME);
+pub fn service_of(slice: &ObjectMeta) -> Option<ObjectKey> {
+    let name = slice.labels.get(SERVICE_NAME);
     let name = name.filter(|n| !n.is_empty())?;
-    Some(ObjectKey::new(
-        slice.metadata.namespace.as_str(),
-        name.as_str(),
-    ))
+    Some(ObjectKey::new(slice.namespace.as_str(), name.as_str()))
 }
 
 /// Starts the controller.
@@ -66,7 +65,10 @@ pub fn start(ctx: Context) {
         Selector::labels(format!("{MANAGED_BY}={MANAGER}")),
     );
     slices.store().add_index(SERVICE_NAME, |s: &EndpointSlice| {
-        service_of(s).map(|k| k.to_string()).into_iter().collect()
+        service_of(&s.metadata)
+            .map(|k| k.to_string())
+            .into_iter()
+            .collect()
     });
     let queue = ctx.queue_with_limits("endpoint_slice", SLICE_DELAY, Duration::from_secs(1000));
     let batch = ctx.config.endpoint_slice_batch;
@@ -78,7 +80,7 @@ pub fn start(ctx: Context) {
     let (q, seen) = (queue.clone(), expected.clone());
     slices.on_change(move |change| {
         let slice = change.object();
-        let Some(key) = service_of(slice) else {
+        let Some(key) = service_of(&slice.metadata) else {
             return;
         };
         match change {
@@ -88,7 +90,7 @@ pub fn start(ctx: Context) {
                 q.add(key);
             }
             Change::Updated { old, .. } => {
-                let before = service_of(old).filter(|k| *k != key);
+                let before = service_of(&old.metadata).filter(|k| *k != key);
                 for key in before.into_iter().chain([key]) {
                     q.add_after(key, SLICE_DELAY.max(batch));
                 }
@@ -188,7 +190,8 @@ impl Slices {
             let reference = ObjectReference::of(&SERVICES, &*service);
             self.ctx.recorder.event(reference, kind, reason, message);
         };
-        let done = self.carry_out(key, &plan).await;
+        let writes = (&plan.create[..], &plan.update[..], &plan.delete[..]);
+        let done = carry_out(&self.ctx, &self.expected, key, writes).await;
         for (kind, reason, message) in plan.events {
             tell(kind, reason, message);
         }
@@ -205,35 +208,44 @@ impl Slices {
         tell(EventType::Warning, "FailedToUpdateEndpointSlices", message);
         Err(error)
     }
+}
 
-    async fn carry_out(&self, key: &ObjectKey, plan: &Plan) -> Result<(), client::Error> {
-        let api = self.ctx.client.namespaced(&ENDPOINT_SLICES, &key.namespace);
-        let mut failures = Failures::default();
-        if !plan.create.is_empty() {
-            self.expected.expect_creations(key, plan.create.len());
-        }
-        for body in &plan.create {
-            let made = api.create::<serde::de::IgnoredAny, _>(body).await;
-            if made.is_err() {
-                self.expected.created(key);
-            }
-            failures.note(made.map(drop));
-        }
-        for (name, body) in &plan.update {
-            let written = api.update::<serde::de::IgnoredAny, _>(name, body).await;
-            failures.note(written.map(drop));
-        }
-        // What is to be deleted may hold endpoints that are in no other slice yet.
-        failures.end()?;
-        let mut failures = Failures::default();
-        for (name, uid) in &plan.delete {
-            match api.delete(name, &DeleteOptions::uid(uid.as_str())).await {
-                Err(e) if e.is_not_found() => {}
-                result => failures.note(result),
-            }
-        }
-        failures.end()
+/// Writes a Service's slices: what is new is expected first, and nothing is deleted after a failure, for it may hold
+/// endpoints that are in no other slice yet.
+///
+/// # Errors
+/// The first refusal; what does not depend on it was tried all the same.
+pub async fn carry_out(
+    ctx: &Context,
+    expected: &Expectations,
+    key: &ObjectKey,
+    (create, update, delete): (&[Value], &[(String, Value)], &[(String, String)]),
+) -> Result<(), client::Error> {
+    let api = ctx.client.namespaced(&ENDPOINT_SLICES, &key.namespace);
+    let mut failures = Failures::default();
+    if !create.is_empty() {
+        expected.expect_creations(key, create.len());
     }
+    for body in create {
+        let made = api.create::<serde::de::IgnoredAny, _>(body).await;
+        if made.is_err() {
+            expected.created(key);
+        }
+        failures.note(made.map(drop));
+    }
+    for (name, body) in update {
+        let written = api.update::<serde::de::IgnoredAny, _>(name, body).await;
+        failures.note(written.map(drop));
+    }
+    failures.end()?;
+    let mut failures = Failures::default();
+    for (name, uid) in delete {
+        match api.delete(name, &DeleteOptions::uid(uid.as_str())).await {
+            Err(e) if e.is_not_found() => {}
+            result => failures.note(result),
+        }
+    }
+    failures.end()
 }
 
 /// As Go prints several errors at once; a Service may have very many pods.

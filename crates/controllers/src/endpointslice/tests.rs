@@ -589,11 +589,11 @@ fn a_slice_names_its_service() {
         )
     };
     assert_eq!(
-        service_of(&s(json!({SERVICE_NAME: "web"}))),
+        service_of(&s(json!({SERVICE_NAME: "web"})).metadata),
         Some(ObjectKey::new("ns", "web"))
     );
-    assert_eq!(service_of(&s(json!({SERVICE_NAME: ""}))), None);
-    assert_eq!(service_of(&s(json!({}))), None);
+    assert_eq!(service_of(&s(json!({SERVICE_NAME: ""})).metadata), None);
+    assert_eq!(service_of(&s(json!({})).metadata), None);
     assert_eq!(
         (prefix("web").as_str(), prefix(&"a".repeat(253)).len()),
         ("web-", 253)
