@@ -221,7 +221,12 @@ fn stateful<'a>(world: &World, pods_of: &dyn Fn(&Value) -> &'a [&'a Value], out:
             .iter()
             .map(|p| text(p, "/metadata/name").to_owned())
             .collect();
-        if limited(set) {
+        // One in order takes away no pod that has ended before the others that have: two of them stop it, as upstream.
+        let uid = text(set, "/metadata/uid");
+        let its = |p: &&Value| is_terminal(p) && controller(p).is_some_and(|c| c.1 == uid);
+        let ordered = text(set, "/spec/podManagementPolicy") == "OrderedReady";
+        let stopped = ordered && world.of("Pod").iter().filter(its).count() > 1;
+        if limited(set) || stopped {
             continue;
         }
         if is != should {

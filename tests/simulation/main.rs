@@ -4,7 +4,7 @@
 //! given away while its machine runs it, no pod of a Job goes uncounted or is counted twice, no quota is exceeded. Held
 //! in the end: what was asked for is there, no object has an owner that is gone, and whatever is deleted is gone.
 //!
-//! `SEEDS` (50) seeds are run from `SEED` (1) on, each in a process of its own; a failing one replays exactly: `SEED=17 SEEDS=1`, with `DIARY=1` for
+//! `SEEDS` (100) seeds are run from `SEED` (1) on, each in a process of its own; a failing one replays exactly: `SEED=17 SEEDS=1`, with `DIARY=1` for
 //! what people did, and `V=2` (or more) for what the daemons say.
 
 #![expect(
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     if std::env::var_os(ONE).is_some() {
         return one(number(ONE, 1));
     }
-    let (first, count) = (number("SEED", 1), number("SEEDS", 50));
+    let (first, count) = (number("SEED", 1), number("SEEDS", 100));
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let began = Instant::now();
     let (failed, writes) = (AtomicU64::new(0), AtomicU64::new(0));

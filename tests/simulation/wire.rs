@@ -164,7 +164,9 @@ impl Wire {
         self.chance.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Time passes with every request, or what is done again at once would be done for ever.
     async fn late(&self) {
+        sleep(Duration::from_millis(1)).await;
         if self.happens(0.3) {
             let wait = Duration::from_millis(self.draw().random_range(1..300));
             sleep(wait).await;
