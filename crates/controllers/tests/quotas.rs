@@ -106,6 +106,19 @@ async fn answer(
             let all = ["x", "y", "z"].map(map);
             client.watch(&all).await?.stay().await
         }
+        // Before less is written, what is there is asked for.
+        ("GET", "/api/v1/namespaces/n/pods") => {
+            let mut pods = vec![pod("b")];
+            pods.extend((!*gone.borrow()).then(|| pod("a")));
+            let list =
+                json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": pods});
+            client.send(200, &list).await
+        }
+        ("GET", "/api/v1/namespaces/n/configmaps") => {
+            let all = ["x", "y", "z"].map(map);
+            let list = json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "items": all});
+            client.send(200, &list).await
+        }
         ("PUT", "/api/v1/namespaces/n/resourcequotas/good/status") => {
             assert_eq!(asked.body["metadata"]["labels"], json!({"a": "b"}));
             let status = asked.body["status"].clone();
@@ -149,6 +162,10 @@ async fn what_goes_is_given_back_and_a_quota_that_is_refused_keeps_no_other() {
     let asked = |what: &str| log.asked.iter().any(|a| a == what);
     assert!(asked("PUT /api/v1/namespaces/n/resourcequotas/bad/status"));
     assert!(!asked("GET /api/v1/secrets"), "nobody counts them");
+    assert!(
+        asked("GET /api/v1/namespaces/n/pods"),
+        "a cache may be late"
+    );
     let single = "GET /api/v1/namespaces/n/resourcequotas/good";
     assert!(!asked(single), "its role may list and watch only");
     assert!(shutdown.drain(LIMIT).await);

@@ -314,9 +314,7 @@ impl Storage {
             _ => Vec::new(),
         }
     }
-}
 
-impl Storage {
     /// A pod gives back what is promised to it.
     pub fn release(&mut self, pod: &str) {
         let (volumes, claims) = (&self.volumes, &self.claims);
